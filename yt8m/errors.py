@@ -1,0 +1,19 @@
+"""The one exception that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. A program prints its message on one line and exits with status 1.
+
+    The message says what is wrong and where, what was expected, and what to do. Every other exception is a bug and keeps
+    its traceback.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `" Did you mean X?"` for the known name closest to a mistyped one, or an empty string."""
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower_case[close[0]]}?" if close else ""

@@ -1,0 +1,1 @@
+"""Exact metrics of the YouTube-8M competitions, streaming and independent of batch size and order."""

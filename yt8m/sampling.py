@@ -1,0 +1,95 @@
+"""Which frames of a video a model sees: chosen by index, before anything is decoded."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.randomness import uniform
+
+Method = Literal["random", "random_without_replacement", "random_sequence", "uniform", "shuffled"]
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """A model's wish for frames.
+
+    Attributes:
+        method: of T frames take
+            `random`: `num_frames` independent draws, with replacement;
+            `random_without_replacement`: min(T, `num_frames`) different ones in order of time;
+            `random_sequence`: `num_frames` in a row from a random start, the last one repeated when T is smaller;
+            `uniform`: frame floor(i * T / `num_frames`) for i = 0 ... `num_frames` - 1;
+            `shuffled`: all T in random order (`num_frames` is not used).
+        num_frames: how many.
+
+    Raises:
+        UserError: if there is no such method, or fewer than one frame is asked for.
+
+    Source: google/youtube-8m, model_utils (random, random_sequence); pomonam/LearnablePoolingMethods (uniform).
+    """
+
+    method: Method
+    num_frames: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise UserError(f"There is no frame sampling '{self.method}'. Known: {', '.join(get_args(Method))}.")
+        if self.method != "shuffled" and self.num_frames < 1:
+            raise UserError(f"Frame sampling '{self.method}' takes at least 1 frame, not {self.num_frames}.")
+
+
+def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Chooses frames of every video of a batch.
+
+    Args:
+        sampling: how, and how many (N).
+        num_frames: `(B,)` int32, the true lengths T; a video without frames gets none.
+        keys: `(B,)` int64, the videos' random keys.
+
+    Returns:
+        indices: `(B, N)` int32 in [0, max(T, 1)); N is the longest video of the batch for `shuffled`.
+        num_sampled: `(B,)` int32, how many of a row's indices count; those behind are 0.
+    """
+    lengths = tf.cast(num_frames, tf.int32)[:, tf.newaxis]
+    if sampling.method == "shuffled":
+        indices, num_sampled = _random_order(lengths, keys, tf.reduce_max(num_frames, initial=0))
+    elif sampling.method == "random_without_replacement":
+        indices, num_sampled = _random_subset(lengths, keys, sampling.num_frames)
+    else:
+        choose = {"random": _random, "random_sequence": _random_sequence, "uniform": _uniform}[sampling.method]
+        indices = choose(lengths, keys, sampling.num_frames)
+        num_sampled = tf.where(lengths > 0, sampling.num_frames, 0)
+    is_sampled = tf.range(tf.shape(indices)[1])[tf.newaxis, :] < num_sampled
+    return tf.where(is_sampled, indices, 0), num_sampled[:, 0]
+
+
+def _random(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tf.Tensor:
+    draws = uniform(keys, count, "frames") * tf.cast(lengths, tf.float32)
+    return tf.minimum(tf.cast(draws, tf.int32), tf.maximum(lengths - 1, 0))
+
+
+def _random_sequence(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tf.Tensor:
+    starts = tf.cast(uniform(keys, 1, "start") * tf.cast(tf.maximum(lengths - count, 0) + 1, tf.float32), tf.int32)
+    return tf.minimum(starts + tf.range(count)[tf.newaxis, :], tf.maximum(lengths - 1, 0))
+
+
+def _uniform(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.range(count)[tf.newaxis, :] * lengths // count
+
+
+def _random_order(lengths: tf.Tensor, keys: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sorts frames by a random number each; those behind the end of a video get a number above all others."""
+    draws = uniform(keys, width, "order")
+    draws = tf.where(tf.range(tf.shape(draws)[1])[tf.newaxis, :] < lengths, draws, 2.0)
+    return tf.argsort(draws, axis=1, stable=True, output_type=tf.int32), lengths
+
+
+def _random_subset(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first `count` frames of a random order, put back into the order of time."""
+    width = tf.maximum(tf.reduce_max(lengths, initial=0), count)
+    order, _ = _random_order(lengths, keys, width)
+    num_sampled = tf.minimum(lengths, count)
+    is_sampled = tf.range(count)[tf.newaxis, :] < num_sampled
+    return tf.sort(tf.where(is_sampled, order[:, :count], tf.int32.max), axis=1), num_sampled

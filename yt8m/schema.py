@@ -1,0 +1,60 @@
+"""Facts of the data set: names, sizes, quantisation, class counts by year."""
+
+from dataclasses import dataclass
+
+from yt8m.errors import UserError
+
+# A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: the centre of its bin in [-2, 2].
+# Source: google/youtube-8m, utils.Dequantize; checked against the published means of video-level records.
+QUANTISATION_STEP = 4.0 / 255.0
+QUANTISATION_OFFSET = 4.0 / 512.0 - 2.0
+
+MAX_FRAMES = 300  # one frame a second; the data set keeps the first 300 of a video
+ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet
+LABELS_KEY = "labels"
+
+# Classes by version of the data set. The 2019 segments are labelled with 1000 of the 3862.
+NUM_CLASSES_BY_YEAR = {2016: 4800, 2017: 4716, 2018: 3862, 2019: 3862}
+NUM_CLASSES = NUM_CLASSES_BY_YEAR[2018]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the records of a data set hold.
+
+    Attributes:
+        feature_names: the features to read, in the order in which a model concatenates them.
+        feature_sizes: their widths; bytes a frame for quantised frame-level features, floats for video-level ones.
+        num_classes: labels are class indices in `[0, num_classes)`.
+        frame_features: whether records are SequenceExamples with a vector a frame, not Examples with one a video.
+        max_frames: frames behind this one are cut off.
+
+    Raises:
+        UserError: if names and sizes do not pair up, or a number is not positive.
+    """
+
+    feature_names: tuple[str, ...] = ("mean_rgb",)
+    feature_sizes: tuple[int, ...] = (1024,)
+    num_classes: int = NUM_CLASSES
+    frame_features: bool = False
+    max_frames: int = MAX_FRAMES
+
+    def __post_init__(self) -> None:
+        names, sizes = ",".join(self.feature_names), ",".join(map(str, self.feature_sizes))
+        if not self.feature_names or len(self.feature_names) != len(self.feature_sizes):
+            raise UserError(
+                f"--feature_names={names} has {len(self.feature_names)} names and --feature_sizes={sizes} has "
+                f"{len(self.feature_sizes)} sizes. Give one size for each name, in the same order."
+            )
+        if len(set(self.feature_names)) != len(self.feature_names):
+            raise UserError(f"--feature_names={names} names a feature twice. Give each feature once.")
+        if min(self.feature_sizes) < 1:
+            raise UserError(f"--feature_sizes={sizes} holds a size below 1. A size is the width of a feature.")
+        for flag, value in (("num_classes", self.num_classes), ("max_frames", self.max_frames)):
+            if value < 1:
+                raise UserError(f"--{flag}={value}: expected at least 1.")
+
+    @property
+    def total_size(self) -> int:
+        """The width of all features side by side."""
+        return sum(self.feature_sizes)
