@@ -7,8 +7,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can put right. A program prints its message on one line and exits with status 1.
 
-    The message says what is wrong and where, what was expected, and what to do. Every other exception is a bug and keeps
-    its traceback.
+    The message says what is wrong and where, what was expected, and what to do. Every other exception is a bug and
+    keeps its traceback.
     """
 
 

@@ -1,7 +1,7 @@
 """Random numbers that belong to an example, not to a device, a batch or a moment.
 
-Every draw is a pure function of an example's key, of a salt that names the purpose, and of a counter. So one device, eight
-devices and a resumed run draw the same frames and the same dropout for the same example.
+Every draw is a pure function of an example's key, of a salt that names the purpose, and of a counter. So one device,
+eight devices and a resumed run draw the same frames and the same dropout for the same example.
 """
 
 import zlib

@@ -54,7 +54,7 @@ def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tens
     """
     lengths = tf.cast(num_frames, tf.int32)[:, tf.newaxis]
     if sampling.method == "shuffled":
-        indices, num_sampled = _random_order(lengths, keys, tf.reduce_max(num_frames, initial=0))
+        indices, num_sampled = _random_order(lengths, keys, tf.maximum(tf.reduce_max(num_frames), 0))
     elif sampling.method == "random_without_replacement":
         indices, num_sampled = _random_subset(lengths, keys, sampling.num_frames)
     else:
@@ -88,7 +88,7 @@ def _random_order(lengths: tf.Tensor, keys: tf.Tensor, width: tf.Tensor) -> tupl
 
 def _random_subset(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The first `count` frames of a random order, put back into the order of time."""
-    width = tf.maximum(tf.reduce_max(lengths, initial=0), count)
+    width = tf.maximum(tf.reduce_max(lengths), count)
     order, _ = _random_order(lengths, keys, width)
     num_sampled = tf.minimum(lengths, count)
     is_sampled = tf.range(count)[tf.newaxis, :] < num_sampled

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from yt8m.errors import UserError
 
-# A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: the centre of its bin in [-2, 2].
+# A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: a bin's centre in [-2, 2].
 # Source: google/youtube-8m, utils.Dequantize; checked against the published means of video-level records.
 QUANTISATION_STEP = 4.0 / 255.0
 QUANTISATION_OFFSET = 4.0 / 512.0 - 2.0
