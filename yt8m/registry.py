@@ -26,19 +26,19 @@ class Registry:
         self._entries: dict[str, Callable[..., Any]] = {}
         self._aliases: dict[str, str] = {}
 
-    def register(self, aliases: Sequence[str] = ()) -> Callable[[Entry], Entry]:
-        """Returns a decorator that registers a class or function under its own name and its aliases.
+    def register(self, name: str = "", aliases: Sequence[str] = ()) -> Callable[[Entry], Entry]:
+        """Returns a decorator that registers a class or function under a name, its own by default, and its aliases.
 
         Raises:
             ValueError: if a name is taken already.
         """
 
         def add(entry: Entry) -> Entry:
-            for name in (entry.__name__, *aliases):
-                if name in self._entries or name in self._aliases:
-                    raise ValueError(f"There is a {self._what} named {name} already.")
-            self._entries[entry.__name__] = entry
-            self._aliases.update(dict.fromkeys(aliases, entry.__name__))
+            entry_name = name or entry.__name__
+            for taken in (n for n in (entry_name, *aliases) if n in self):
+                raise ValueError(f"There is a {self._what} named {taken} already.")
+            self._entries[entry_name] = entry
+            self._aliases.update(dict.fromkeys(aliases, entry_name))
             return entry
 
         return add

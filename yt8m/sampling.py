@@ -83,7 +83,7 @@ def _random_order(lengths: tf.Tensor, keys: tf.Tensor, width: tf.Tensor) -> tupl
     """Sorts frames by a random number each; those behind the end of a video get a number above all others."""
     draws = uniform(keys, width, "order")
     draws = tf.where(tf.range(tf.shape(draws)[1])[tf.newaxis, :] < lengths, draws, 2.0)
-    return tf.argsort(draws, axis=1, stable=True, output_type=tf.int32), lengths
+    return tf.argsort(draws, axis=1, stable=True), lengths
 
 
 def _random_subset(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
