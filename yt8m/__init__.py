@@ -1,1 +1,6 @@
 """The rooms below the models: facts of the data, layers, metrics, the training loop and the files it writes."""
+
+import os
+
+# Before any room imports TensorFlow: people read our messages, not the start-up notes of its C++ side.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,223 @@
+"""What lies in a run's directory, under which name, and how it is written so that a kill at any moment loses nothing.
+
+train_dir/
+    config.json      the run (yt8m/config.py)
+    ckpt-1200.*      weights, optimizer, counters; the newest few
+    data/            where each worker stands in the order of the data, one state for each checkpoint
+    best/            the weights of the highest GAP so far, in the same form
+    eval/            metrics.json, history.jsonl, events
+    events.out.*     TensorBoard
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.config import RunConfig, architecture_differences
+from yt8m.errors import UserError
+
+CONFIG_FILE = "config.json"
+CHECKPOINT_PREFIX = "ckpt"
+BEST_DIRECTORY = "best"
+EVALUATION_DIRECTORY = "eval"
+_DATA_DIRECTORY = "data"
+
+
+def join(directory: str, *names: str) -> str:
+    """Joins path names with slashes, which every storage scheme understands."""
+    return "/".join([directory.rstrip("/"), *names])
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file beside its name and renames it when it is whole, so that no reader meets half of it.
+
+    Raises:
+        UserError: if the place cannot be written to.
+    """
+    temporary = f"{path}.writing"
+    try:
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} cannot be written: {error.message} Choose a place that you may write to.") from error
+
+
+def load_config(train_dir: str) -> RunConfig:
+    """Reads the configuration of a run.
+
+    Raises:
+        UserError: if the directory holds no run, or its configuration cannot be read.
+    """
+    path = join(train_dir, CONFIG_FILE)
+    if not tf.io.gfile.exists(path):
+        raise UserError(
+            f"train_dir={train_dir} holds no run: it has no {CONFIG_FILE}. Give the one that train.py was given."
+        )
+    with tf.io.gfile.GFile(path) as file:
+        return RunConfig.from_json(file.read(), path)
+
+
+def newest_checkpoint(train_dir: str) -> str | None:
+    """Returns the path of a run's newest complete checkpoint, without an ending, or None."""
+    return tf.train.latest_checkpoint(train_dir)
+
+
+def checkpoint_step(path: str) -> int:
+    """Returns the step in the name of a checkpoint."""
+    return int(path.rsplit("-", 1)[1])
+
+
+def load_weights(model: keras.Model, path: str) -> None:
+    """Reads a model's weights, and nothing else, from a checkpoint.
+
+    Raises:
+        UserError: if the checkpoint lacks a weight of the model.
+    """
+    status = tf.train.Checkpoint(model=model).restore(path)
+    try:
+        status.assert_existing_objects_matched().expect_partial()
+    except AssertionError as error:
+        raise UserError(
+            f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
+            "Was it written by another version, or copied from another run?"
+        ) from error
+
+
+def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunConfig | None:
+    """Makes a directory ready for a run, without writing the configuration yet.
+
+    Args:
+        train_dir: the directory.
+        config: the run that is asked for.
+        start_new_model: whether a run that lies there is to be deleted.
+
+    Returns:
+        The configuration of the run that is to be resumed, None for a new one.
+
+    Raises:
+        UserError: if a run of another architecture lies there; the message names the first field that differs and both
+            values.
+    """
+    if start_new_model:
+        delete_run(train_dir)
+    if not tf.io.gfile.exists(join(train_dir, CONFIG_FILE)):
+        return None
+    old = load_config(train_dir)
+    differences = architecture_differences(old, config)
+    if differences:
+        name, before, now = differences[0]
+        raise UserError(
+            f"train_dir={train_dir} holds a run with {name}={before}; you asked for {now}. Resume with the old value, "
+            "choose another --train_dir, or pass --start_new_model to overwrite it."
+        )
+    return old
+
+
+def delete_run(train_dir: str) -> None:
+    """Deletes what a run wrote, and nothing else that lies in its directory."""
+    for directory in (_DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY):
+        if tf.io.gfile.isdir(join(train_dir, directory)):
+            tf.io.gfile.rmtree(join(train_dir, directory))
+    for pattern in (CONFIG_FILE, "checkpoint", f"{CHECKPOINT_PREFIX}-*", "events.out.tfevents.*"):
+        for path in tf.io.gfile.glob(join(train_dir, pattern)):
+            tf.io.gfile.remove(path)
+
+
+class Checkpoints:
+    """Saves and restores a run: the shared state once, the place in the order of the data once for each worker.
+
+    The place in the data is written first and deleted last, so that every checkpoint that is complete finds its own.
+
+    Args:
+        train_dir: the run's directory.
+        state: weights, optimizer and counters.
+        keep: how many of the newest checkpoints stay.
+        data_fingerprint: text that decides the order of the data; a place counts only for an equal one.
+        worker: number of this process; worker 0 writes the shared state.
+    """
+
+    def __init__(self, train_dir: str, state: tf.train.Checkpoint, keep: int, data_fingerprint: str, worker: int = 0):
+        self._manager = tf.train.CheckpointManager(state, train_dir, keep, checkpoint_name=CHECKPOINT_PREFIX)
+        self._state = state
+        self._fingerprint = data_fingerprint
+        self._worker = worker
+        self._data_directory = join(train_dir, _DATA_DIRECTORY, f"worker-{worker}")
+
+    def restore(self, iterator: Any) -> bool:
+        """Restores the newest checkpoint, and the data iterator if the order of the data is still the same.
+
+        Returns:
+            Whether the iterator stands where it stood; a fresh run counts as yes.
+        """
+        newest = self._manager.latest_checkpoint
+        if newest is None:
+            return True
+        self._state.restore(newest).assert_existing_objects_matched()
+        return self._restore_data(checkpoint_step(newest), iterator)
+
+    def _restore_data(self, step: int, iterator: Any) -> bool:
+        place = join(self._data_directory, str(step))
+        if not tf.io.gfile.exists(join(place, "order.txt")):
+            return False
+        with tf.io.gfile.GFile(join(place, "order.txt")) as file:
+            if file.read() != self._fingerprint:
+                return False
+        tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
+        return True
+
+    def save(self, step: int, iterator: Any) -> None:
+        """Saves everything that is needed to go on from `step` as if nothing had happened."""
+        self._save_data(step, iterator)
+        if self._worker == 0:
+            self._manager.save(checkpoint_number=step)
+        self._delete_data_before(step)
+
+    def _save_data(self, step: int, iterator: Any) -> None:
+        place = join(self._data_directory, str(step))
+        tf.io.gfile.makedirs(place)
+        tf.train.Checkpoint(iterator=iterator).write(join(place, "state"))
+        write_text(join(place, "order.txt"), self._fingerprint)
+
+    def _delete_data_before(self, step: int) -> None:
+        for name in tf.io.gfile.listdir(self._data_directory):
+            if int(name.rstrip("/")) < step:
+                tf.io.gfile.rmtree(join(self._data_directory, name))
+
+
+def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
+    """Keeps a model's weights in `best/`, itself a run's directory that eval.py and inference.py take."""
+    best = join(train_dir, BEST_DIRECTORY)
+    tf.io.gfile.makedirs(best)
+    write_text(join(best, CONFIG_FILE), config.to_json())
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model), best, max_to_keep=1, checkpoint_name=CHECKPOINT_PREFIX
+    )
+    manager.save(checkpoint_number=metrics["global_step"])
+    write_text(join(best, "metrics.json"), json.dumps(metrics, indent=2) + "\n")
+
+
+def best_gap(train_dir: str) -> float:
+    """Returns the GAP of the weights in `best/`, minus infinity where there are none."""
+    path = join(train_dir, BEST_DIRECTORY, "metrics.json")
+    if not tf.io.gfile.exists(path):
+        return -math.inf
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())["gap"]
+
+
+def new_checkpoints(train_dir: str, seconds_between_looks: float) -> Iterator[str]:
+    """Yields each new checkpoint of a run once, the newest only, and sleeps while there is none."""
+    seen = None
+    while True:
+        newest = newest_checkpoint(train_dir)
+        if newest is not None and newest != seen:
+            seen = newest
+            yield newest
+        else:
+            time.sleep(seconds_between_looks)

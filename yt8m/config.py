@@ -1,0 +1,175 @@
+"""A run as data: everything that `train_dir/config.json` holds."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from yt8m.errors import UserError
+from yt8m.schema import DataSpec
+
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """An architecture.
+
+    Attributes:
+        name: the registered name.
+        hparams: every hyper-parameter of the constructor with its value, defaults included, so that a later change of a
+            default leaves old runs as they were.
+        precision: the type that layers compute in; weights and outputs are float32 always.
+    """
+
+    name: str = "LogisticModel"
+    hparams: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UserError(f"--precision={self.precision}: expected one of {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How weights follow from gradients.
+
+    Attributes:
+        label_loss: registered name of the loss.
+        regularization_penalty: factor of the models' own weight penalties.
+        optimizer: name of the optimizer.
+        base_learning_rate: the rate at the start, before any decay.
+        learning_rate_decay: factor applied every `learning_rate_decay_examples` examples, in steps.
+        learning_rate_decay_examples: see above.
+        clip_gradient_norm: largest L2 norm of the gradient of one variable; 0 does not clip.
+        class_prior_examples: how many training examples the class prior is taken from at which the output biases start;
+            0 leaves the biases at zero.
+    """
+
+    label_loss: str = "CrossEntropyLoss"
+    regularization_penalty: float = 1.0
+    optimizer: str = "AdamOptimizer"
+    base_learning_rate: float = 0.01
+    learning_rate_decay: float = 0.95
+    learning_rate_decay_examples: int = 4_000_000
+    clip_gradient_norm: float = 1.0
+    class_prior_examples: int = 10_000
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
+        _check_not_negative(self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Which examples are seen in which order, and how long.
+
+    Attributes:
+        train_data_pattern: comma-separated patterns of the training shards.
+        batch_size: examples a step, over all devices and workers.
+        num_epochs: passes over the data; 0 repeats it until `max_steps`.
+        max_steps: the step to stop at; 0 stops at the end of the data.
+        seed: decides initial weights, order, sampled frames and dropout.
+        num_readers: shards that are read side by side.
+        on_bad_record: `error` stops at a damaged record, `skip` counts it and goes on.
+    """
+
+    train_data_pattern: str = ""
+    batch_size: int = 1024
+    num_epochs: int = 5
+    max_steps: int = 0
+    seed: int = 0
+    num_readers: int = 8
+    on_bad_record: str = "error"
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size", "num_readers")
+        _check_not_negative(self, "num_epochs", "max_steps")
+        if not self.num_epochs and not self.max_steps:
+            raise UserError("--num_epochs=0 and --max_steps=0 would train for ever. Give one of them a positive value.")
+        if self.on_bad_record not in ("error", "skip"):
+            raise UserError(f"--on_bad_record={self.on_bad_record}: expected error or skip.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. Data and model make the architecture: what may not change when the run is resumed."""
+
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_json(self) -> str:
+        """Returns the text of `config.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "RunConfig":
+        """Reads the text of a `config.json`.
+
+        Args:
+            text: what `to_json` returned.
+            source: the path of the text, for the error message.
+
+        Raises:
+            UserError: if the text is not JSON, or holds a field that this version does not know.
+        """
+        try:
+            parts = json.loads(text)
+            data: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in parts["data"].items()}
+            return cls(
+                data=DataSpec(**data),
+                model=ModelConfig(**parts["model"]),
+                optimization=OptimizationConfig(**parts["optimization"]),
+                training=TrainingConfig(**parts["training"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{source} is not the configuration of a run: {error!r}. It is written by train.py; "
+                "restore it, or train into another --train_dir."
+            ) from error
+
+
+def architecture_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, old value, new value) for every part of the architecture that differs."""
+    old_fields, new_fields = _architecture(old), _architecture(new)
+    return [
+        (name, old_fields.get(name), new_fields.get(name))
+        for name in sorted(old_fields.keys() | new_fields.keys())
+        if old_fields.get(name) != new_fields.get(name)
+    ]
+
+
+def schedule_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, old value, new value) for every setting that may change on the way and did."""
+    pairs = [(old.optimization, new.optimization), (old.training, new.training)]
+    return [
+        (name, value, getattr(after, name))
+        for before, after in pairs
+        for name, value in dataclasses.asdict(before).items()  # type: ignore[call-overload]
+        if value != getattr(after, name)
+    ]
+
+
+def _architecture(config: RunConfig) -> dict[str, Any]:
+    model = {"model": config.model.name, "precision": config.model.precision, **_flat(config.model.hparams)}
+    return {**dataclasses.asdict(config.data), **model}
+
+
+def _flat(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Names the hyper-parameters of a classifier as `--hparams` does: `classifier.num_mixtures`."""
+    own = {name: value for name, value in hparams.items() if name != "classifier_hparams"}
+    inner = hparams.get("classifier_hparams") or {}
+    return own | {f"classifier.{name}": value for name, value in inner.items()}
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in (name for name in names if not getattr(config, name) > 0):
+        raise UserError(f"--{name}={getattr(config, name)}: expected a number above 0.")
+
+
+def _check_not_negative(config: Any, *names: str) -> None:
+    for name in (name for name in names if not getattr(config, name) >= 0):
+        raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more.")
