@@ -1,0 +1,327 @@
+"""Registered models over frames: input, pooling, classifier."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import video_level_models  # noqa: F401  (registers the classifiers)
+from yt8m.errors import UserError
+from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames, choose
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.frames import read_frames
+from yt8m.layers.normalisation import l2_normalise
+from yt8m.layers.pooling import masked_mean
+from yt8m.layers.recurrent import RecurrentStack, reverse_frames
+from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+
+
+def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | None) -> keras.Model:
+    """Builds a registered video-level model as the last part of a frame-level one.
+
+    Raises:
+        UserError: if there is no such model, or it has no such hyper-parameter.
+    """
+    hparams = dict(hparams or {})
+    VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
+    return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
+
+
+class FrameLevelModel(keras.Model):
+    """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
+
+    A model overrides `pool` and, if it does not want all frames, `frame_sampling`.
+
+    Args:
+        spec: names the features and their sizes, and has the number of classes.
+        classifier: the name of a registered video-level model.
+        classifier_hparams: its hyper-parameters, where they differ from its defaults.
+
+    Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation of every frame.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        classifier: str = "MoeModel",
+        classifier_hparams: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.spec = spec
+        self.classifier = build_classifier(classifier, spec.num_classes, classifier_hparams)
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """Returns which frames the reader should pick; None for all of them."""
+        return None
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Turns `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true into vectors `(B, E)`."""
+        raise NotImplementedError
+
+    def build(self, batch_shape: Any = None) -> None:
+        """Creates the weights by a walk through a batch of one black frame; shapes follow from the spec."""
+        self.call(_blank_batch(self.spec), training=False)
+
+    def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, Any]:
+        """Maps a batch of `(B, T, size)` features and `num_frames` `(B,)` to predictions and logits `(B, C)`."""
+        frames, valid = read_frames(batch, self.spec)
+        frames = tf.cast(l2_normalise(frames), self.compute_dtype)
+        vector = self.pool(frames, valid, batch.get("key"), training)
+        return self.classifier(vector, key=batch.get("key"), training=training)
+
+    def start_at_prior(self, prior: np.ndarray) -> None:
+        """Starts the classifier at the class prior `(C,)`."""
+        self.classifier.start_at_prior(prior)
+
+
+def _blank_batch(spec: DataSpec) -> dict[str, tf.Tensor]:
+    sizes = zip(spec.feature_names, spec.feature_sizes, strict=True)
+    features = {name: tf.zeros((1, 1, size), tf.uint8) for name, size in sizes}
+    return {**features, "num_frames": tf.ones((1,), tf.int32), "key": tf.zeros((1,), tf.int64)}
+
+
+@FRAME_LEVEL_MODELS.register()
+class FrameLevelLogisticModel(FrameLevelModel):
+    """Logistic regression on the mean frame.
+
+        p = sigmoid(mean_t(x_t) W + b)
+
+    Args:
+        spec: what the records hold.
+        l2_penalty: lambda in lambda / 2 * sum w^2 over W.
+
+    Source: google/youtube-8m, FrameLevelLogisticModel.
+    """
+
+    def __init__(self, spec: DataSpec, *, l2_penalty: float = 1e-8, **kwargs: Any):
+        super().__init__(spec, "LogisticModel", {"l2_penalty": l2_penalty}, **kwargs)
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Averages over the frames of each video."""
+        return masked_mean(frames, valid)
+
+
+@FRAME_LEVEL_MODELS.register()
+class DbofModel(FrameLevelModel):
+    """Deep bag of frames: project every frame, pool over time, project again, classify.
+
+        h = f(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
+
+    In training it sees a few random frames of a video, at evaluation all of them.
+
+    Args:
+        spec: what the records hold.
+        iterations: how many frames a training example has.
+        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        add_batch_norm: whether to normalise the input and both projections; if not, the projections have biases.
+        cluster_size: the width of the first projection, W.
+        hidden_size: the width of the second projection, H.
+        pooling_method: `max` or `average` over frames.
+        activation: f, `sigmoid` or `relu6`.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel. Unlike the latter it draws no frames
+    at evaluation.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        iterations: int = 30,
+        sample_random_frames: bool = True,
+        add_batch_norm: bool = True,
+        cluster_size: int = 8192,
+        hidden_size: int = 1024,
+        pooling_method: str = "max",
+        activation: str = "sigmoid",
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        self.training_sampling = FrameSampling("random" if sample_random_frames else "random_sequence", iterations)
+        self.bag = DeepBagOfFrames(
+            cluster_size, pooling_method, activation, add_batch_norm=add_batch_norm, dtype=self.dtype_policy
+        )
+        self.hidden = NormalisedDense(hidden_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
+        self.activate = choose(ACTIVATIONS, activation, "activation")
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """A few random frames in training, all at evaluation."""
+        return self.training_sampling if training else None
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Bag of frames, then a hidden layer."""
+        bag = self.bag(frames, valid, training=training)
+        return self.activate(self.hidden(bag, training=training))
+
+
+class RecurrentModel(FrameLevelModel):
+    """What the recurrent models share: a stack that reads the frames, in time, backwards or as a shuffled bag.
+
+    Args:
+        spec: what the records hold.
+        cell: `lstm` or `gru`.
+        units: the width of every layer.
+        num_layers: how many.
+        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
+            an order that is the video's own.
+        backward: whether to read from the end.
+        iterations: how many frames `random_sequence` draws.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        cell: str,
+        units: int,
+        num_layers: int,
+        *,
+        random_sequence: bool,
+        backward: bool,
+        iterations: int,
+        classifier: str,
+        classifier_hparams: dict[str, Any] | None,
+        **kwargs: Any,
+    ):
+        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        if num_layers < 1 or units < 1:
+            raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
+        self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
+        self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
+        self.backward = backward
+        self.stack = RecurrentStack(cell, units, num_layers, dtype=self.dtype_policy)
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
+
+    def read(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> list[list[tf.Tensor]]:
+        """Returns the last states of every layer."""
+        if self.backward:
+            frames = reverse_frames(frames, valid)
+        return self.stack(frames, valid, training=training)
+
+
+@FRAME_LEVEL_MODELS.register()
+class LstmModel(RecurrentModel):
+    """A stack of LSTM layers whose last state is classified.
+
+    Args:
+        spec: what the records hold.
+        lstm_cells: the width of every layer.
+        lstm_layers: how many.
+        state: what the classifier sees: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
+        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
+            an order that is the video's own.
+        backward: whether to read from the end.
+        iterations: how many frames `random_sequence` draws.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Raises:
+        UserError: if `state` is neither.
+
+    Source: google/youtube-8m, LstmModel (`last_h`); antoine77340/Youtube-8M-WILLOW, LstmModel (`all`).
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        lstm_cells: int = 1024,
+        lstm_layers: int = 2,
+        state: str = "last_h",
+        random_sequence: bool = False,
+        backward: bool = False,
+        iterations: int = 30,
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            spec,
+            "lstm",
+            lstm_cells,
+            lstm_layers,
+            random_sequence=random_sequence,
+            backward=backward,
+            iterations=iterations,
+            classifier=classifier,
+            classifier_hparams=classifier_hparams,
+            **kwargs,
+        )
+        self.summarise = choose(LSTM_STATES, state, "LSTM state")
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Reads the video and returns the chosen part of the state."""
+        return self.summarise(self.read(frames, valid, training))
+
+
+def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
+    return states[-1][0]
+
+
+def _all_states(states: list[list[tf.Tensor]]) -> tf.Tensor:
+    return tf.concat([part for h, c in states for part in (c, h)], axis=-1)
+
+
+LSTM_STATES = {"last_h": _top_output, "all": _all_states}
+
+
+@FRAME_LEVEL_MODELS.register()
+class GruModel(RecurrentModel):
+    """A stack of GRU layers; the last outputs of all layers are classified.
+
+    Args:
+        spec: what the records hold.
+        gru_cells: the width of every layer.
+        gru_layers: how many.
+        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
+            an order that is the video's own.
+        backward: whether to read from the end.
+        iterations: how many frames `random_sequence` draws.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: antoine77340/Youtube-8M-WILLOW, GruModel.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        gru_cells: int = 1024,
+        gru_layers: int = 2,
+        random_sequence: bool = False,
+        backward: bool = False,
+        iterations: int = 30,
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            spec,
+            "gru",
+            gru_cells,
+            gru_layers,
+            random_sequence=random_sequence,
+            backward=backward,
+            iterations=iterations,
+            classifier=classifier,
+            classifier_hparams=classifier_hparams,
+            **kwargs,
+        )
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Reads the video and returns the last outputs of all layers."""
+        return tf.concat([h for (h,) in self.read(frames, valid, training)], axis=-1)

@@ -1,0 +1,141 @@
+"""Registered models over one vector a video; also the classifiers behind the pooling of frame-level models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m.layers.frames import read_vectors
+from yt8m.layers.mixture import mixture_logits
+from yt8m.layers.normalisation import l2_normalise
+from yt8m.registry import VIDEO_LEVEL_MODELS
+from yt8m.schema import DataSpec
+
+_TINY_PROBABILITY = 1e-7  # a class without examples starts at logit -16, not at minus infinity
+
+Outputs = dict[str, Any]
+
+
+def l2_regulariser(penalty: float) -> keras.regularizers.Regularizer:
+    """The weight penalty of the reference models: penalty / 2 * sum w^2, as slim.l2_regularizer has it."""
+    return keras.regularizers.L2(penalty / 2.0)
+
+
+def outputs_from_logits(logits: tf.Tensor) -> Outputs:
+    """Returns `{"predictions": sigmoid(logits), "logits": logits}`."""
+    return {"predictions": tf.math.sigmoid(logits), "logits": logits}
+
+
+def prior_logits(prior: np.ndarray) -> np.ndarray:
+    """Returns log(p / (1 - p)) of class priors `(C,)`, kept finite."""
+    bounded = np.clip(np.asarray(prior, np.float64), _TINY_PROBABILITY, 1.0 - _TINY_PROBABILITY)
+    return np.log(bounded) - np.log1p(-bounded)
+
+
+@VIDEO_LEVEL_MODELS.register()
+class LogisticModel(keras.Model):
+    """Logistic regression, a class on its own.
+
+        p = sigmoid(x W + b)
+
+    Args:
+        num_classes: C.
+        l2_penalty: lambda in lambda / 2 * sum w^2 over W.
+
+    Source: google/youtube-8m, LogisticModel.
+    """
+
+    def __init__(self, num_classes: int, *, l2_penalty: float = 1e-8, **kwargs: Any):
+        super().__init__(**kwargs)
+        # In float32 under every policy: bfloat16 logits have three digits, and scores that tie cannot be ranked.
+        self.dense = keras.layers.Dense(num_classes, kernel_regularizer=l2_regulariser(l2_penalty), dtype="float32")
+
+    def build(self, vector_shape: Any) -> None:
+        """Creates the weights for vectors of `vector_shape` `(B, E)`."""
+        self.dense.build(vector_shape)
+
+    def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
+        """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
+        return outputs_from_logits(self.dense(vector))
+
+    def start_at_prior(self, prior: np.ndarray) -> None:
+        """Sets the bias so that the zero vector is given the class prior `(C,)`."""
+        self.dense.bias.assign(prior_logits(prior))
+
+
+@VIDEO_LEVEL_MODELS.register()
+class MoeModel(keras.Model):
+    """A mixture of logistic experts for every class, with a gate that looks at the input.
+
+        p_c = sum_{m <= M} softmax(x G_c)_m * sigmoid(x E_cm + b_cm)
+
+    over M experts and M + 1 gates: see `mixture_logits`. The gates have no bias.
+
+    Args:
+        num_classes: C.
+        num_mixtures: M.
+        l2_penalty: lambda in lambda / 2 * sum w^2 over the weights of gates and of experts.
+
+    Source: google/youtube-8m, MoeModel.
+    """
+
+    def __init__(self, num_classes: int, *, num_mixtures: int = 2, l2_penalty: float = 1e-8, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.num_mixtures = num_mixtures
+        regulariser = l2_regulariser(l2_penalty)
+        # Mixture by mixture, each with all classes in a row, so that the blend works on long rows.
+        self.gates = keras.layers.Dense(
+            (num_mixtures + 1) * num_classes, use_bias=False, kernel_regularizer=regulariser, dtype="float32"
+        )
+        self.experts = keras.layers.Dense(num_mixtures * num_classes, kernel_regularizer=regulariser, dtype="float32")
+
+    def build(self, vector_shape: Any) -> None:
+        """Creates the weights for vectors of `vector_shape` `(B, E)`."""
+        self.gates.build(vector_shape)
+        self.experts.build(vector_shape)
+
+    def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
+        """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
+        gates = tf.reshape(self.gates(vector), (-1, self.num_mixtures + 1, self.num_classes))
+        experts = tf.reshape(self.experts(vector), (-1, self.num_mixtures, self.num_classes))
+        return outputs_from_logits(mixture_logits(gates, experts))
+
+    def start_at_prior(self, prior: np.ndarray) -> None:
+        """Sets the experts' bias so that the zero vector is given the class prior `(C,)`.
+
+        With equal gates M of M + 1 parts of the weight lie on experts, so each says prior * (M + 1) / M.
+        """
+        share = (self.num_mixtures + 1) / self.num_mixtures
+        self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
+
+
+class VideoLevelModel(keras.Model):
+    """Feeds the features of a video-level batch to a classifier, as one vector of unit length.
+
+    Args:
+        spec: names the features and their sizes.
+        classifier: a registered video-level model.
+
+    Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation.
+    """
+
+    def __init__(self, spec: DataSpec, classifier: keras.Model, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+        self.spec = spec
+        self.classifier = classifier
+
+    def build(self, batch_shape: Any = None) -> None:
+        """Creates the weights; the shape follows from the spec."""
+        self.classifier.build((None, self.spec.total_size))
+
+    def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
+        """Maps a batch of `(B, D)` features to predictions and logits `(B, C)`."""
+        vector = l2_normalise(read_vectors(batch, self.spec))
+        return self.classifier(vector, key=batch.get("key"), training=training)
+
+    def start_at_prior(self, prior: np.ndarray) -> None:
+        """Starts the classifier at the class prior `(C,)`."""
+        self.classifier.start_at_prior(prior)

@@ -1,0 +1,60 @@
+"""A linear map followed by batch normalisation or, without it, by a bias."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.layers.normalisation import MaskedBatchNormalization
+
+
+class NormalisedDense(keras.layers.Layer):
+    """The linear step in front of most activations of learnable pooling.
+
+        y = BN(x W)   or   x W + b
+
+    Args:
+        units: the width of y.
+        add_batch_norm: whether to normalise; the offset of the normalisation then takes the place of b.
+        kernel_stddev: of the normal distribution that W starts from; 1 / sqrt(width of x) if None.
+        bias_stddev: the same for b.
+
+    Source: google/youtube-8m, DbofModel; the layers of WILLOW's models are of this form too.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        add_batch_norm: bool = True,
+        kernel_stddev: float | None = None,
+        bias_stddev: float = 0.01,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.units = units
+        self.kernel_stddev = kernel_stddev
+        self.bias_stddev = bias_stddev
+        self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
+
+    def build(self, input_shape: Any) -> None:
+        """Creates W and, without normalisation, b."""
+        size = input_shape[-1]
+        stddev = 1.0 / math.sqrt(size) if self.kernel_stddev is None else self.kernel_stddev
+        self.kernel = self.add_weight(
+            shape=(size, self.units), initializer=keras.initializers.RandomNormal(stddev=stddev), name="kernel"
+        )
+        if self.batch_norm is None:
+            self.bias = self.add_weight(
+                shape=(self.units,), initializer=keras.initializers.RandomNormal(stddev=self.bias_stddev), name="bias"
+            )
+        else:
+            self.batch_norm.build((*input_shape[:-1], self.units))
+
+    def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(..., D)` to `(..., units)`; the normalisation looks at the positions of `valid` `(...)` alone."""
+        y = tf.tensordot(x, tf.convert_to_tensor(self.kernel), axes=1)
+        if self.batch_norm is None:
+            return y + self.bias
+        return self.batch_norm(y, valid=valid, training=training)

@@ -1,0 +1,43 @@
+"""Dropout whose draws belong to the example, not to the device or the moment."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.randomness import uniform
+
+
+class KeyedDropout(keras.layers.Layer):
+    """Sets features to 0 at random in training and scales the others up; the identity at evaluation.
+
+        y[b, e] = x[b, e] * [u(key_b, e) >= rate] / (1 - rate)
+
+    Args:
+        rate: the share of features to drop, in [0, 1).
+        salt: names this layer's draws; two layers of a model need two names.
+
+    Raises:
+        ValueError: if the rate is outside [0, 1), or training gives no keys.
+
+    Source: Srivastava et al. 2014, "Dropout", in the inverted form that needs no scaling at evaluation.
+    """
+
+    def __init__(self, rate: float, salt: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"Dropout drops a share in [0, 1), not {rate}.")
+        self.rate = rate
+        self.salt = salt
+
+    def build(self, input_shape: Any) -> None:
+        """There are no weights."""
+
+    def call(self, x: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Drops features of `x` `(B, E)` with the draws of `key` `(B,)` int64."""
+        if not training or self.rate == 0.0:
+            return x
+        if key is None:
+            raise ValueError("Dropout in training needs the examples' random keys, batch['key'].")
+        is_kept = uniform(key, tf.shape(x)[1], self.salt) >= self.rate
+        return tf.where(is_kept, x / tf.cast(1.0 - self.rate, x.dtype), tf.zeros_like(x))

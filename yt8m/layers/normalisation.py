@@ -1,0 +1,126 @@
+"""Normalisation: to unit length, and by the moments of a batch that may hold padding."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.distribution import all_replica_sum
+
+_TINY_SQUARE = 1e-12  # a vector shorter than 1e-6 counts as zero
+
+
+def l2_normalise(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Scales vectors to unit length and leaves zero vectors zero, with a finite gradient there.
+
+        y = x / |x|   where |x| > 1e-6, else x
+
+    A zero vector is passed on as it is: a floor under |x| would multiply its gradient by a million, too much for
+    float16.
+
+    Args:
+        x: float of any shape.
+        axis: the axis along which a vector lies.
+
+    Returns:
+        The shape and dtype of `x`; the length is computed in float32.
+    """
+    exact = tf.cast(x, tf.float32)
+    squares = tf.reduce_sum(tf.square(exact), axis=axis, keepdims=True)
+    scale = tf.where(squares > _TINY_SQUARE, tf.math.rsqrt(tf.maximum(squares, _TINY_SQUARE)), 1.0)
+    return tf.cast(exact * scale, x.dtype)
+
+
+class MaskedBatchNormalization(keras.layers.Layer):
+    """Batch normalisation over the last axis, by moments of the positions that exist on all replicas.
+
+        y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+
+    In training mean and variance are those of the batch: sums over valid positions, added up over the replicas, divided
+    by their number. At evaluation they are the moving moments. A batch without a valid position leaves the moving
+    moments alone.
+
+    The moving moments follow the batch's with rate max(1 - momentum, 10 / (10 + t)) in step t = 0, 1, ...: the first
+    batch replaces the initial values and a short run averages over its last tenth, where a fixed momentum of 0.999
+    would still remember the start after thousands of steps.
+
+    Args:
+        momentum: how much of the moving moments a step of a long run keeps.
+        epsilon: added to the variance.
+
+    Source: Ioffe & Szegedy 2015; momentum and epsilon of slim.batch_norm; the warm-up is that of
+    tf.train.ExponentialMovingAverage(num_updates), without its bias towards the initial value.
+    """
+
+    def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Any) -> None:
+        """Creates a scale, an offset and two moving moments a feature, all float32 whatever the policy."""
+        self.gamma = self._vector(input_shape[-1], "gamma", "ones", trainable=True)
+        self.beta = self._vector(input_shape[-1], "beta", "zeros", trainable=True)
+        self.moving_mean = self._vector(input_shape[-1], "moving_mean", "zeros", trainable=False)
+        self.moving_variance = self._vector(input_shape[-1], "moving_variance", "ones", trainable=False)
+        self.num_updates = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, autocast=False, aggregation="mean", name="num_updates"
+        )
+
+    def _vector(self, size: int, name: str, initializer: str, trainable: bool) -> keras.Variable:
+        aggregation = "none" if trainable else "mean"  # moving moments are the same on all replicas
+        return self.add_weight(
+            shape=(size,),
+            initializer=initializer,
+            trainable=trainable,
+            autocast=False,
+            aggregation=aggregation,
+            name=name,
+        )
+
+    def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Normalises `x` `(..., F)`; `valid` `(...)` bool says which positions count, all if it is None."""
+        if training:
+            mean, variance = self._batch_moments(x, valid)
+        else:
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        return tf.cast(tf.cast(x, tf.float32) * scale + (self.beta - mean * scale), x.dtype)
+
+    def _batch_moments(self, x: tf.Tensor, valid: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        mean, variance, count = masked_moments(x, valid)
+        steps = tf.convert_to_tensor(self.num_updates)
+        rate = tf.maximum(1.0 - self.momentum, 10.0 / (10.0 + steps))
+        is_update = tf.cast(count > 0.0, tf.float32)
+        self.moving_mean.assign_add(is_update * rate * (mean - self.moving_mean))
+        self.moving_variance.assign_add(is_update * rate * (variance - self.moving_variance))
+        self.num_updates.assign_add(is_update)
+        return mean, variance
+
+
+def masked_moments(x: tf.Tensor, valid: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mean and variance of every feature over the valid positions of all replicas.
+
+        count = sum_i mask_i;   mean = sum_i mask_i x_i / count;   variance = sum_i mask_i (x_i - mean)^2 / count
+
+    Args:
+        x: `(..., F)` float.
+        valid: `(...)` bool, or None where every position counts.
+
+    Returns:
+        mean and variance `(F,)` float32, 0 where nothing is valid, and the count, a float32 scalar.
+    """
+    rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
+    weights = tf.ones(tf.shape(rows)[:1]) if valid is None else tf.reshape(tf.cast(valid, tf.float32), (-1,))
+    # One message: the count rides behind the sums.
+    totals = all_replica_sum(tf.concat([_weighted_sum(weights, rows), [tf.reduce_sum(weights)]], axis=0))
+    count = totals[-1]
+    mean = totals[:-1] / tf.maximum(count, 1.0)
+    # Two passes: a sum of squares minus a squared mean loses all digits where the mean is large.
+    squares = all_replica_sum(_weighted_sum(weights, tf.square(rows - mean)))
+    return mean, squares / tf.maximum(count, 1.0), count
+
+
+def _weighted_sum(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """`(N,)` times `(N, F)`, as a product of matrices."""
+    return tf.linalg.matvec(rows, weights, transpose_a=True)

@@ -1,0 +1,36 @@
+"""Pooling over the frames that exist. A video without frames pools to zeros."""
+
+import tensorflow as tf
+
+
+def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Averages the frames of each video.
+
+        mean[b] = sum_t valid[b, t] * frames[b, t] / max(sum_t valid[b, t], 1)
+
+    Args:
+        frames: `(B, T, D)` float.
+        valid: `(B, T)` bool.
+
+    Returns:
+        `(B, D)` of the dtype of `frames`.
+    """
+    weights = tf.cast(valid, tf.float32)
+    weights /= tf.maximum(tf.reduce_sum(weights, axis=1, keepdims=True), 1.0)
+    # As a product of matrices the frames are read once and the sum is kept in float32.
+    return tf.matmul(tf.cast(weights, frames.dtype)[:, tf.newaxis, :], frames)[:, 0, :]
+
+
+def masked_max(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Takes the largest value of each feature over the frames of a video.
+
+    Args:
+        frames: `(B, T, D)` float.
+        valid: `(B, T)` bool.
+
+    Returns:
+        `(B, D)` of the dtype of `frames`.
+    """
+    # Padding counts as minus infinity: zeros would be a floor under the features of a short video.
+    largest = tf.reduce_max(tf.where(valid[:, :, tf.newaxis], frames, frames.dtype.min), axis=1)
+    return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
