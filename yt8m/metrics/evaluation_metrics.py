@@ -1,0 +1,146 @@
+"""All metrics of an evaluation from the k best pairs of each video, and those of one training batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+
+from yt8m.metrics.average_precision import average_precision
+from yt8m.metrics.mean_average_precision import MeanAveragePrecision
+from yt8m.metrics.soundness import check_finite
+from yt8m.metrics.top_k import top_k_pairs
+
+
+class EvaluationMetrics:
+    """GAP, Hit@1, PERR and MAP over all videos added, exact and streaming.
+
+        hit_at_one = share of videos whose best class is a label
+        perr = mean over videos of (hits among the n best predictions, those above 0) / n,  n = its number of labels;
+               0 for a video without labels
+
+    Holds 6 bytes a pair: 120 bytes a video at k = 20. Batch size, order and the split over devices and workers have
+    no effect on any bit of a result.
+
+    Args:
+        num_classes: C.
+        top_k: k, how many pairs a video count for GAP and MAP.
+
+    Source: google/youtube-8m, eval_util; see `GlobalAveragePrecision` and `MeanAveragePrecision`.
+    """
+
+    def __init__(self, num_classes: int, top_k: int = 20):
+        self.num_classes = num_classes
+        self.top_k = top_k
+        self._ranked = MeanAveragePrecision(num_classes)
+        self._num_examples = 0
+        self._num_hits_at_one = 0
+        # PERR is a sum of fractions: whole numbers by denominator make it exact in any order.
+        self._equal_recall_hits = np.zeros(num_classes + 1, np.int64)
+
+    def add(self, pairs: Mapping[str, np.ndarray], ids: Sequence[bytes] | np.ndarray | None = None) -> None:
+        """Adds the videos of a batch, or of several batches concatenated.
+
+        Args:
+            pairs: what `top_k_pairs` returned for at least `top_k`, as numpy arrays.
+            ids: `(B,)`, the videos' ids, for error messages only.
+
+        Raises:
+            UserError: if a prediction is not finite; nothing is added then.
+            ValueError: if there are fewer pairs a video than `top_k` asks for.
+        """
+        scores, classes, hits = (pairs[name][:, : self.top_k] for name in ("scores", "classes", "hits"))
+        if scores.shape[1] < min(self.top_k, self.num_classes):
+            raise ValueError(f"There are {scores.shape[1]} pairs a video, too few for top_k={self.top_k}.")
+        check_finite(scores, ids)
+        self._ranked.add(scores, classes, hits, pairs["class_positives"])
+        self._num_examples += len(scores)
+        self._num_hits_at_one += int(np.count_nonzero(hits[:, 0]))
+        np.add.at(self._equal_recall_hits, pairs["num_labels"], pairs["equal_recall_hits"])
+
+    def merge(self, other: Self) -> None:
+        """Adds the videos of another instance, as of another worker.
+
+        Raises:
+            ValueError: if the other one counts another number of classes or of pairs.
+        """
+        if other.top_k != self.top_k:
+            raise ValueError(f"Cannot merge metrics of top_k={other.top_k} into top_k={self.top_k}.")
+        self._ranked.merge(other._ranked)
+        self._num_examples += other._num_examples
+        self._num_hits_at_one += other._num_hits_at_one
+        self._equal_recall_hits += other._equal_recall_hits
+
+    def result(self) -> dict[str, float | int]:
+        """Returns `gap`, `hit_at_one`, `perr`, `map`, `map_all_classes` in [0, 1], 0 without videos or labels, and
+        `num_examples`."""
+        num_examples = max(self._num_examples, 1)
+        return {
+            "gap": self._ranked.gap(),
+            "hit_at_one": self._num_hits_at_one / num_examples,
+            "perr": _sum_by_denominator(self._equal_recall_hits) / num_examples,
+            **self._ranked.result(),
+            "num_examples": self._num_examples,
+        }
+
+    def per_class_ap(self) -> np.ndarray:
+        """Returns `(C,)` float64, AP of each class, NaN for classes without positives."""
+        return self._ranked.per_class_ap()
+
+    def positives(self) -> np.ndarray:
+        """Returns `(C,)` int64, the number of videos with each label."""
+        return self._ranked.positives()
+
+    def precision_recall_curves(
+        self, num_curves: int = 10, num_thresholds: int = 127
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Returns the curves of the classes with the most positives, commonest first.
+
+        Predictions outside a video's k best count as 0, so recall ends where these end.
+
+        Returns:
+            By class index the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
+        """
+        positives = self.positives()
+        commonest = np.argsort(-positives, kind="stable")[: min(num_curves, np.count_nonzero(positives))]
+        curves = self._ranked.precision_recall_curves(num_thresholds)
+        return {int(c): curves.curve(c, int(positives[c]), self._num_examples) for c in commonest}
+
+
+def metrics_of_matrix(
+    predictions: np.ndarray, labels: np.ndarray, top_k: int = 20, batch_size: int = 1024
+) -> EvaluationMetrics:
+    """Returns the metrics of `predictions` `(B, C)` float and `labels` `(B, C)` bool that are in memory already.
+
+    Raises:
+        UserError: if a prediction is not finite.
+    """
+    metrics = EvaluationMetrics(predictions.shape[1], top_k)
+    for start in range(0, len(predictions), batch_size):
+        rows = slice(start, start + batch_size)
+        pairs = top_k_pairs(predictions[rows], labels[rows], top_k)
+        metrics.add({name: values.numpy() for name, values in pairs.items()})
+    return metrics
+
+
+def batch_metrics(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns `hit_at_one`, `perr` and `gap` of one batch, for the training log.
+
+    All are NaN if a prediction is not finite: whether training goes on is for the loop to say. 0 for no videos.
+
+    Args:
+        pairs: what `top_k_pairs` returned, as numpy arrays.
+    """
+    if not np.isfinite(pairs["scores"]).all():
+        return dict.fromkeys(("hit_at_one", "perr", "gap"), float("nan"))
+    num_examples = max(len(pairs["scores"]), 1)
+    recalls = pairs["equal_recall_hits"] / np.maximum(pairs["num_labels"], 1)
+    return {
+        "hit_at_one": np.count_nonzero(pairs["hits"][:, 0]) / num_examples,
+        "perr": float(recalls.sum() / num_examples),
+        "gap": average_precision(pairs["scores"], pairs["hits"], int(pairs["num_labels"].sum())),
+    }
+
+
+def _sum_by_denominator(numerators: np.ndarray) -> float:
+    """Returns sum_n numerators[n] / n, n >= 1."""
+    return float(np.sum(numerators[1:] / np.arange(1, len(numerators))))

@@ -1,0 +1,108 @@
+"""Precision and recall: at the k best classes of each video, and as curves over the score's threshold."""
+
+from typing import Self
+
+import numpy as np
+
+from yt8m.metrics.soundness import check_finite
+
+
+def precision_recall_at_k(classes: np.ndarray, hits: np.ndarray, class_positives: np.ndarray) -> dict[str, float]:
+    """Returns precision and recall when each video is given its k best classes.
+
+        overall:    P = hits / predictions,               R = hits / positives,               counts of all classes
+        per class:  P = mean_c hits[c] / predictions[c],  R = mean_c hits[c] / positives[c]
+
+    The means are over classes with a positive; one that is never predicted has precision 0.
+
+    Args:
+        classes: `(B, k)` int, the k best classes of each video.
+        hits: `(B, k)` bool, which of them are labels.
+        class_positives: `(..., C)` int, how many of the videos have each label, summed over the leading axes.
+
+    Returns:
+        `overall_precision`, `overall_recall`, `class_precision`, `class_recall`, each in [0, 1], 0 where nothing is
+        divided by nothing.
+
+    Source: Gong et al. 2013, Deep Convolutional Ranking for Multilabel Image Annotation, the evaluation protocol.
+    """
+    num_classes = class_positives.shape[-1]
+    positives = class_positives.reshape(-1, num_classes).sum(axis=0)
+    predicted = np.bincount(classes.ravel(), minlength=num_classes)
+    found = np.bincount(classes[hits], minlength=num_classes)
+    is_present = positives > 0
+    num_present = max(int(is_present.sum()), 1)
+    return {
+        "overall_precision": float(found.sum() / max(predicted.sum(), 1)),
+        "overall_recall": float(found.sum() / max(positives.sum(), 1)),
+        "class_precision": float((found / np.maximum(predicted, 1))[is_present].sum() / num_present),
+        "class_recall": float((found / np.maximum(positives, 1))[is_present].sum() / num_present),
+    }
+
+
+class PrecisionRecallCurves:
+    """Precision and recall of each class at thresholds i / (N - 1), i = 0 ... N - 1, as TensorBoard draws them.
+
+    A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. One that was not added counts as 0.
+    Holds 16 bytes a class and threshold, however many videos there are.
+
+    Args:
+        num_classes: C.
+        num_thresholds: N, at least 2.
+    """
+
+    def __init__(self, num_classes: int, num_thresholds: int = 127):
+        self._num_thresholds = num_thresholds
+        self._hits = np.zeros((num_classes, num_thresholds), np.int64)
+        self._misses = np.zeros((num_classes, num_thresholds), np.int64)
+
+    def add_pairs(self, scores: np.ndarray, classes: np.ndarray, hits: np.ndarray) -> None:
+        """Adds scores, their classes and whether these are labels: three arrays of one shape.
+
+        Raises:
+            UserError: if a score is not finite.
+        """
+        check_finite(scores)
+        steps = self._num_thresholds - 1
+        places = classes.astype(np.int64) * self._num_thresholds
+        places += (np.clip(scores, 0.0, 1.0) * np.float32(steps)).astype(np.int64)
+        self._hits += self._count(places[hits])
+        self._misses += self._count(places[~hits])
+
+    def add(self, predictions: np.ndarray, labels: np.ndarray) -> None:
+        """Adds every prediction of `predictions` `(B, C)` float, with `labels` `(B, C)` bool."""
+        classes = np.broadcast_to(np.arange(len(self._hits)), predictions.shape)
+        self.add_pairs(predictions, classes, labels)
+
+    def merge(self, other: Self) -> None:
+        """Adds the predictions of another instance of equal size."""
+        self._hits += other._hits
+        self._misses += other._misses
+
+    def curve(self, class_index: int, num_positives: int, num_examples: int) -> dict[str, np.ndarray]:
+        """Returns the curve of a class.
+
+        Args:
+            class_index: which.
+            num_positives: how many videos have the label.
+            num_examples: how many videos there are.
+
+        Returns:
+            Arrays of N, by the names of the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
+        """
+        hits, misses = self._hits[class_index], self._misses[class_index]
+        true_positives, false_positives = np.cumsum(hits[::-1])[::-1], np.cumsum(misses[::-1])[::-1]
+        # At threshold 0 everything is predicted, also what was never added.
+        true_positives[0], false_positives[0] = num_positives, num_examples - num_positives
+        predicted = true_positives + false_positives
+        return {
+            "true_positive_counts": true_positives,
+            "false_positive_counts": false_positives,
+            "true_negative_counts": num_examples - num_positives - false_positives,
+            "false_negative_counts": num_positives - true_positives,
+            "precision": true_positives / np.maximum(predicted, 1),
+            "recall": true_positives / max(num_positives, 1),
+        }
+
+    def _count(self, places: np.ndarray) -> np.ndarray:
+        return np.bincount(places.ravel(), minlength=self._hits.size).reshape(self._hits.shape)

@@ -1,0 +1,69 @@
+"""The k best predictions of each video, taken on the device: all that most metrics and a submission need."""
+
+import tensorflow as tf
+
+
+def top_k_predictions(predictions: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes the k best classes of each video, best first, the lower class index first among equal scores.
+
+    Args:
+        predictions: `(B, C)` float.
+        k: how many; all C where there are fewer.
+
+    Returns:
+        scores: `(B, min(k, C))` float32. All NaN for a video with a NaN or infinite prediction anywhere, so that
+            whoever receives the scores sees it.
+        classes: `(B, min(k, C))` int32.
+    """
+    predictions = tf.cast(predictions, tf.float32)
+    # A sum is finite only if every term is; it costs a third of looking at each term.
+    is_sound = tf.math.is_finite(tf.reduce_sum(predictions, axis=1, keepdims=True))
+    # Sorting is undefined where a comparison with NaN takes part.
+    predictions = tf.where(is_sound, predictions, 0.0)
+    num_best = tf.minimum(k, _num_classes(predictions))
+    scores, classes = tf.math.top_k(predictions, num_best)
+    return tf.where(is_sound, scores, float("nan")), classes
+
+
+def top_k_pairs(predictions: tf.Tensor, labels: tf.Tensor, k: int) -> dict[str, tf.Tensor]:
+    """Reduces a batch of predictions and labels to what `EvaluationMetrics` and `batch_metrics` take.
+
+        equal_recall_hits[b] = |{the n best predictions of video b that are above 0} & {its labels}|,  n = num_labels[b]
+
+    Runs eagerly and in a `tf.function`, for any batch size, 0 included. The number of predictions looked at follows
+    the video with the most labels, a dynamic shape, so XLA cannot compile it.
+
+    Args:
+        predictions: `(B, C)` float, as a rule probabilities.
+        labels: `(B, C)` bool, multi-hot.
+        k: how many pairs of (score, hit) to keep a video; K below is `min(k, C)`.
+
+    Returns:
+        A dict of tensors that can be concatenated along the first axis over batches and devices:
+            scores: `(B, K)` float32, best first; all NaN for a video with a non-finite prediction.
+            classes: `(B, K)` int32.
+            hits: `(B, K)` bool, whether the class is a label of the video.
+            num_labels: `(B,)` int32.
+            equal_recall_hits: `(B,)` int32.
+            class_positives: `(1, C)` int32, the batch's videos with each label.
+    """
+    labels = tf.cast(labels, tf.bool)
+    ones = tf.cast(labels, tf.int32)
+    num_labels = tf.reduce_sum(ones, axis=1)
+    kept = tf.minimum(k, _num_classes(predictions))
+    scores, classes = top_k_predictions(predictions, tf.maximum(k, tf.reduce_max(num_labels)))
+    hits = tf.gather(labels, classes, batch_dims=1)
+    is_counted = (tf.range(tf.shape(scores)[1]) < num_labels[:, tf.newaxis]) & (scores > 0)
+    return {
+        "scores": scores[:, :kept],
+        "classes": classes[:, :kept],
+        "hits": hits[:, :kept],
+        "num_labels": num_labels,
+        "equal_recall_hits": tf.math.count_nonzero(hits & is_counted, axis=1, dtype=tf.int32),
+        "class_positives": tf.reduce_sum(ones, axis=0, keepdims=True),
+    }
+
+
+def _num_classes(predictions: tf.Tensor) -> int | tf.Tensor:
+    static = predictions.shape[1]
+    return tf.shape(predictions)[1] if static is None else static
