@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import video_level_models  # noqa: F401  (registers the classifiers)
 from yt8m.errors import UserError
 from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames, choose
 from yt8m.layers.dense import NormalisedDense
@@ -15,20 +14,11 @@ from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
-from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-
-def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | None) -> keras.Model:
-    """Builds a registered video-level model as the last part of a frame-level one.
-
-    Raises:
-        UserError: if there is no such model, or it has no such hyper-parameter.
-    """
-    hparams = dict(hparams or {})
-    VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
-    return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
+from video_level_models import build_classifier
 
 
 class FrameLevelModel(keras.Model):

@@ -112,6 +112,17 @@ class MoeModel(keras.Model):
         self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
 
 
+def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | None = None) -> keras.Model:
+    """Builds a registered video-level model for vectors of any width.
+
+    Raises:
+        UserError: if there is no such model, or it has no such hyper-parameter.
+    """
+    hparams = dict(hparams or {})
+    VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
+    return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
+
+
 class VideoLevelModel(keras.Model):
     """Feeds the features of a video-level batch to a classifier, as one vector of unit length.
 

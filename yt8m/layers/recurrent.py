@@ -5,11 +5,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+_CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
 class RecurrentStack(keras.layers.Layer):
     """A stack of recurrent layers that stops at the end of each video.
+
+    Keras' layers do the walking: on a GPU through cuDNN, on a CPU step by step.
 
     Args:
         cell: `lstm` or `gru`.
@@ -17,13 +19,13 @@ class RecurrentStack(keras.layers.Layer):
         num_layers: how many layers; each reads the outputs of the one before.
 
     Source: Hochreiter & Schmidhuber 1997 with forget gates biased to 1; Cho et al. 2014 with the reset gate behind the
-    recurrent product, as cuDNN has it.
+    recurrent product, the form that cuDNN computes.
     """
 
     def __init__(self, cell: str, units: int, num_layers: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.layers = [
-            CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy)
+            _CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy)
             for _ in range(num_layers)
         ]
 
@@ -34,24 +36,27 @@ class RecurrentStack(keras.layers.Layer):
             input_shape = (*input_shape[:-1], layer.units)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> list[list[tf.Tensor]]:
-        """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true.
+        """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true, and stand in front of padding.
 
         Returns:
-            For each layer its states after the last true frame, `(B, units)` each: [h, c] of an LSTM, [h] of a GRU. A
-            video without frames leaves zeros.
+            For each layer its states after the last frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
+            a GRU. A video without frames leaves zeros.
         """
-        frames, valid = _at_least_one_frame(frames, valid)
+        frames, walked = _something_to_walk(frames, valid)
+        has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         states = []
         for layer in self.layers:
-            frames, *last = layer(frames, mask=valid)
-            states.append(last)
+            frames, *last = layer(frames, mask=walked)
+            states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         return states
 
 
-def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Appends a masked frame to a batch that has none at all: the recurrence needs something to walk over."""
-    missing = tf.cast(tf.equal(tf.shape(valid)[1], 0), tf.int32)
-    return tf.pad(frames, [[0, 0], [0, missing], [0, 0]]), tf.pad(valid, [[0, 0], [0, missing]])
+def _something_to_walk(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adds what the layers cannot do without: a video, a frame, and in every video a first frame (cuDNN needs it)."""
+    missing = [[0, tf.cast(tf.equal(size, 0), tf.int32)] for size in tf.unstack(tf.shape(valid))]
+    frames = tf.pad(frames, [*missing, [0, 0]])
+    valid = tf.pad(valid, missing)
+    return frames, valid | (tf.range(tf.shape(valid)[1]) == 0)
 
 
 def reverse_frames(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
