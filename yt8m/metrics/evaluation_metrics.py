@@ -1,13 +1,13 @@
 """All metrics of an evaluation from the k best pairs of each video, and those of one training batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
 
 from yt8m.metrics.average_precision import average_precision
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
-from yt8m.metrics.soundness import check_finite
+from yt8m.metrics.soundness import VideoIds, check_finite
 from yt8m.metrics.top_k import top_k_pairs
 
 
@@ -37,7 +37,7 @@ class EvaluationMetrics:
         # PERR is a sum of fractions: whole numbers by denominator make it exact in any order.
         self._equal_recall_hits = np.zeros(num_classes + 1, np.int64)
 
-    def add(self, pairs: Mapping[str, np.ndarray], ids: Sequence[bytes] | np.ndarray | None = None) -> None:
+    def add(self, pairs: Mapping[str, np.ndarray], ids: VideoIds | None = None) -> None:
         """Adds the videos of a batch, or of several batches concatenated.
 
         Args:

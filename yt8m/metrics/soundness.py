@@ -6,8 +6,10 @@ import numpy as np
 
 from yt8m.errors import UserError
 
+VideoIds = Sequence[bytes] | Sequence[str] | np.ndarray
 
-def check_finite(scores: np.ndarray, ids: Sequence[bytes] | np.ndarray | None = None) -> None:
+
+def check_finite(scores: np.ndarray, ids: VideoIds | None = None) -> None:
     """Checks that no score is NaN or infinite.
 
     Args:
