@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import pandas as pd
 import tensorflow as tf
 
 from yt8m.config import RunConfig, architecture_differences
@@ -46,6 +47,33 @@ def write_text(path: str, text: str) -> None:
         tf.io.gfile.rename(temporary, path, overwrite=True)
     except tf.errors.OpError as error:
         raise UserError(f"{path} cannot be written: {error.message} Choose a place that you may write to.") from error
+
+
+def save_config(train_dir: str, config: RunConfig) -> None:
+    """Writes the description of a run into its directory, which is made if need be.
+
+    Raises:
+        UserError: if the directory cannot be made or written to.
+    """
+    make_directory(train_dir)
+    write_text(join(train_dir, CONFIG_FILE), config.to_json())
+
+
+def make_directory(path: str) -> None:
+    """Makes a directory and those above it.
+
+    Raises:
+        UserError: if that is not possible.
+    """
+    try:
+        tf.io.gfile.makedirs(path)
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} cannot be made: {error.message} Choose a place that you may write to.") from error
+
+
+def has_run(train_dir: str) -> bool:
+    """Tells whether a run has been started in a directory and has saved a checkpoint."""
+    return tf.io.gfile.exists(join(train_dir, CONFIG_FILE)) and newest_checkpoint(train_dir) is not None
 
 
 def load_config(train_dir: str) -> RunConfig:
@@ -90,12 +118,12 @@ def load_weights(model: keras.Model, path: str) -> None:
 
 
 def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunConfig | None:
-    """Makes a directory ready for a run, without writing the configuration yet.
+    """Finds the run that is to be resumed; writes and deletes nothing.
 
     Args:
         train_dir: the directory.
         config: the run that is asked for.
-        start_new_model: whether a run that lies there is to be deleted.
+        start_new_model: whether a run that lies there is to be overwritten.
 
     Returns:
         The configuration of the run that is to be resumed, None for a new one.
@@ -104,9 +132,7 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
         UserError: if a run of another architecture lies there; the message names the first field that differs and both
             values.
     """
-    if start_new_model:
-        delete_run(train_dir)
-    if not tf.io.gfile.exists(join(train_dir, CONFIG_FILE)):
+    if start_new_model or not has_run(train_dir):
         return None
     old = load_config(train_dir)
     differences = architecture_differences(old, config)
@@ -127,6 +153,14 @@ def delete_run(train_dir: str) -> None:
     for pattern in (CONFIG_FILE, "checkpoint", f"{CHECKPOINT_PREFIX}-*", "events.out.tfevents.*"):
         for path in tf.io.gfile.glob(join(train_dir, pattern)):
             tf.io.gfile.remove(path)
+
+
+def delete_run_without_checkpoint(train_dir: str) -> None:
+    """Deletes a run that ended before its first checkpoint: there is nothing in it to resume or to look at."""
+    if newest_checkpoint(train_dir) is None:
+        delete_run(train_dir)
+        if not tf.io.gfile.listdir(train_dir):
+            tf.io.gfile.rmtree(train_dir)
 
 
 class Checkpoints:
@@ -209,6 +243,25 @@ def best_gap(train_dir: str) -> float:
         return -math.inf
     with tf.io.gfile.GFile(path) as file:
         return json.loads(file.read())["gap"]
+
+
+def evaluation_directory(train_dir: str) -> str:
+    """Returns where the evaluations of a run are kept."""
+    return join(train_dir, EVALUATION_DIRECTORY)
+
+
+def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
+    """Writes the newest evaluation as `eval/metrics.json` and adds it as a line to `eval/history.jsonl`."""
+    directory = evaluation_directory(train_dir)
+    make_directory(directory)
+    write_text(join(directory, "metrics.json"), json.dumps(summary, indent=2) + "\n")
+    with tf.io.gfile.GFile(join(directory, "history.jsonl"), "a") as file:
+        file.write(json.dumps(summary) + "\n")
+
+
+def save_class_table(train_dir: str, table: pd.DataFrame) -> None:
+    """Writes what an evaluation found class by class as `eval/per_class_ap.csv`."""
+    write_text(join(evaluation_directory(train_dir), "per_class_ap.csv"), table.to_csv(index=False))
 
 
 def new_checkpoints(train_dir: str, seconds_between_looks: float) -> Iterator[str]:

@@ -7,11 +7,18 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig
+from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
-from yt8m.hparams import MODEL_FLAGS, resolve_model
+from yt8m.hparams import MODEL_FLAGS, given_hparams, resolve_model
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
+
+
+def define_run_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that describe a run: all that can stand in its config.json."""
+    define_data_flags(values)
+    define_model_flags(values)
+    define_training_flags(values)
 
 
 def define_data_flags(values: flags.FlagValues) -> None:
@@ -150,6 +157,32 @@ def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
             f"--feature_names={values.feature_names}."
         ) from error
     return DataSpec(names, sizes, values.num_classes, values.frame_features, values.max_frames)
+
+
+def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
+    """Compares the data and model flags that stand on a command line with the run that it names.
+
+    Raises:
+        UserError: names the first flag that says something else than the run, and both values.
+    """
+    data = data_spec_from_flags(values)
+    for name in (name for name in DataSpec.__dataclass_fields__ if values[name].present):
+        _check_equal(f"--{name}", getattr(data, name), getattr(config.data, name))
+    if values["precision"].present:
+        _check_equal("--precision", values.precision, config.model.precision)
+    model = values.model if values["model"].present else config.model.name
+    name, hparams = given_hparams(model, config.data, _given_model_flags(values), values.hparams)
+    _check_equal("--model", name, config.model.name)
+    known = flat_hparams(config.model.hparams)
+    for hparam, value in hparams.items():
+        _check_equal(f"hyper-parameter {hparam}", value, known.get(hparam))
+
+
+def _check_equal(what: str, given: Any, known: Any) -> None:
+    if given != known:
+        raise UserError(
+            f"{what}: you gave {given}; the run was trained with {known}. Leave it out: it is read from the run."
+        )
 
 
 def _given_model_flags(values: flags.FlagValues) -> dict[str, Any]:

@@ -154,11 +154,11 @@ def schedule_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any,
 
 
 def _architecture(config: RunConfig) -> dict[str, Any]:
-    model = {"model": config.model.name, "precision": config.model.precision, **_flat(config.model.hparams)}
+    model = {"model": config.model.name, "precision": config.model.precision, **flat_hparams(config.model.hparams)}
     return {**dataclasses.asdict(config.data), **model}
 
 
-def _flat(hparams: dict[str, Any]) -> dict[str, Any]:
+def flat_hparams(hparams: dict[str, Any]) -> dict[str, Any]:
     """Names the hyper-parameters of a classifier as `--hparams` does: `classifier.num_mixtures`."""
     own = {name: value for name, value in hparams.items() if name != "classifier_hparams"}
     inner = hparams.get("classifier_hparams") or {}

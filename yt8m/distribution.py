@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,8 +13,8 @@ from yt8m.errors import UserError
 def build_strategy(num_gpu: int = 1) -> tf.distribute.Strategy:
     """Chooses how a step is spread over devices.
 
-    Several workers when the environment variable TF_CONFIG names them, several devices of this machine when `num_gpu` is
-    above 1, else one device. Without GPUs, logical CPUs take their place.
+    Several workers when the environment variable TF_CONFIG names them, several devices of this machine when
+    `num_gpu` is above 1, else one device. Without GPUs, logical CPUs take their place.
 
     Raises:
         UserError: if the machine has fewer devices than `num_gpu`.
@@ -71,11 +71,23 @@ def all_replica_sum(x: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
+def any_worker(strategy: tf.distribute.Strategy, wishes: Sequence[bool]) -> list[bool]:
+    """Returns for each wish whether any worker has it; all workers call it at the same step and get the same answer."""
+    if not is_multi_worker(strategy):
+        return list(wishes)
+
+    @tf.function
+    def count(values: tf.Tensor) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(all_replica_sum, args=(values,)))[0]
+
+    return [bool(total) for total in count(tf.cast(tf.stack(wishes), tf.float32)).numpy() > 0]
+
+
 def replica_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Takes this replica's contiguous share of its worker's batch.
 
-    Called in a replica's context. The cut is made in host memory, so only the share crosses to the device. With n rows and
-    R replicas, replica r holds rows floor(r * n / R) to floor((r + 1) * n / R): none at all where n < R.
+    Called in a replica's context. The cut is made in host memory, so only the share crosses to the device. With n
+    rows and R replicas, replica r holds rows floor(r * n / R) to floor((r + 1) * n / R), maybe none.
     """
     context: Any = tf.distribute.get_replica_context()
     num_local = context.num_replicas_in_sync // num_workers(context.strategy)

@@ -70,19 +70,38 @@ def resolve_model(
         UserError: if there is no such model, if it takes the other kind of records, or if it lacks a hyper-parameter.
     """
     registry = _registry_of(model, data.frame_features)
-    name = registry.resolve(model)
-    given = _hparams_from_model_flags(model_flags, name, registry) | _hparams_from_text(assignments)
-    own = {key: value for key, value in given.items() if not key.startswith("classifier.")}
-    inner = {key.removeprefix("classifier."): value for key, value in given.items() if key.startswith("classifier.")}
+    name, given = given_hparams(model, data, model_flags, assignments)
+    own, inner = _split(given)
     registry.check_hyper_parameters(name, own)
     hparams = _with_defaults(registry, name, own)
     if "classifier" in hparams:
-        VIDEO_LEVEL_MODELS.check_hyper_parameters(hparams["classifier"], inner)
-        hparams["classifier"] = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
-        hparams["classifier_hparams"] = _with_defaults(VIDEO_LEVEL_MODELS, hparams["classifier"], inner)
+        classifier = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
+        VIDEO_LEVEL_MODELS.check_hyper_parameters(classifier, inner)
+        inner = _with_defaults(VIDEO_LEVEL_MODELS, classifier, inner)
+        hparams |= {"classifier": classifier, "classifier_hparams": inner}
     elif inner:
         raise UserError(f"--hparams: {name} has no classifier to pass '{next(iter(inner))}' to.")
     return ModelConfig(name, hparams, precision)
+
+
+def given_hparams(
+    model: str, data: DataSpec, model_flags: Mapping[str, Any], assignments: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Returns a model's registered name and the hyper-parameters that were given, as `resolve_model` takes them.
+
+    Raises:
+        UserError: as `resolve_model` does, but a name in `assignments` is not looked up.
+    """
+    registry = _registry_of(model, data.frame_features)
+    name = registry.resolve(model)
+    return name, _hparams_from_model_flags(model_flags, name, registry) | _hparams_from_text(assignments)
+
+
+def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts the hyper-parameters of a model from those of its classifier."""
+    prefix = "classifier."
+    own = {name: value for name, value in hparams.items() if not name.startswith(prefix)}
+    return own, {name.removeprefix(prefix): hparams[name] for name in hparams if name.startswith(prefix)}
 
 
 def _registry_of(model: str, frame_features: bool) -> Registry:

@@ -51,7 +51,7 @@ class StaircaseDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(config: OptimizationConfig, examples_seen: tf.Variable) -> keras.optimizers.Optimizer:
-    """Builds the optimizer of a run; gradients are clipped by the loop, not by the optimizer.
+    """Builds the optimizer of a run. It takes gradients that are summed over the replicas, and clipped, already.
 
     Raises:
         UserError: if there is no optimizer of that name; the message offers the closest one.
@@ -62,7 +62,11 @@ def build_optimizer(config: OptimizationConfig, examples_seen: tf.Variable) -> k
         raise UserError(
             f"--optimizer={config.optimizer}: there is no such optimizer.{hint} Known: {', '.join(OPTIMIZER_NAMES)}."
         )
-    return _OPTIMIZERS[name](StaircaseDecay(config, examples_seen))
+    optimizer = _OPTIMIZERS[name](StaircaseDecay(config, examples_seen))
+    # Keras would sum the gradients over the replicas. The loop has done so before it clipped them: only the sum that one
+    # device would have computed may be clipped.
+    optimizer._all_reduce_sum_gradients = list
+    return optimizer
 
 
 def clip_each(gradients: Sequence[tf.Tensor], largest_norm: float) -> list[tf.Tensor]:

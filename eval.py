@@ -1,0 +1,99 @@
+"""Evaluates a run: python eval.py --eval_data_pattern='DIR/validate*.tfrecord' --train_dir=RUN [--run_once]"""
+
+import time
+from collections.abc import Iterable
+
+import pandas as pd
+from absl import flags, logging
+
+from yt8m import cli
+from yt8m.checkpoints import (
+    checkpoint_step,
+    evaluation_directory,
+    has_run,
+    load_config,
+    load_weights,
+    new_checkpoints,
+    newest_checkpoint,
+    save_class_table,
+    save_evaluation,
+)
+from yt8m.distribution import build_strategy
+from yt8m.errors import UserError
+from yt8m.metrics import EvaluationMetrics
+from yt8m.summaries import EvaluationReport
+from yt8m.vocabulary import class_names
+
+import experiment
+
+SECONDS_BETWEEN_LOOKS = 10.0
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program; those of a run may be repeated and are compared with it."""
+    cli.define_run_flags(values)
+    cli.define_program_flags(values, batch_size=1024)
+    flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
+    flags.DEFINE_string(
+        "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Evaluates the newest checkpoint, or each new one for as long as the program runs."""
+    names = class_names(values.vocabulary) if values.vocabulary else {}
+    if not values.run_once:
+        _wait_for_run(values.train_dir)
+    config = load_config(values.train_dir)
+    cli.check_repeated_flags(values, config)
+    model = experiment.build_model(config)
+    data = experiment.evaluation_data(
+        config,
+        model,
+        values.eval_data_pattern,
+        "eval_data_pattern",
+        batch_size=values.batch_size,
+        num_readers=values.num_readers,
+        on_bad_record=values.on_bad_record,
+        labels_required=True,
+    )
+    evaluator = experiment.build_evaluator(config, build_strategy(), model, data, values.top_k, values.macro)
+    report = EvaluationReport(evaluation_directory(values.train_dir))
+    for checkpoint in _checkpoints(values.train_dir, values.run_once):
+        load_weights(model, checkpoint)
+        with data.explained():
+            evaluation = evaluator.evaluate(data.batches)
+        summary = {"global_step": checkpoint_step(checkpoint)} | evaluation.summary
+        report(summary, config.data.num_classes)
+        report.write_curves(summary["global_step"], evaluation.metrics.precision_recall_curves(), names)
+        save_evaluation(values.train_dir, summary)
+        save_class_table(values.train_dir, _class_table(evaluation.metrics, names))
+        data.report_skipped()
+
+
+def _wait_for_run(train_dir: str) -> None:
+    if not has_run(train_dir):
+        logging.info("Waiting for a run to start in %s.", train_dir)
+    while not has_run(train_dir):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _checkpoints(train_dir: str, run_once: bool) -> Iterable[str]:
+    if not run_once:
+        return new_checkpoints(train_dir, SECONDS_BETWEEN_LOOKS)
+    newest = newest_checkpoint(train_dir)
+    if newest is None:
+        raise UserError(f"train_dir={train_dir} has no checkpoint yet. Leave out --run_once to wait for the first.")
+    return [newest]
+
+
+def _class_table(metrics: EvaluationMetrics, names: dict[int, str]) -> pd.DataFrame:
+    """One row a class: its index, its name if known, its positives, its average precision (empty without positives)."""
+    table = pd.DataFrame({"class": range(metrics.num_classes)})
+    if names:
+        table["name"] = table["class"].map(names)
+    return table.assign(num_positives=metrics.positives(), average_precision=metrics.per_class_ap())
+
+
+if __name__ == "__main__":
+    cli.run_program(main, define_flags)

@@ -1,0 +1,187 @@
+"""From a run's description to its parts: the one place that knows configuration, readers, models and losses."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import keras
+import tensorflow as tf
+
+from yt8m.config import PRECISIONS, RunConfig
+from yt8m.errors import UserError
+from yt8m.evaluation import Evaluator
+from yt8m.optimization import build_optimizer
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+from yt8m.training import TrainState, model_inputs
+
+import frame_level_models  # noqa: F401  registers its models
+import losses  # noqa: F401  registers the losses
+import readers
+from video_level_models import VideoLevelModel
+
+
+def build_model(config: RunConfig) -> keras.Model:
+    """Builds the model of a run, with all its weights, for batches as the readers yield them."""
+    name, hparams = config.model.name, config.model.hparams
+    keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
+    if config.data.frame_features:
+        model = FRAME_LEVEL_MODELS[name](config.data, **hparams)
+    else:
+        model = VideoLevelModel(config.data, VIDEO_LEVEL_MODELS[name](config.data.num_classes, **hparams))
+    model(model_inputs(_smallest_batch(config)), training=False)
+    return model
+
+
+def _smallest_batch(config: RunConfig) -> dict[str, tf.Tensor]:
+    """One video of one frame, all zero: enough for Keras to learn every shape."""
+    features = list(zip(config.data.feature_names, config.data.feature_sizes, strict=True))
+    batch = {"key": tf.zeros([1], tf.int64)}
+    if not config.data.frame_features:
+        return batch | {name: tf.zeros([1, size], tf.float32) for name, size in features}
+    frames = {name: tf.zeros([1, 1, size], tf.uint8) for name, size in features}
+    return batch | frames | {"num_frames": tf.ones([1], tf.int32)}
+
+
+def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
+    """Returns the loss of a run: `(labels, outputs, label_weights) -> (B,)`."""
+    return LOSSES[config.optimization.label_loss]
+
+
+def build_train_state(config: RunConfig) -> TrainState:
+    """Builds a run's model, optimizer and counters as they are before the first step, all decided by the seed."""
+    keras.utils.set_random_seed(config.training.seed)
+    return TrainState(build_model(config), lambda examples: build_optimizer(config.optimization, examples))
+
+
+def frame_sampling(config: RunConfig, model: keras.Model, training: bool) -> FrameSampling | None:
+    """Returns which frames of a video the model wants to see, None for all."""
+    return model.frame_sampling(training) if config.data.frame_features else None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches, and where they come from.
+
+    Attributes:
+        batches: for training this worker's share of every global batch, for evaluation one finite pass.
+        spec: what the records hold.
+        files: the shards.
+        labels_required: whether a record without labels is an error.
+        order: text that is equal for two training runs whose examples come in the same order.
+    """
+
+    batches: tf.data.Dataset
+    spec: DataSpec
+    files: list[str]
+    labels_required: bool
+    order: str = ""
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turns a failure of the fast path into a message that names the file, the record and the field."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
+            if explanation is None:
+                raise
+            raise explanation from error
+
+
+def training_data(config: RunConfig, model: keras.Model, worker: int = 0, num_workers: int = 1) -> Data:
+    """Opens the training shards of a run.
+
+    Raises:
+        UserError: if no file matches.
+    """
+    run = config.training
+    if not run.train_data_pattern:
+        raise UserError("--train_data_pattern is missing: give the training shards, as in 'DIR/train*.tfrecord'.")
+    files = readers.find_files(run.train_data_pattern, "train_data_pattern")
+    sampling = frame_sampling(config, model, training=True)
+    batches = readers.training_batches(
+        files,
+        config.data,
+        run.batch_size,
+        seed=run.seed,
+        num_epochs=run.num_epochs or None,
+        sampling=sampling,
+        worker=worker,
+        num_workers=num_workers,
+        options=readers.ReadOptions(run.num_readers, run.on_bad_record),
+    )
+    decides = [files, asdict(config.data), asdict(run) | {"max_steps": 0}, str(sampling), num_workers]
+    order = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+    return Data(batches, config.data, files, labels_required=True, order=order)
+
+
+def evaluation_data(
+    config: RunConfig,
+    model: keras.Model,
+    pattern: str,
+    flag: str,
+    *,
+    batch_size: int,
+    num_readers: int,
+    on_bad_record: str,
+    labels_required: bool,
+) -> Data:
+    """Opens shards for one pass in the order of the input.
+
+    Args:
+        config: the run.
+        model: tells which frames it wants to see.
+        pattern: comma-separated patterns of the shards.
+        flag: the flag that gave the pattern, for messages.
+        batch_size: videos a batch.
+        num_readers: shards that are read side by side.
+        on_bad_record: `error` or `skip`.
+        labels_required: whether a record without labels is an error.
+
+    Raises:
+        UserError: if no file matches.
+    """
+    if not pattern:
+        raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
+    files = readers.find_files(pattern, flag)
+    sampling = frame_sampling(config, model, training=False)
+    batches = readers.evaluation_batches(
+        files,
+        config.data,
+        batch_size,
+        sampling=sampling,
+        options=readers.ReadOptions(num_readers, on_bad_record),
+        labels_required=labels_required,
+    )
+    return Data(batches, config.data, files, labels_required)
+
+
+def build_evaluator(
+    config: RunConfig, strategy: tf.distribute.Strategy, model: keras.Model, data: Data, top_k: int, macro: bool
+) -> Evaluator:
+    """Builds what evaluates a run's model on batches like those of `data`."""
+    return Evaluator(
+        strategy,
+        model,
+        build_loss(config),
+        batch_spec=data.batches.element_spec,
+        num_classes=config.data.num_classes,
+        top_k=top_k,
+        macro=macro,
+    )
+
+
+def start_at_class_prior(config: RunConfig, model: keras.Model, files: list[str]) -> None:
+    """Sets the output biases so that a new model predicts the share of videos that have each label.
+
+    Without it the first steps are spent on moving every bias from 0 to about -6. The shares are those of the first
+    `class_prior_examples` records, each class counted half a video too often, so that none is impossible.
+    """
+    limit = config.optimization.class_prior_examples
+    if limit:
+        counts, num_records = readers.class_counts(files, config.data, limit)
+        model.start_at_prior((counts + 0.5) / (num_records + 1.0))

@@ -1,0 +1,90 @@
+"""Predicts: python inference.py --train_dir=RUN --input_data_pattern='DIR/test*.tfrecord' --output_file=solution.csv"""
+
+import tempfile
+import time
+
+from absl import flags, logging
+
+from yt8m import cli
+from yt8m.archive import pack_run, unpack_run
+from yt8m.checkpoints import load_config, load_weights, newest_checkpoint
+from yt8m.errors import UserError
+from yt8m.prediction import predict
+from yt8m.submission import SubmissionWriter
+
+import experiment
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program; those of a run may be repeated and are compared with it."""
+    cli.define_run_flags(values)
+    cli.define_program_flags(values, batch_size=512, num_readers=1)
+    define = flags.DEFINE_string
+    define("input_data_pattern", "", "Shards to predict: comma-separated patterns.", flag_values=values)
+    define("output_file", "", "The submission to write: VideoId,LabelConfidencePairs.", flag_values=values)
+    define("input_model_tgz", "", "Predict with the run in this archive, not in --train_dir.", flag_values=values)
+    define(
+        "untar_model_dir", "", "Where to unpack it; without it, a place that is deleted afterwards.", flag_values=values
+    )
+    define("output_model_tgz", "", "Also write the run into this archive.", flag_values=values)
+    flags.DEFINE_boolean("run_once", True, "Taken for old command lines; it always runs once.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Writes the best classes of every video as a submission."""
+    if not values.output_file:
+        raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
+    if not values.input_model_tgz:
+        _infer(values, values.train_dir)
+    elif values.untar_model_dir:
+        unpack_run(values.input_model_tgz, values.untar_model_dir)
+        _infer(values, values.untar_model_dir)
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            unpack_run(values.input_model_tgz, directory)
+            _infer(values, directory)
+
+
+def _infer(values: flags.FlagValues, train_dir: str) -> None:
+    config = load_config(train_dir)
+    cli.check_repeated_flags(values, config)
+    checkpoint = newest_checkpoint(train_dir)
+    if checkpoint is None:
+        raise UserError(
+            f"train_dir={train_dir} has no checkpoint yet. Wait for the first, or give another --train_dir."
+        )
+    model = experiment.build_model(config)
+    load_weights(model, checkpoint)
+    data = experiment.evaluation_data(
+        config,
+        model,
+        values.input_data_pattern,
+        "input_data_pattern",
+        batch_size=values.batch_size,
+        num_readers=values.num_readers,
+        on_bad_record=values.on_bad_record,
+        labels_required=False,
+    )
+    with data.explained(), SubmissionWriter(values.output_file) as writer:
+        _write(writer, predict(model, data.batches, values.top_k))
+    if values.output_model_tgz:
+        pack_run(train_dir, values.output_model_tgz)
+
+
+def _write(writer: SubmissionWriter, predictions) -> None:
+    start = said = time.monotonic()
+    num_videos = 0
+    for ids, classes, scores in predictions:
+        writer.add(ids, classes, scores)
+        num_videos += len(ids)
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_LINES:
+            said = now
+            logging.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
+    logging.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    cli.run_program(main, define_flags)

@@ -1,0 +1,169 @@
+"""The training loop: one device, two devices and a resumed run reach the same weights; every end is a clean one."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m.checkpoints import Checkpoints, newest_checkpoint
+from yt8m.config import OptimizationConfig
+from yt8m.distribution import build_strategy
+from yt8m.errors import UserError
+from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.optimization import build_optimizer
+from yt8m.training import LoopSettings, Measures, TrainState, TrainStep, train
+
+from losses import cross_entropy_loss
+from video_level_models import outputs_from_logits
+
+NUM_CLASSES, SIZE, NUM_VIDEOS = 5, 6, 50
+
+
+class NormalisedLogistic(keras.Model):
+    """A small model with statistics over the batch, so that a wrong sum over devices shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise = MaskedBatchNormalization()
+        self.output_layer = keras.layers.Dense(NUM_CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3))
+
+    def call(self, batch: dict, training: bool = False) -> dict:
+        x = self.normalise(batch["mean_rgb"], training=training)
+        return outputs_from_logits(self.output_layer(x))
+
+
+def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: int = -1) -> tf.data.Dataset:
+    """Shuffled batches of learnable videos; the batch at `poison_at` holds a NaN."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(NUM_VIDEOS, SIZE)).astype(np.float32)
+    labels = features @ rng.normal(size=(SIZE, NUM_CLASSES)) > 1
+    videos = {"mean_rgb": features, "labels": labels, "key": np.arange(NUM_VIDEOS)}
+    dataset = tf.data.Dataset.from_tensor_slices(videos).shuffle(20, seed=5).repeat(num_epochs).batch(batch_size)
+
+    def poison(index: tf.Tensor, batch: dict) -> dict:
+        factor = tf.where(index == poison_at, np.nan, 1.0)
+        return batch | {"mean_rgb": batch["mean_rgb"] * tf.cast(factor, tf.float32)}
+
+    return dataset.enumerate().map(poison)
+
+
+class Run:
+    """A run of the small model in one directory."""
+
+    def __init__(
+        self, directory: Path, num_devices: int = 1, fingerprint: str = "a", decay_examples: int = 10**6, **data
+    ):
+        self.strategy = build_strategy(num_devices)
+        keras.utils.set_random_seed(1)
+        config = OptimizationConfig(
+            base_learning_rate=0.05, learning_rate_decay=0.5, learning_rate_decay_examples=decay_examples
+        )
+        with self.strategy.scope():
+            model = NormalisedLogistic()
+            model({"mean_rgb": tf.zeros([1, SIZE])})
+            self.state = TrainState(model, lambda examples: build_optimizer(config, examples))
+        batches = make_batches(**data)
+        self.iterator = iter(batches)
+        self.checkpoints = Checkpoints(str(directory), self.state, 3, fingerprint)
+        self.continues = self.checkpoints.restore(self.iterator)
+        self.step = TrainStep(
+            self.strategy,
+            self.state,
+            cross_entropy_loss,
+            regularization_penalty=1.0,
+            clip_gradient_norm=1.0,
+            top_k=3,
+            batch_spec=batches.element_spec,
+        )
+        self.reports: list[tuple[int, int, Measures]] = []
+
+    def train(self, max_steps: int = 0, on_report: Callable[[int], None] = lambda step: None, **settings: int) -> int:
+        """Trains; every argument has the meaning of its flag."""
+
+        def report(*args) -> None:
+            self.reports.append(args)
+            on_report(args[0])
+
+        loop = LoopSettings(
+            max_steps, **({"log_steps": 4, "export_model_steps": 1000} | settings), save_checkpoint_seconds=0
+        )
+        return train(
+            self.step, self.state, self.iterator, self.checkpoints, loop, agree=lambda wishes: wishes, report=report
+        )
+
+    def weights(self) -> list[np.ndarray]:
+        """All weights of the model, statistics included."""
+        return [variable.numpy() for variable in self.state.model.variables]
+
+
+def test_two_devices_reach_the_weights_of_one(tmp_path: Path) -> None:
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two", num_devices=2)
+    one.train(30)
+    two.train(30)
+    for a, b in zip(one.weights(), two.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    for (_, seen_1, measures_1), (_, seen_2, measures_2) in zip(one.reports, two.reports, strict=True):
+        assert seen_1 == seen_2
+        assert measures_1.sums == pytest.approx(measures_2.sums, rel=1e-3)
+        assert measures_1.metrics == pytest.approx(measures_2.metrics)
+
+
+def test_ten_steps_are_five_and_five(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole")
+    whole.train(10)
+    Run(tmp_path / "parts").train(5)
+    resumed = Run(tmp_path / "parts")
+    assert resumed.continues
+    resumed.train(10)
+    for a, b in zip(whole.weights(), resumed.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert whole.reports[-1] == resumed.reports[-1]
+
+
+def test_changed_data_start_from_the_front(tmp_path: Path) -> None:
+    Run(tmp_path).train(5)
+    assert not Run(tmp_path, fingerprint="b").continues
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(60)
+    losses = [measures.sums["label_loss"] for _, _, measures in run.reports]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_learning_rate_counts_examples(tmp_path: Path) -> None:
+    """Steps of 8 examples, halved every 40: the rate is 0.05 up to step 5, 0.025 from step 6 (40 seen) to step 10."""
+    run = Run(tmp_path, decay_examples=40)
+    run.train(11, log_steps=1)
+    rates = [measures.sums["learning_rate"] for _, _, measures in run.reports]
+    assert rates == pytest.approx([0.05] * 5 + [0.025] * 5 + [0.0125])
+
+
+def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> None:
+    """50 videos twice in batches of 8: 100 = 12 * 8 + 4, so 13 steps, the last of 4 videos."""
+    run = Run(tmp_path, num_epochs=2)
+    assert run.train() == 0
+    assert int(run.state.global_step.numpy()) == 13
+    assert int(run.state.examples_seen.numpy()) == 2 * NUM_VIDEOS
+    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-13")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_stops(tmp_path: Path, number: int) -> None:
+    run = Run(tmp_path)
+    stopped_by = run.train(100, on_report=lambda step: os.kill(os.getpid(), number) if step == 8 else None)
+    assert stopped_by == number
+    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-8")
+
+
+def test_nan_names_the_steps_and_keeps_the_sound_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, poison_at=9)
+    with pytest.raises(UserError, match=r"Loss became nan between steps 8 and 12\. Checkpoint 8 is sound\."):
+        run.train(100, export_model_steps=4)
+    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-8")

@@ -1,0 +1,142 @@
+"""Trains a model on TFRecord shards: python train.py --train_data_pattern='DIR/train*.tfrecord' --train_dir=RUN ..."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import flags, logging
+
+from yt8m import cli
+from yt8m.checkpoints import (
+    Checkpoints,
+    best_gap,
+    delete_run,
+    delete_run_without_checkpoint,
+    newest_checkpoint,
+    open_run,
+    save_best,
+    save_config,
+    save_evaluation,
+)
+from yt8m.config import RunConfig, schedule_differences
+from yt8m.distribution import any_worker, build_strategy, num_workers, worker_index
+from yt8m.errors import UserError
+from yt8m.summaries import EvaluationReport, TrainingReport
+from yt8m.training import LoopSettings, TrainState, TrainStep, train
+
+import experiment
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    cli.define_run_flags(values)
+    cli.define_program_flags(values, batch_size=1024)
+
+
+def main(values: flags.FlagValues) -> int:
+    """Trains or resumes the run in --train_dir; returns the exit status."""
+    config = cli.config_from_flags(values)
+    tf.debugging.set_log_device_placement(values.log_device_placement)
+    strategy = build_strategy(values.num_gpu)
+    is_chief = worker_index(strategy) == 0
+    old = open_run(values.train_dir, config, values.start_new_model)
+    with strategy.scope():
+        state = experiment.build_train_state(config)
+    data = experiment.training_data(config, state.model, worker_index(strategy), num_workers(strategy))
+    with data.explained():
+        if old is None:
+            experiment.start_at_class_prior(config, state.model, data.files)
+        if is_chief:
+            _prepare_directory(values.train_dir, config, old)
+        any_worker(strategy, [False])  # a barrier: nobody looks into the directory before the chief has prepared it
+        return _train(values, config, strategy, state, data)
+
+
+def _prepare_directory(train_dir: str, config: RunConfig, old: RunConfig | None) -> None:
+    """Writes the run's description; an old run that was to be overwritten goes only now, when all else is sound."""
+    if old is None:
+        delete_run(train_dir)
+    else:
+        for name, before, now in schedule_differences(old, config):
+            logging.info("Resuming with %s=%s; it was %s.", name, now, before)
+    save_config(train_dir, config)
+
+
+def _train(
+    values: flags.FlagValues,
+    config: RunConfig,
+    strategy: tf.distribute.Strategy,
+    state: TrainState,
+    data: experiment.TrainingData,
+) -> int:
+    worker = worker_index(strategy)
+    checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
+    iterator = iter(data.batches)
+    if not checkpoints.restore(iterator):
+        logging.info("The data or their order changed since the checkpoint: they are read from the start.")
+    step = TrainStep(
+        strategy,
+        state,
+        experiment.build_loss(config),
+        regularization_penalty=config.optimization.regularization_penalty,
+        clip_gradient_norm=config.optimization.clip_gradient_norm,
+        top_k=values.top_k,
+        batch_spec=data.batches.element_spec,
+    )
+    settings = LoopSettings(
+        config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
+    )
+    report = TrainingReport(values.train_dir, config, data.estimate_total_examples(config), log=worker == 0)
+    report.start(int(state.examples_seen.numpy()))
+    try:
+        signal_number = train(
+            step,
+            state,
+            iterator,
+            checkpoints,
+            settings,
+            agree=lambda wishes: any_worker(strategy, wishes),
+            report=report,
+            evaluate=_periodic_evaluation(values, config, strategy, state) if worker == 0 else None,
+        )
+    except (UserError, tf.errors.OpError):
+        delete_run_without_checkpoint(values.train_dir)
+        raise
+    finally:
+        report.close()
+    data.report_skipped()
+    logging.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
+    return 128 + signal_number if signal_number else 0
+
+
+def _periodic_evaluation(
+    values: flags.FlagValues, config: RunConfig, strategy: tf.distribute.Strategy, state: TrainState
+) -> Callable[[int], None] | None:
+    """Returns what is done at each checkpoint if --eval_data_pattern is given: evaluate, keep the best weights."""
+    if not values.eval_data_pattern:
+        return None
+    data = experiment.evaluation_data(
+        config,
+        state.model,
+        values.eval_data_pattern,
+        "eval_data_pattern",
+        batch_size=values.batch_size,
+        num_readers=values.num_readers,
+        on_bad_record=values.on_bad_record,
+        labels_required=True,
+    )
+    evaluator = experiment.build_evaluator(config, strategy, state.model, data, values.top_k, values.macro)
+    report = EvaluationReport(values.train_dir)
+
+    def evaluate(step: int) -> None:
+        with data.explained():
+            summary = {"global_step": step} | evaluator.evaluate(data.batches).summary
+        report(summary, config.data.num_classes)
+        save_evaluation(values.train_dir, summary)
+        if summary["gap"] > best_gap(values.train_dir):
+            save_best(values.train_dir, config, state.model, summary)
+
+    return evaluate
+
+
+if __name__ == "__main__":
+    cli.run_program(main, define_flags)

@@ -1,0 +1,282 @@
+"""The training loop: many steps a call of the device, checkpoints, and a clean end whatever ends it."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m.checkpoints import Checkpoints
+from yt8m.distribution import all_replica_sum, replica_rows
+from yt8m.errors import UserError
+from yt8m.metrics import batch_metrics, top_k_pairs
+from yt8m.optimization import clip_each
+
+NOT_FOR_THE_MODEL = ("id", "labels", "label_weights")
+
+
+def model_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns what a model may look at: everything but ids and labels."""
+    return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+
+
+class TrainState(tf.train.Checkpoint):
+    """Everything of a run that a step changes, apart from the place in the data."""
+
+    def __init__(self, model: keras.Model, build_optimizer: Callable[[tf.Variable], keras.optimizers.Optimizer]):
+        global_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step")
+        examples_seen = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples_seen")
+        optimizer = build_optimizer(examples_seen)
+        optimizer.build(model.trainable_variables)
+        super().__init__(model=model, optimizer=optimizer, global_step=global_step, examples_seen=examples_seen)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one step tells about itself.
+
+    Attributes:
+        sums: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
+            `num_examples`.
+        metrics: `hit_at_one`, `perr` and `gap` of this worker's rows.
+    """
+
+    sums: dict[str, float]
+    metrics: dict[str, float]
+
+
+class TrainStep:
+    """One optimisation step over all replicas of all workers, and many of them in one call.
+
+    The objective of a step, whatever the number of replicas, is
+
+        sum over the videos of the global batch of loss / number of those videos + regularization_penalty * penalties
+
+    Gradients are summed over the replicas once, then clipped, then applied, so that one device and many reach the
+    same weights.
+
+    Args:
+        strategy: where the replicas are.
+        state: the model, the optimizer and the counters, made in the strategy's scope.
+        loss: `(labels, outputs, label_weights) -> (B,)` loss of each video.
+        regularization_penalty: factor of the model's weight penalties.
+        clip_gradient_norm: largest norm of one variable's gradient, 0 for no limit.
+        top_k: predictions a video that the training metrics look at.
+        batch_spec: shapes and types of a batch.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        state: TrainState,
+        loss: Callable[..., tf.Tensor],
+        *,
+        regularization_penalty: float,
+        clip_gradient_norm: float,
+        top_k: int,
+        batch_spec: dict[str, tf.TypeSpec],
+    ):
+        self._strategy = strategy
+        self._state = state
+        self._loss = loss
+        self._regularization_penalty = regularization_penalty
+        self._clip_gradient_norm = clip_gradient_norm
+        self._top_k = top_k
+        self._measured = tf.function(self._step, input_signature=[batch_spec])
+
+    @tf.function
+    def run(self, iterator: Any, num_steps: tf.Tensor) -> None:
+        """Runs `num_steps` steps in one call of the device, fewer at the end of the data."""
+        for _ in tf.range(num_steps):
+            batch = iterator.get_next_as_optional()
+            if batch.has_value():
+                self._step(batch.get_value())
+
+    def run_measured(self, iterator: Any) -> Measures | None:
+        """Runs one step and returns its measures, None at the end of the data."""
+        batch = iterator.get_next_as_optional()
+        if not batch.has_value():
+            return None
+        sums, best = self._measured(batch.get_value())
+        pairs = {name: np.concatenate([part[name].numpy() for part in best]) for name in best[0]}
+        return Measures({name: float(value) for name, value in sums.items()}, batch_metrics(pairs))
+
+    def _step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tuple[dict[str, tf.Tensor], ...]]:
+        sums, best = self._strategy.run(self._replica_step, args=(batch,))
+        sums = {name: self._strategy.experimental_local_results(value)[0] for name, value in sums.items()}
+        self._state.global_step.assign_add(1)
+        self._state.examples_seen.assign_add(tf.cast(sums["num_examples"], tf.int64))
+        return sums, self._per_replica(best)
+
+    def _per_replica(self, values: dict[str, Any]) -> tuple[dict[str, tf.Tensor], ...]:
+        columns = [self._strategy.experimental_local_results(value) for value in values.values()]
+        return tuple(dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True))
+
+    def _replica_step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        rows = replica_rows(batch)
+        num_examples = all_replica_sum(tf.cast(tf.shape(rows["labels"])[0], tf.float32))
+        weights = [variable.value for variable in self._state.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs = self._state.model(model_inputs(rows), training=True)
+            label_loss = tf.reduce_sum(self._video_losses(rows, outputs)) / tf.maximum(num_examples, 1.0)
+            reg_loss = self._regularization_loss()
+            objective = label_loss + reg_loss
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, weights)]
+        gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
+        sums = {
+            "label_loss": label_loss,
+            "reg_loss": reg_loss,
+            "gradient_norm": tf.linalg.global_norm(gradients),
+            "num_examples": num_examples,
+            "learning_rate": tf.identity(self._state.optimizer.learning_rate),
+        }
+        clipped = clip_each(gradients, self._clip_gradient_norm)
+        self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
+        return sums, top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
+
+    def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
+        """The label loss of each video and whatever the model asks to add to it."""
+        label_losses = self._loss(rows["labels"], outputs, rows.get("label_weights"))
+        return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
+
+    def _regularization_loss(self) -> tf.Tensor:
+        """This replica's share of the penalties: they do not depend on the rows, so each replica adds an equal part."""
+        penalties = tf.add_n([tf.zeros([]), *self._state.model.losses])
+        return self._regularization_penalty * penalties / self._strategy.num_replicas_in_sync
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When the loop does what beside stepping.
+
+    Attributes:
+        max_steps: the step to stop at; 0 goes on to the end of the data.
+        log_steps: steps between two reports; so many run in one call.
+        export_model_steps: steps between two checkpoints.
+        save_checkpoint_seconds: seconds after which a checkpoint is due before its step; 0 never.
+    """
+
+    max_steps: int
+    log_steps: int
+    export_model_steps: int
+    save_checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("log_steps", "export_model_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}={getattr(self, name)}: expected a number above 0.")
+
+    def steps_until_pause(self, step: int) -> int:
+        """How many steps may run before the loop has something else to do."""
+        until = [every - step % every for every in (self.log_steps, self.export_model_steps)]
+        return min([*until, self.max_steps - step] if self.max_steps else until)
+
+
+def train(
+    step: TrainStep,
+    state: TrainState,
+    iterator: Any,
+    checkpoints: Checkpoints,
+    settings: LoopSettings,
+    *,
+    agree: Callable[[Sequence[bool]], Sequence[bool]],
+    report: Callable[[int, int, Measures], None],
+    evaluate: Callable[[int], None] | None = None,
+) -> int:
+    """Trains to the last step, to the end of the data, or until a signal asks to stop; then saves a checkpoint.
+
+    Args:
+        step: runs steps.
+        state: what they change.
+        iterator: yields global batches, or this worker's share of them.
+        checkpoints: where the run is saved.
+        settings: when.
+        agree: turns this worker's wishes into those of any worker, so that all workers do the same.
+        report: is told the step, the examples seen, and the measures of the step.
+        evaluate: is told the step of each checkpoint that is due by its step.
+
+    Returns:
+        the number of the signal that stopped the loop, 0 if it came to its end.
+
+    Raises:
+        UserError: if the loss or the gradient stops being a number.
+    """
+    clock = _CheckpointClock(settings.save_checkpoint_seconds)
+    at = saved_at = int(state.global_step.numpy())
+    with stop_signals() as signals:
+        while not settings.max_steps or at < settings.max_steps:
+            num_steps = settings.steps_until_pause(at)
+            step.run(iterator, tf.constant(num_steps - 1, tf.int64))
+            measures = step.run_measured(iterator)
+            before, at = at, int(state.global_step.numpy())
+            if measures is None:
+                break
+            _check_finite(measures, before, at, saved_at)
+            report(at, int(state.examples_seen.numpy()), measures)
+            stop, due = agree([bool(signals), clock.is_due()])
+            on_schedule = at % settings.export_model_steps == 0
+            if due or on_schedule:
+                saved_at = _save(checkpoints, at, iterator, clock)
+            if on_schedule and evaluate is not None:
+                evaluate(at)
+            if stop:
+                break
+        if at != saved_at:
+            _save(checkpoints, at, iterator, clock)
+    return signals[0] if signals else 0
+
+
+class _CheckpointClock:
+    """Tells when so many seconds have passed since the last checkpoint."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.monotonic()
+
+    def is_due(self) -> bool:
+        return bool(self._seconds) and time.monotonic() - self._start >= self._seconds
+
+
+def _save(checkpoints: Checkpoints, step: int, iterator: Any, clock: _CheckpointClock) -> int:
+    checkpoints.save(step, iterator)
+    clock.restart()
+    return step
+
+
+def _check_finite(measures: Measures, before: int, now: int, saved_at: int) -> None:
+    for name in ("label_loss", "reg_loss", "gradient_norm"):
+        if not math.isfinite(measures.sums[name]):
+            what = "Gradient" if name == "gradient_norm" else "Loss"
+            sound = f"Checkpoint {saved_at} is sound." if saved_at else "There is no checkpoint yet."
+            raise UserError(
+                f"{what} became {measures.sums[name]} between steps {before} and {now}. {sound} "
+                "Try a lower --base_learning_rate."
+            )
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one of a kind does kill, as it would have."""
+    received: list[int] = []
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, old[number])
+
+    for number in old:
+        signal.signal(number, remember)
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
