@@ -1,0 +1,153 @@
+"""From command lines to runs: the old ones unchanged, wrong ones answered in one line."""
+
+import dataclasses
+import shlex
+
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yt8m import cli
+from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
+from yt8m.errors import UserError
+from yt8m.schema import DataSpec
+
+import frame_level_models
+import losses
+import video_level_models
+
+REGISTERED = (frame_level_models, losses, video_level_models)
+
+FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
+WILLOW = FRAMES + "--train_data_pattern='d/train*.tfrecord' --train_dir=run "
+
+
+def parse(line: str) -> flags.FlagValues:
+    """Parses the command line of train.py."""
+    values = flags.FlagValues()
+    cli.define_run_flags(values)
+    cli.define_program_flags(values, batch_size=1024)
+    values(["train.py", *shlex.split(line)])
+    return values
+
+
+def config(line: str) -> RunConfig:
+    """The run that a command line of train.py asks for."""
+    return cli.config_from_flags(parse(line))
+
+
+def test_without_flags_a_run_is_the_starters() -> None:
+    run = config("")
+    assert run.model.name == "LogisticModel"
+    assert run.data == DataSpec(("mean_rgb",), (1024,), 3862, False, 300)
+    assert run.training.batch_size == 1024
+    assert run.training.num_epochs == 5
+    assert run.optimization.base_learning_rate == 0.01
+    assert run.optimization.learning_rate_decay_examples == 4_000_000
+    assert run.optimization.clip_gradient_norm == 1.0
+
+
+def test_frame_level_command_of_the_starter() -> None:
+    run = config(
+        "--frame_features --model=FrameLevelLogisticModel --feature_names='rgb,audio' --feature_sizes='1024,128' "
+        "--train_data_pattern=d/train*.tfrecord --train_dir run --start_new_model"
+    )
+    assert run.model.name == "FrameLevelLogisticModel"
+    assert run.data == DataSpec(("rgb", "audio"), (1024, 128), 3862, True, 300)
+    assert run.training.train_data_pattern == "d/train*.tfrecord"
+
+
+def test_willow_commands_reach_the_hyper_parameters() -> None:
+    gru = config(
+        WILLOW + "--model=GruModel --batch_size=128 --base_learning_rate=0.0002 --gru_cells=1200 "
+        "--learning_rate_decay=0.9 --moe_l2=1e-6 --max_step=300000"
+    )
+    assert gru.model.hparams["gru_cells"] == 1200
+    assert gru.model.hparams["classifier_hparams"] == {"num_mixtures": 2, "l2_penalty": 1e-6}
+    assert gru.training.max_steps == 300_000
+    lstm = config(WILLOW + "--model=LstmModel --iterations=150 --lstm_random_sequence=True --max_step=400000")
+    assert lstm.model.hparams["iterations"] == 150
+    assert lstm.model.hparams["random_sequence"] is True
+
+
+def test_explicit_zero_false_and_empty_are_values() -> None:
+    run = config(FRAMES + "--model=DbofModel --nodbof_add_batch_norm --clip_gradient_norm=0 --class_prior_examples=0")
+    assert run.model.hparams["add_batch_norm"] is False
+    assert run.optimization.clip_gradient_norm == 0
+    assert run.optimization.class_prior_examples == 0
+
+
+def test_hparams_set_any_hyper_parameter() -> None:
+    run = config(FRAMES + "--model=DbofModel --hparams=cluster_size=64 --hparams=classifier.num_mixtures=4")
+    assert run.model.hparams["cluster_size"] == 64
+    assert run.model.hparams["classifier_hparams"]["num_mixtures"] == 4
+    run = config("--model=LogisticModel --hparams=l2_penalty=1")
+    assert run.model.hparams["l2_penalty"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--model=LogisticModle", r"no such video-level model\. Did you mean LogisticModel\? Known: .*MoeModel"),
+        ("--model=LstmModel", "reads frame-level records: add --frame_features"),
+        (FRAMES + "--model=MoeModel", "reads video-level records: leave out --frame_features"),
+        ("--hparams=clusters=3", "LogisticModel has no hyper-parameter 'clusters'. It has: l2_penalty."),
+        ("--hparams=l2_penalty", "expected name=value"),
+        ("--hparams=l2_penalty=strong", "expected a value of type float"),
+        ("--hparams=classifier.l2_penalty=1", "LogisticModel has no classifier"),
+        ("--moe_num_mixtures=3", "--moe_num_mixtures: LogisticModel has no hyper-parameter 'num_mixtures'"),
+        (FRAMES + "--model=LstmModel --dbof_cluster_size=3", "--dbof_cluster_size: LstmModel has no hyper-parameter"),
+        ("--label_loss=CrossEntropy", "no such loss. Did you mean CrossEntropyLoss?"),
+        ("--feature_names=rgb,audio", "2 names and --feature_sizes=1024 has 1 sizes"),
+        ("--feature_sizes=wide", "expected whole numbers"),
+        ("--feature_names=rgb,rgb --feature_sizes=1,1", "names a feature twice"),
+        ("--num_classes=0", "--num_classes=0: expected at least 1"),
+        ("--batch_size=0", "--batch_size=0: expected a number above 0"),
+        ("--num_epochs=0", "would train for ever"),
+        ("--on_bad_record=ignore", "expected error or skip"),
+        ("--precision=float8", "expected one of float32, bfloat16"),
+        ("--base_learning_rate=nan", "--base_learning_rate=nan: expected a number above 0"),
+    ],
+)
+def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        config(line)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_survives_its_json() -> None:
+    run = config(FRAMES + "--model=DbofModel --batch_size=7")
+    assert RunConfig.from_json(run.to_json(), "config.json") == run
+
+
+@given(st.text())
+def test_any_other_text_is_no_run(text: str) -> None:
+    with pytest.raises(UserError, match="is not the configuration of a run"):
+        RunConfig.from_json(text, "config.json")
+
+
+def test_architecture_and_schedule_are_told_apart() -> None:
+    old, new = (
+        config(FRAMES + "--model=DbofModel"),
+        config(FRAMES + "--model=DbofModel --dbof_cluster_size=64 --seed=3"),
+    )
+    assert architecture_differences(old, new) == [("cluster_size", 8192, 64)]
+    assert schedule_differences(old, new) == [("seed", 0, 3)]
+    deeper = dataclasses.replace(old, model=ModelConfig("DbofModel", {"classifier_hparams": {"num_mixtures": 4}}))
+    assert ("classifier.num_mixtures", 2, 4) in architecture_differences(old, deeper)
+
+
+def test_repeated_flags_are_compared_with_the_run() -> None:
+    line = FRAMES + "--model=GruModel --gru_cells=1200 --moe_l2=1e-6 --base_learning_rate=0.1"
+    run = config(line)
+    cli.check_repeated_flags(parse(line), run)
+    cli.check_repeated_flags(parse("--base_learning_rate=0.7 --batch_size=3"), run)  # not of the architecture
+    for wrong, message in [
+        ("--gru_cells=7", "hyper-parameter gru_cells: you gave 7; the run was trained with 1200"),
+        ("--moe_l2=1e-5", "hyper-parameter classifier.l2_penalty: you gave 1e-05; the run was trained with 1e-06"),
+        ("--model=LstmModel", "--model: you gave LstmModel; the run was trained with GruModel"),
+        ("--num_classes=7", "--num_classes: you gave 7; the run was trained with 3862"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            cli.check_repeated_flags(parse(wrong), run)
