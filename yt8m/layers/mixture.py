@@ -1,6 +1,11 @@
 """Mixtures of logistic experts, evaluated in log space."""
 
+from collections.abc import Callable
+from functools import reduce
+
 import tensorflow as tf
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
@@ -9,19 +14,19 @@ def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
         p[b, c] = sum_m softmax_m(gates[b, :, c])[m] * sigmoid(experts[b, m, c]),   logit = log p - log(1 - p)
 
     The gates have one mixture more than the experts, the last one: a dummy expert that always says 0, so that a class
-    can be switched off whatever the experts say. Without the softmax's denominator, which both sides share,
+    can be switched off whatever the experts say. The softmax's denominator stands on both sides and cancels:
 
-        log p + const       = logsumexp_m (gate_m + log sigmoid(expert_m))
-        log (1 - p) + const = logsumexp({gate_m + log sigmoid(-expert_m)}_m, gate_dummy)
+        yes_m = gate_m + log sigmoid(expert_m),   no_m = gate_m + log sigmoid(-expert_m),   no_dummy = gate_dummy
+        logit = logsumexp_m yes_m - logsumexp_m no_m
 
     so nothing underflows, no epsilon is needed, and a loss can be taken of the logits.
 
     Args:
-        gates: `(B, M + 1, C)` float32, unnormalised.
-        experts: `(B, M, C)` float32, unnormalised.
+        gates: `(B, M + 1, C)` float, unnormalised.
+        experts: `(B, M, C)` float, unnormalised.
 
     Returns:
-        `(B, C)` float32; its sigmoid is the probability of the mixture.
+        `(B, C)` of the same dtype; its sigmoid is the probability of the mixture.
 
     Raises:
         ValueError: if the gates do not have exactly one mixture more than the experts.
@@ -29,8 +34,38 @@ def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
     Source: Jordan & Jacobs 1994; the dummy expert follows google/youtube-8m, MoeModel.
     """
     if gates.shape[1] != experts.shape[1] + 1:
-        raise ValueError(f"{experts.shape[1]} experts need one gate each and one more, not {gates.shape[1]} gates.")
-    log_yes = tf.math.log_sigmoid(experts)
-    yes = gates[:, :-1] + log_yes
-    no = tf.concat([yes - experts, gates[:, -1:]], axis=1)  # log sigmoid(-x) = log sigmoid(x) - x
-    return tf.reduce_logsumexp(yes, axis=1) - tf.reduce_logsumexp(no, axis=1)
+        raise ValueError(f"{experts.shape[1]} experts need a gate each and one more, not {gates.shape[1]} gates.")
+    return _mixture_logits(gates, experts)
+
+
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    """Works on one mixture at a time: rows of classes, each read and written in few passes.
+
+    With alpha = softmax(yes), beta = softmax(no) and s = sigmoid(expert), and since d log s / d expert = 1 - s:
+
+        d logit / d gate_m   = alpha_m - beta_m,   d logit / d gate_dummy = -beta_dummy
+        d logit / d expert_m = alpha_m (1 - s_m) + beta_m s_m
+    """
+    gate, expert = tf.unstack(gates, axis=1), tf.unstack(experts, axis=1)
+    yes = [g - tf.math.softplus(-e) for g, e in zip(gate, expert, strict=False)]
+    no = [y - e for y, e in zip(yes, expert, strict=True)] + gate[-1:]  # log sigmoid(-e) = log sigmoid(e) - e
+    most_yes, yes_parts, yes_total = _exponentials(yes)
+    most_no, no_parts, no_total = _exponentials(no)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        alphas = [upstream / yes_total * part for part in yes_parts]
+        betas = [upstream / no_total * part for part in no_parts]
+        to_gates = [a - b for a, b in zip(alphas, betas, strict=False)] + [-betas[-1]]
+        to_experts = [a + (b - a) * tf.sigmoid(e) for a, b, e in zip(alphas, betas, expert, strict=False)]
+        return tf.stack(to_gates, axis=1), tf.stack(to_experts, axis=1)
+
+    return most_yes - most_no + tf.math.log(yes_total / no_total), gradient
+
+
+def _exponentials(terms: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+    """Returns the largest term, exp(term - largest) for each, and their sum, which is at least 1."""
+    largest = reduce(tf.maximum, terms)
+    parts = [tf.exp(term - largest) for term in terms]
+    return largest, parts, tf.add_n(parts)

@@ -24,16 +24,18 @@ class RecurrentStack(keras.layers.Layer):
 
     def __init__(self, cell: str, units: int, num_layers: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.layers = [
+        self.walks = [
             _CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy)
             for _ in range(num_layers)
         ]
+        for depth, walk in enumerate(self.walks):
+            setattr(self, f"walk_{depth}", walk)  # a checkpoint finds attributes, not what is in lists
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights of every layer."""
-        for layer in self.layers:
-            layer.build(input_shape)
-            input_shape = (*input_shape[:-1], layer.units)
+        for walk in self.walks:
+            walk.build(input_shape)
+            input_shape = (*input_shape[:-1], walk.units)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> list[list[tf.Tensor]]:
         """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true, and stand in front of padding.
@@ -45,8 +47,8 @@ class RecurrentStack(keras.layers.Layer):
         frames, walked = _something_to_walk(frames, valid)
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         states = []
-        for layer in self.layers:
-            frames, *last = layer(frames, mask=walked)
+        for walk in self.walks:
+            frames, *last = walk(frames, mask=walked)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         return states
 

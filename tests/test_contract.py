@@ -1,0 +1,293 @@
+"""What every registered model keeps, whoever wrote it: see docs/adding-a-model.md.
+
+A new model is tested here as soon as it is registered; give it small sizes in SIZES to keep this file fast.
+"""
+
+import functools
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import frame_level_models  # noqa: F401  (registers its models)
+from losses import cross_entropy_loss
+from video_level_models import VideoLevelModel
+from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+
+SIZES: dict[str, dict[str, Any]] = {
+    "DbofModel": {"cluster_size": 32, "hidden_size": 16},
+    "LstmModel": {"lstm_cells": 16},
+    "GruModel": {"gru_cells": 16},
+}
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+NUM_CLASSES = 6
+FRAME_SPEC = DataSpec(("rgb", "audio"), (16, 8), NUM_CLASSES, frame_features=True, max_frames=8)
+VIDEO_SPEC = DataSpec(("mean_rgb", "mean_audio"), (16, 8), NUM_CLASSES)
+
+Batch = dict[str, tf.Tensor]
+
+MODELS = [(registry, name) for registry in (FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS) for name in registry.names()]
+every_model = pytest.mark.parametrize(("registry", "name"), MODELS, ids=[name for _, name in MODELS])
+every_frame_level_model = pytest.mark.parametrize("name", FRAME_LEVEL_MODELS.names())
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy_afterwards() -> Any:
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def new_model(registry: Registry, name: str, policy: str = "float32") -> keras.Model:
+    """Builds a small model with weights that depend on nothing but its name."""
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(1)
+    hparams = SIZES.get(name, {})
+    if registry is FRAME_LEVEL_MODELS:
+        model = registry[name](FRAME_SPEC, **hparams)
+    else:
+        model = VideoLevelModel(VIDEO_SPEC, registry[name](NUM_CLASSES, **hparams))
+    model.build()
+    return model
+
+
+@functools.cache
+def shared_model(registry: Registry, name: str, policy: str = "float32") -> keras.Model:
+    """A model for tests that leave its weights alone."""
+    return new_model(registry, name, policy)
+
+
+def make_batch(registry: Registry, num_frames: list[int], seed: int = 0) -> Batch:
+    """Random videos of the given lengths; a video-level batch has as many videos."""
+    generator = np.random.default_rng(seed)
+    count, width = len(num_frames), max(num_frames, default=0)
+    batch = {"key": tf.range(count, dtype=tf.int64) + 100}
+    if registry is VIDEO_LEVEL_MODELS:
+        for feature, size in zip(VIDEO_SPEC.feature_names, VIDEO_SPEC.feature_sizes, strict=True):
+            batch[feature] = tf.constant(generator.normal(size=(count, size)), tf.float32)
+        return batch
+    for feature, size in zip(FRAME_SPEC.feature_names, FRAME_SPEC.feature_sizes, strict=True):
+        batch[feature] = tf.constant(generator.integers(0, 256, (count, width, size)), tf.uint8)
+    return batch | {"num_frames": tf.constant(num_frames, tf.int32)}
+
+
+def make_labels(count: int) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(5).random((count, NUM_CLASSES)) < 0.3)
+
+
+def predict(model: keras.Model, batch: Batch) -> np.ndarray:
+    return model(batch, training=False)["predictions"].numpy()
+
+
+def training_gradients(model: keras.Model, batch: Batch) -> list[tf.Tensor]:
+    with tf.GradientTape() as tape:
+        outputs = model(batch, training=True)
+        loss = tf.reduce_sum(cross_entropy_loss(make_labels(batch["key"].shape[0]), outputs))
+        loss += tf.add_n([tf.reduce_sum(extra) for extra in outputs.get("losses", {}).values()] + model.losses)
+    return tape.gradient(loss, model.trainable_variables)
+
+
+@every_model
+@pytest.mark.parametrize("policy", POLICIES)
+def test_outputs_are_float32_probabilities(registry: Registry, name: str, policy: str) -> None:
+    model, batch = shared_model(registry, name, policy), make_batch(registry, [8, 1, 5])
+    for training in (False, True):
+        outputs = model(batch, training=training)
+        predictions, logits = outputs["predictions"], outputs["logits"]
+        assert predictions.shape == logits.shape == (3, NUM_CLASSES)
+        assert predictions.dtype == logits.dtype == tf.float32
+        assert np.all((predictions >= 0) & (predictions <= 1))
+        np.testing.assert_allclose(predictions, tf.sigmoid(logits), atol=1e-6)
+        for extra in outputs.get("losses", {}).values():
+            assert extra.shape == (3,)
+            assert extra.dtype == tf.float32
+
+
+@every_model
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_trainable_weight_has_a_finite_gradient(registry: Registry, name: str, policy: str) -> None:
+    model = shared_model(registry, name, policy)
+    gradients = training_gradients(model, make_batch(registry, [8, 3, 5, 2]))
+    for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, f"{weight.path} is not used"
+        assert np.all(np.isfinite(gradient)), weight.path
+        assert weight.dtype == "float32", weight.path
+    assert any(np.any(gradient != 0.0) for gradient in gradients)
+
+
+@every_model
+@pytest.mark.parametrize("num_frames", [[], [0], [0, 0], [0, 4, 1]], ids=str)
+def test_empty_batches_and_empty_videos_are_finite(registry: Registry, name: str, num_frames: list[int]) -> None:
+    model, batch = shared_model(registry, name), make_batch(registry, num_frames)
+    predictions = predict(model, batch)
+    assert predictions.shape == (len(num_frames), NUM_CLASSES)
+    assert np.all(np.isfinite(predictions))
+    assert all(np.all(np.isfinite(gradient)) for gradient in training_gradients(model, batch))
+    assert all(np.all(np.isfinite(weight)) for weight in model.weights)
+
+
+@every_frame_level_model
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_is_not_seen(name: str, training: bool) -> None:
+    model, batch = shared_model(FRAME_LEVEL_MODELS, name), make_batch(FRAME_LEVEL_MODELS, [8, 0, 5, 1])
+    garbage, zeros = dict(batch), dict(batch)
+    exists = np.arange(8)[None, :] < np.array([8, 0, 5, 1])[:, None]
+    for feature in FRAME_SPEC.feature_names:
+        frames = batch[feature].numpy()
+        longer = np.full((4, 11, frames.shape[2]), 255, np.uint8)
+        longer[:, :8][exists] = frames[exists]
+        garbage[feature] = tf.constant(longer)
+        zeros[feature] = tf.constant(frames * exists[:, :, None].astype(np.uint8))
+    seen = [model(b, training=training)["predictions"] for b in (garbage, zeros)]
+    np.testing.assert_allclose(*seen, rtol=0, atol=1e-6)
+
+
+@every_model
+def test_a_video_is_judged_alone(registry: Registry, name: str) -> None:
+    model, lengths = shared_model(registry, name), [3, 8, 0, 5]
+    batch = make_batch(registry, lengths)
+    together = predict(model, batch)
+    for row, length in enumerate(lengths):
+        alone = {feature: values[row : row + 1] for feature, values in batch.items()}
+        if registry is FRAME_LEVEL_MODELS:
+            alone |= {feature: alone[feature][:, :length] for feature in FRAME_SPEC.feature_names}
+        np.testing.assert_allclose(predict(model, alone)[0], together[row], rtol=0, atol=1e-6)
+
+
+@every_model
+def test_videos_are_told_apart(registry: Registry, name: str) -> None:
+    predictions = predict(shared_model(registry, name), make_batch(registry, [5, 5]))
+    assert np.max(np.abs(predictions[0] - predictions[1])) > 1e-5
+
+
+@every_model
+def test_evaluation_leaves_nothing_to_chance(registry: Registry, name: str) -> None:
+    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+    before = [weight.numpy() for weight in model.weights]
+    first = predict(model, batch)
+    other_keys = predict(model, batch | {"key": batch["key"] + 1})
+    np.testing.assert_array_equal(first, other_keys)
+    np.testing.assert_array_equal(first, predict(model, {k: v for k, v in batch.items() if k != "key"}))
+    for old, weight in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, weight.numpy())
+
+
+@every_model
+def test_training_draws_follow_the_key(registry: Registry, name: str) -> None:
+    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+    first = model(batch, training=True)["predictions"]
+    tf.random.set_seed(99)
+    np.testing.assert_array_equal(first, model(batch, training=True)["predictions"])
+
+
+def signal_batch(registry: Registry, count: int, seed: int) -> tuple[Batch, np.ndarray]:
+    """Videos of one class each, whose frames scatter around the prototype of their class."""
+    generator = np.random.default_rng(seed)
+    classes = generator.integers(0, NUM_CLASSES, count)
+    batch = make_batch(registry, list(generator.integers(1, 9, count)), seed)
+    spec = FRAME_SPEC if registry is FRAME_LEVEL_MODELS else VIDEO_SPEC
+    for index, feature in enumerate(spec.feature_names):
+        size = spec.feature_sizes[index]
+        prototypes = np.random.default_rng(index).normal(size=(NUM_CLASSES, size))
+        if registry is FRAME_LEVEL_MODELS:
+            noise = generator.normal(size=(*batch[feature].shape[:2], size))
+            numbers = prototypes[classes][:, None, :] + 0.5 * noise
+            batch[feature] = tf.constant(np.clip(128 + 50 * numbers, 0, 255), tf.uint8)
+        else:
+            batch[feature] = tf.constant(prototypes[classes] + 0.5 * generator.normal(size=(count, size)), tf.float32)
+    return batch, np.eye(NUM_CLASSES, dtype=bool)[classes]
+
+
+@every_model
+def test_a_signal_is_learnt(registry: Registry, name: str) -> None:
+    model = new_model(registry, name)
+    optimizer = keras.optimizers.Adam(0.02)
+    batch, labels = signal_batch(registry, 96, seed=1)
+
+    @tf.function
+    def train(steps: tf.Tensor) -> None:
+        for _ in tf.range(steps):
+            with tf.GradientTape() as tape:
+                outputs = model(batch, training=True)
+                loss = tf.reduce_mean(cross_entropy_loss(labels, outputs))
+                loss += tf.add_n([tf.reduce_mean(extra) for extra in outputs.get("losses", {}).values()] + [0.0])
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    optimizer.build(model.trainable_variables)
+    train(tf.constant(60))
+    unseen, truth = signal_batch(registry, 96, seed=2)
+    hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(truth, axis=1)
+    assert np.mean(hits) > 0.8  # by guessing: 1/6
+
+
+@every_model
+def test_weights_survive_a_checkpoint(registry: Registry, name: str, tmp_path: Path) -> None:
+    model, batch = new_model(registry, name), make_batch(registry, [8, 2, 5])
+    generator = np.random.default_rng(3)
+    for weight in model.weights:
+        weight.assign(generator.uniform(0.1, 1.0, weight.shape))
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "weights"))
+    restored = shared_model.__wrapped__(registry, name)
+    assert not np.allclose(predict(restored, batch), predict(model, batch))
+    tf.train.Checkpoint(model=restored).read(path).assert_consumed()
+    np.testing.assert_array_equal(predict(restored, batch), predict(model, batch))
+
+
+@every_model
+def test_a_saved_model_takes_any_batch(registry: Registry, name: str, tmp_path: Path) -> None:
+    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+    any_size = {feature: tf.TensorSpec(_free_axes(values), values.dtype) for feature, values in batch.items()}
+    module = tf.Module()
+    module.model = model
+    module.predict = tf.function(lambda b: model(b, training=False)["predictions"], input_signature=[any_size])
+    tf.saved_model.save(module, str(tmp_path))
+    restored = tf.saved_model.load(str(tmp_path))
+    for num_frames in ([8, 2, 5], [3], []):
+        some = make_batch(registry, num_frames)
+        np.testing.assert_allclose(restored.predict(some), predict(model, some), rtol=0, atol=1e-6)
+
+
+def _free_axes(values: tf.Tensor) -> list[int | None]:
+    """Batch and time are free, the width of a feature is not."""
+    return [None] * max(1, values.shape.rank - 1) + list(values.shape[max(1, values.shape.rank - 1) :])
+
+
+@every_model
+def test_training_can_start_at_the_class_prior(registry: Registry, name: str) -> None:
+    model = new_model(registry, name)
+    prior = np.array([0.3, 0.05, 1e-2, 1e-3, 1e-4, 0.0])
+    model.start_at_prior(prior)
+    predictions = np.mean(predict(model, make_batch(registry, [8, 2, 5, 7, 3, 8])), axis=0)
+    # Random weights on random videos scatter around the prior; without it every prediction is near 0.5.
+    np.testing.assert_allclose(_logit(predictions[:5]), _logit(prior[:5]), rtol=0, atol=1.5)
+    assert 0.0 < predictions[5] < 1e-5
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p) - np.log1p(-p)
+
+
+@every_frame_level_model
+@pytest.mark.parametrize("training", [False, True])
+def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) -> None:
+    sampling = shared_model(FRAME_LEVEL_MODELS, name).frame_sampling(training)
+    assert sampling is None or isinstance(sampling, FrameSampling)
+    if not training and sampling is not None:
+        assert sampling.method in ("shuffled", "uniform")  # at evaluation every frame counts, or a fixed choice
+
+
+@every_model
+def test_the_documentation_is_complete(registry: Registry, name: str) -> None:
+    documentation = inspect.getdoc(registry[name]) or ""
+    assert "Source:" in documentation
+    hparams = registry.hyper_parameters(name)
+    for hparam in hparams:
+        assert f"\n    {hparam}: " in documentation, f"{name} says nothing about {hparam}"
+    assert json.loads(json.dumps(hparams)) == hparams
