@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.config import PRECISIONS, RunConfig
+from yt8m.distribution import Strategy
 from yt8m.errors import UserError
 from yt8m.evaluation import Evaluator
 from yt8m.optimization import build_optimizer
@@ -161,7 +162,7 @@ def evaluation_data(
 
 
 def build_evaluator(
-    config: RunConfig, strategy: tf.distribute.Strategy, model: keras.Model, data: Data, top_k: int, macro: bool
+    config: RunConfig, strategy: Strategy, model: keras.Model, data: Data, top_k: int, macro: bool
 ) -> Evaluator:
     """Builds what evaluates a run's model on batches like those of `data`."""
     return Evaluator(

@@ -2,7 +2,9 @@
 
 import tempfile
 import time
+from collections.abc import Iterable
 
+import numpy as np
 from absl import flags, logging
 
 from yt8m import cli
@@ -73,7 +75,7 @@ def _infer(values: flags.FlagValues, train_dir: str) -> None:
         pack_run(train_dir, values.output_model_tgz)
 
 
-def _write(writer: SubmissionWriter, predictions) -> None:
+def _write(writer: SubmissionWriter, predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
     start = said = time.monotonic()
     num_videos = 0
     for ids, classes, scores in predictions:

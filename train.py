@@ -18,7 +18,7 @@ from yt8m.checkpoints import (
     save_evaluation,
 )
 from yt8m.config import RunConfig, schedule_differences
-from yt8m.distribution import any_worker, build_strategy, num_workers, worker_index
+from yt8m.distribution import Strategy, any_worker, build_strategy, num_workers, worker_index
 from yt8m.errors import UserError
 from yt8m.summaries import EvaluationReport, TrainingReport
 from yt8m.training import LoopSettings, TrainState, TrainStep, train
@@ -64,9 +64,9 @@ def _prepare_directory(train_dir: str, config: RunConfig, old: RunConfig | None)
 def _train(
     values: flags.FlagValues,
     config: RunConfig,
-    strategy: tf.distribute.Strategy,
+    strategy: Strategy,
     state: TrainState,
-    data: experiment.TrainingData,
+    data: experiment.Data,
 ) -> int:
     worker = worker_index(strategy)
     checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
@@ -109,7 +109,7 @@ def _train(
 
 
 def _periodic_evaluation(
-    values: flags.FlagValues, config: RunConfig, strategy: tf.distribute.Strategy, state: TrainState
+    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState
 ) -> Callable[[int], None] | None:
     """Returns what is done at each checkpoint if --eval_data_pattern is given: evaluate, keep the best weights."""
     if not values.eval_data_pattern:

@@ -48,14 +48,14 @@ def unpack_run(archive: str, directory: str) -> None:
     Raises:
         UserError: if the file cannot be read, holds anything but plain files without a path, or holds no run.
     """
-    tf.io.gfile.makedirs(directory)
     try:
         with tf.io.gfile.GFile(archive, "rb") as source, tarfile.open(fileobj=io.BytesIO(source.read())) as tar:
             members = tar.getmembers()
             _check_members(archive, members)
+            tf.io.gfile.makedirs(directory)
             for member in members:
                 tar.extract(member, directory, filter="data")
-    except (tf.errors.OpError, tarfile.TarError, EOFError) as error:
+    except (tf.errors.OpError, tarfile.TarError, EOFError, OSError) as error:
         raise UserError(
             f"--input_model_tgz={archive} cannot be unpacked: {error}. Give what --output_model_tgz wrote."
         ) from error

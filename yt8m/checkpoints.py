@@ -107,10 +107,10 @@ def load_weights(model: keras.Model, path: str) -> None:
     Raises:
         UserError: if the checkpoint lacks a weight of the model.
     """
-    status = tf.train.Checkpoint(model=model).restore(path)
     try:
-        status.assert_existing_objects_matched().expect_partial()
-    except AssertionError as error:
+        status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
+        status.assert_existing_objects_matched()
+    except (AssertionError, ValueError) as error:
         raise UserError(
             f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
             "Was it written by another version, or copied from another run?"

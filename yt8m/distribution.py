@@ -3,14 +3,16 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from yt8m.errors import UserError
 
+Strategy: TypeAlias = tf.distribute.Strategy
 
-def build_strategy(num_gpu: int = 1) -> tf.distribute.Strategy:
+
+def build_strategy(num_gpu: int = 1) -> Strategy:
     """Chooses how a step is spread over devices.
 
     Several workers when the environment variable TF_CONFIG names them, several devices of this machine when
@@ -37,17 +39,17 @@ def _cluster_size() -> int:
     return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
 
 
-def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+def is_multi_worker(strategy: Strategy) -> bool:
     """Tells whether several processes train together."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def num_workers(strategy: tf.distribute.Strategy) -> int:
+def num_workers(strategy: Strategy) -> int:
     """Returns how many processes train together."""
     return _cluster_size() if is_multi_worker(strategy) else 1
 
 
-def worker_index(strategy: tf.distribute.Strategy) -> int:
+def worker_index(strategy: Strategy) -> int:
     """Returns the number of this process among the workers, 0 for the chief."""
     if not is_multi_worker(strategy):
         return 0
@@ -71,7 +73,7 @@ def all_replica_sum(x: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
-def any_worker(strategy: tf.distribute.Strategy, wishes: Sequence[bool]) -> list[bool]:
+def any_worker(strategy: Strategy, wishes: Sequence[bool]) -> list[bool]:
     """Returns for each wish whether any worker has it; all workers call it at the same step and get the same answer."""
     if not is_multi_worker(strategy):
         return list(wishes)

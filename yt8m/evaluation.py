@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.distribution import replica_rows
+from yt8m.distribution import Strategy, replica_rows
 from yt8m.metrics import EvaluationMetrics, MacroMetrics, top_k_pairs
 from yt8m.training import model_inputs
 
@@ -42,7 +42,7 @@ class Evaluator:
 
     def __init__(
         self,
-        strategy: tf.distribute.Strategy,
+        strategy: Strategy,
         model: keras.Model,
         loss: Callable[..., tf.Tensor],
         *,
@@ -84,7 +84,7 @@ class Evaluator:
         rows = replica_rows(batch)
         outputs = self._model(model_inputs(rows), training=False)
         losses = self._loss(rows["labels"], outputs, rows.get("label_weights"))
-        results = top_k_pairs(outputs["predictions"], rows["labels"], self._top_k) 
+        results = top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
         results |= {"ids": rows["id"], "losses": losses}
         if self._macro:
             results |= {"predictions": outputs["predictions"], "labels": rows["labels"]}

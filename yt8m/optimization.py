@@ -63,8 +63,8 @@ def build_optimizer(config: OptimizationConfig, examples_seen: tf.Variable) -> k
             f"--optimizer={config.optimizer}: there is no such optimizer.{hint} Known: {', '.join(OPTIMIZER_NAMES)}."
         )
     optimizer = _OPTIMIZERS[name](StaircaseDecay(config, examples_seen))
-    # Keras would sum the gradients over the replicas. The loop has done so before it clipped them: only the sum that one
-    # device would have computed may be clipped.
+    # Keras would sum the gradients over the replicas. The loop has done so before it clipped them: only the sum that
+    # one device would have computed may be clipped.
     optimizer._all_reduce_sum_gradients = list
     return optimizer
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.checkpoints import Checkpoints
-from yt8m.distribution import all_replica_sum, replica_rows
+from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.errors import UserError
 from yt8m.metrics import batch_metrics, top_k_pairs
 from yt8m.optimization import clip_each
@@ -73,7 +73,7 @@ class TrainStep:
 
     def __init__(
         self,
-        strategy: tf.distribute.Strategy,
+        strategy: Strategy,
         state: TrainState,
         loss: Callable[..., tf.Tensor],
         *,
@@ -271,7 +271,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def remember(number: int, frame: Any) -> None:
         received.append(number)
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     for number in old:
         signal.signal(number, remember)
