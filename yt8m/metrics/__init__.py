@@ -2,6 +2,7 @@
 
 from yt8m.metrics.average_precision import GlobalAveragePrecision, average_precision
 from yt8m.metrics.evaluation_metrics import EvaluationMetrics, batch_metrics, metrics_of_matrix
+from yt8m.metrics.macro import MacroMetrics
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
 from yt8m.metrics.precision_recall import PrecisionRecallCurves, precision_recall_at_k
 from yt8m.metrics.top_k import top_k_pairs, top_k_predictions
@@ -9,6 +10,7 @@ from yt8m.metrics.top_k import top_k_pairs, top_k_predictions
 __all__ = [
     "EvaluationMetrics",
     "GlobalAveragePrecision",
+    "MacroMetrics",
     "MeanAveragePrecision",
     "PrecisionRecallCurves",
     "average_precision",

@@ -39,7 +39,7 @@ def average_precision(
     check_finite(scores)
     hits = np.asarray(hits, bool)
     scores = np.asarray(scores)
-    precisions, ranks = precisions_at_hits(scores[hits], scores[~hits])
+    precisions, ranks = precisions_at_hits(np.sort(scores[hits]), np.sort(scores[~hits]))
     denominator = hits.sum() if num_positives is None else num_positives
     if top_n is not None:
         precisions, denominator = precisions[ranks <= top_n], min(denominator, top_n)
@@ -49,9 +49,8 @@ def average_precision(
 def precisions_at_hits(hit_scores: np.ndarray, miss_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the float64 precision at each hit and its int64 rank (from 1), from the worst hit to the best.
 
-    Misses precede hits of equal score.
+    Misses precede hits of equal score. Both arrays of scores are in ascending order.
     """
-    hit_scores, miss_scores = np.sort(hit_scores), np.sort(miss_scores)
     hits_above = np.arange(hit_scores.size, 0, -1)
     ranks = hits_above + miss_scores.size - np.searchsorted(miss_scores, hit_scores, side="left")
     return hits_above / ranks, ranks
@@ -98,5 +97,5 @@ class GlobalAveragePrecision:
 
     def result(self) -> float:
         """Returns GAP in [0, 1]; 0 without labels."""
-        precisions, _ = precisions_at_hits(self._hit_scores.values(), self._miss_scores.values())
+        precisions, _ = precisions_at_hits(self._hit_scores.sorted(), self._miss_scores.sorted())
         return float(precisions.sum() / self._num_positives) if self._num_positives else 0.0

@@ -34,14 +34,25 @@ class _PairPool:
 
     def sorted_keys(self) -> np.ndarray:
         """Returns a uint64 for each pair, sorted: by class, within a class by score."""
-        # -0.0 + 0.0 is 0.0: the two zeros are one score.
-        bits = (self.scores + np.float32(0)).view(np.uint32)
-        # As integers, positive floats are in order and negative ones in reverse, behind the positive ones.
-        is_negative = bits >> 31 == 1
-        ordered = np.where(is_negative, ~bits, bits | np.uint32(1 << 31))
-        keys = self.classes.astype(np.uint64) << np.uint64(32) | ordered
+        ordered = _ordered_bits(self.scores)
+        # In place: these are the largest arrays of an evaluation.
+        keys = self.classes.astype(np.uint64)
+        keys <<= np.uint64(32)
+        keys |= ordered
         keys.sort()
         return keys
+
+
+def _ordered_bits(scores: np.ndarray) -> np.ndarray:
+    """Returns uint32 numbers in the order of float32 scores."""
+    # -0.0 + 0.0 is 0.0: the two zeros are one score.
+    bits = (scores + np.float32(0)).view(np.uint32)
+    # As integers, positive floats are in order and negative ones in reverse, behind the positive ones: the sign bit is
+    # turned round for both, all other bits for the negative ones.
+    turned = bits.view(np.int32) >> 31
+    turned |= np.int32(-(1 << 31))
+    bits ^= turned.view(np.uint32)
+    return bits
 
 
 class MeanAveragePrecision:
@@ -120,7 +131,7 @@ class MeanAveragePrecision:
     def gap(self) -> float:
         """Returns GAP of the same pairs, as `GlobalAveragePrecision` does."""
         num_positives = int(self._positives.sum())
-        precisions, _ = precisions_at_hits(self._hits.scores, self._misses.scores)
+        precisions, _ = precisions_at_hits(np.sort(self._hits.scores), np.sort(self._misses.scores))
         return float(precisions.sum() / num_positives) if num_positives else 0.0
 
     def precision_recall_curves(self, num_thresholds: int) -> PrecisionRecallCurves:

@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import DTypeLike
 
-_PIECE_SIZE = 1 << 16  # below this many values, the array objects themselves would weigh as much as what they hold
+# An array object weighs as much as 30 float32 values: small ones are joined before they are many.
+_PIECE_SIZE = 1 << 14
+_MAX_RECENT = 1 << 10
 
 
 class GrowingArray:
@@ -19,7 +21,7 @@ class GrowingArray:
         """Appends a copy of one-dimensional `values`."""
         self._recent.append(np.array(values, self._dtype))
         self._recent_size += values.size
-        if self._recent_size >= _PIECE_SIZE:
+        if self._recent_size >= _PIECE_SIZE or len(self._recent) >= _MAX_RECENT:
             self._join_recent()
 
     def values(self) -> np.ndarray:
@@ -28,6 +30,12 @@ class GrowingArray:
         if len(self._pieces) > 1:
             self._pieces = [np.concatenate(self._pieces)]
         return self._pieces[0]
+
+    def sorted(self) -> np.ndarray:
+        """Returns all values so far in ascending order, which they keep from then on. Not to be written to."""
+        values = self.values()
+        values.sort()  # in place: a copy would double the memory
+        return values
 
     def _join_recent(self) -> None:
         self._pieces.append(np.concatenate([np.empty(0, self._dtype), *self._recent]))
