@@ -30,7 +30,7 @@ def mixture_logit(gates: list[float], experts: list[float]) -> float:
     with localcontext() as context:
         context.prec = 60
         weights = [Decimal(g).exp() for g in gates]
-        yes = sum(w / (1 + (-Decimal(e)).exp()) for w, e in zip(weights, experts, strict=False))
+        yes = Decimal(0) + sum(w / (1 + (-Decimal(e)).exp()) for w, e in zip(weights, experts, strict=False))
         no = weights[-1] + sum(w / (1 + Decimal(e).exp()) for w, e in zip(weights, experts, strict=False))
         total = sum(weights)
         return float((yes / total).ln() - (no / total).ln())
@@ -49,16 +49,12 @@ def normalise(rows: np.ndarray, mean: np.ndarray, variance: np.ndarray, epsilon:
     return (rows - mean) / np.sqrt(variance + epsilon)
 
 
-def _gates(x: np.ndarray, h: np.ndarray, kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return np.split(x @ kernel + h @ recurrent + bias, 4)
-
-
 def lstm(frames: np.ndarray, kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> tuple[list, np.ndarray]:
     """Walks over `(T, D)`; returns the outputs of all steps and the last cell. Columns: input, forget, cell, output."""
     h = c = np.zeros(recurrent.shape[0])
     outputs = []
     for x in frames:
-        i, f, g, o = _gates(x, h, kernel, recurrent, bias)
+        i, f, g, o = np.split(x @ kernel + h @ recurrent + bias, 4)
         squash = np.vectorize(sigmoid)
         c = squash(f) * c + squash(i) * np.tanh(g)
         h = squash(o) * np.tanh(c)

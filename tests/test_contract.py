@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import frame_level_models  # noqa: F401  (registers its models)
-from losses import cross_entropy_loss
-from video_level_models import VideoLevelModel
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
+
+import frame_level_models  # noqa: F401  (registers its models)
+from losses import cross_entropy_loss
+from video_level_models import VideoLevelModel
 
 SIZES: dict[str, dict[str, Any]] = {
     "DbofModel": {"cluster_size": 32, "hidden_size": 16},
@@ -144,8 +145,8 @@ def test_padding_is_not_seen(name: str, training: bool) -> None:
         longer[:, :8][exists] = frames[exists]
         garbage[feature] = tf.constant(longer)
         zeros[feature] = tf.constant(frames * exists[:, :, None].astype(np.uint8))
-    seen = [model(b, training=training)["predictions"] for b in (garbage, zeros)]
-    np.testing.assert_allclose(*seen, rtol=0, atol=1e-6)
+    seen, expected = (model(b, training=training)["predictions"] for b in (garbage, zeros))
+    np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-6)
 
 
 @every_model

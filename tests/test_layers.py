@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import oracles_models as oracles
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import oracles_models as oracles
 from yt8m.errors import UserError
 from yt8m.layers.dbof import DeepBagOfFrames
 from yt8m.layers.dense import NormalisedDense
@@ -183,6 +183,31 @@ class TestBatchNormalization:
         assert y.dtype == x.dtype
         np.testing.assert_allclose(layer.moving_mean, [30.0])
         np.testing.assert_allclose(tf.cast(y, tf.float32), np.zeros((5000, 1)), atol=0.2)
+
+    def test_gradients_equal_finite_differences(self) -> None:
+        # Rows that do not count are normalised too, and their gradient reaches the moments.
+        valid, upstream = tf.constant([True, True, False, True]), RNG(6).normal(size=(4, 2)).astype(np.float32)
+        layer = batch_normaliser(2, epsilon=0.1)
+
+        def total(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+            layer.gamma.assign(gamma)
+            layer.beta.assign(beta)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(layer(x, valid=valid, training=True) * upstream)
+            total.gradients = tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])  # type: ignore[attr-defined]
+            return loss
+
+        point = [RNG(7).normal(size=shape).astype(np.float32) for shape in ((4, 2), (2,), (2,))]
+        total(*map(tf.constant, point))
+        analytic = [gradient.numpy() for gradient in total.gradients]  # type: ignore[attr-defined]
+        for which, gradient in enumerate(analytic):
+            for index in np.ndindex(gradient.shape):
+                moved = [[part.copy() for part in point] for _ in range(2)]
+                moved[0][which][index] += 1e-2
+                moved[1][which][index] -= 1e-2
+                high, low = (float(total(*map(tf.constant, parts))) for parts in moved)
+                assert abs((high - low) / 2e-2 - gradient[index]) < 2e-3
 
     def test_two_devices_agree_with_one(self) -> None:
         x, valid = RNG(3).normal(2.0, 3.0, (4, 3, 2)).astype(np.float32), RNG(4).random((4, 3)) < 0.6
@@ -360,7 +385,7 @@ class TestDeepBagOfFrames:
                 np.testing.assert_allclose(seen[video, k], expected, atol=1e-4)
 
     def test_unknown_options_are_named(self) -> None:
-        with pytest.raises(UserError, match="no pooling method 'mean'.*max, average"):
+        with pytest.raises(UserError, match=r"no pooling method 'mean'.*max, average"):
             DeepBagOfFrames(5, "mean")
-        with pytest.raises(UserError, match="no activation 'relu'. Did you mean relu6?"):
+        with pytest.raises(UserError, match=r"no activation 'relu'. Did you mean relu6\?"):
             DeepBagOfFrames(5, activation="relu")

@@ -1,12 +1,13 @@
 """Losses: their scale, their definition, and what they do at the ends of the range."""
 
 import numpy as np
+import oracles_models as oracles
 import pytest
 import tensorflow as tf
 
-import oracles_models as oracles
-from losses import cross_entropy_loss, hinge_loss
 from yt8m.registry import LOSSES
+
+from losses import cross_entropy_loss, hinge_loss
 
 
 def make_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

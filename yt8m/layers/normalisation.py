@@ -1,5 +1,6 @@
 """Normalisation: to unit length, and by the moments of a batch that may hold padding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -80,47 +81,76 @@ class MaskedBatchNormalization(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         """Normalises `x` `(..., F)`; `valid` `(...)` bool says which positions count, all if it is None."""
+        rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
         if training:
-            mean, variance = self._batch_moments(x, valid)
+            weights = tf.ones_like(rows[:, 0]) if valid is None else tf.reshape(tf.cast(valid, tf.float32), (-1,))
+            y, *moments = _normalise_by_batch(rows, weights, self.gamma.value, self.beta.value, self.epsilon)
+            self._follow(*moments)
         else:
-            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-        return tf.cast(tf.cast(x, tf.float32) * scale + (self.beta - mean * scale), x.dtype)
+            scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+            y = rows * scale + (self.beta - self.moving_mean * scale)
+        return tf.cast(tf.reshape(y, tf.shape(x)), x.dtype)
 
-    def _batch_moments(self, x: tf.Tensor, valid: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        mean, variance, count = masked_moments(x, valid)
-        steps = tf.convert_to_tensor(self.num_updates)
-        rate = tf.maximum(1.0 - self.momentum, 10.0 / (10.0 + steps))
+    def _follow(self, mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor) -> None:
+        """Moves the moving moments towards those of a batch, if it had any position at all."""
         is_update = tf.cast(count > 0.0, tf.float32)
-        self.moving_mean.assign_add(is_update * rate * (mean - self.moving_mean))
-        self.moving_variance.assign_add(is_update * rate * (variance - self.moving_variance))
+        rate = is_update * tf.maximum(1.0 - self.momentum, 10.0 / (10.0 + self.num_updates))
+        self.moving_mean.assign_add(rate * (mean - self.moving_mean))
+        self.moving_variance.assign_add(rate * (variance - self.moving_variance))
         self.num_updates.assign_add(is_update)
-        return mean, variance
 
 
-def masked_moments(x: tf.Tensor, valid: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mean and variance of every feature over the valid positions of all replicas.
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def _normalise_by_batch(
+    x: tf.Tensor, weights: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor | None, ...]]]:
+    """Normalises rows by the moments of the weighted ones, on all replicas.
 
-        count = sum_i mask_i;   mean = sum_i mask_i x_i / count;   variance = sum_i mask_i (x_i - mean)^2 / count
+    With z = (x - mean) / sqrt(variance + epsilon), n = sum_j weights_j and upstream gradients g, where sums run over
+    the rows of all replicas for x and over a replica's own for gamma and beta:
+
+        d loss / d x_i = gamma / sqrt(variance + epsilon) * (g_i - weights_i (sum_j g_j + z_i sum_j g_j z_j) / n)
+        d loss / d gamma = sum_j g_j z_j,   d loss / d beta = sum_j g_j
+
+    Written out because only x has to be kept for it, not half a dozen tensors of its size.
 
     Args:
-        x: `(..., F)` float.
-        valid: `(...)` bool, or None where every position counts.
+        x: `(N, F)` float32.
+        weights: `(N,)` float32, 1 for a row that counts and 0 for one that does not.
+        gamma: `(F,)` float32.
+        beta: `(F,)` float32.
+        epsilon: added to the variance.
 
     Returns:
-        mean and variance `(F,)` float32, 0 where nothing is valid, and the count, a float32 scalar.
+        The rows of x normalised, the mean and the variance `(F,)`, and n.
     """
-    rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
-    weights = tf.ones(tf.shape(rows)[:1]) if valid is None else tf.reshape(tf.cast(valid, tf.float32), (-1,))
+    mean, variance, count = _moments(x, weights)
+    inverse = tf.math.rsqrt(variance + epsilon)
+    scale = gamma * inverse
+
+    def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        ones = tf.ones_like(weights)
+        to_beta = _weighted_sum(ones, upstream)
+        to_gamma = _weighted_sum(ones, upstream * (x - mean)) * inverse
+        sum_g, sum_gz = tf.unstack(all_replica_sum(tf.stack([to_beta, to_gamma])) / tf.maximum(count, 1.0))
+        through_moments = x * (inverse * sum_gz) + (sum_g - mean * inverse * sum_gz)
+        to_x = scale * (upstream - weights[:, tf.newaxis] * through_moments)
+        return to_x, None, to_gamma, to_beta, None
+
+    return (x * scale + (beta - mean * scale), mean, variance, count), gradient
+
+
+def _moments(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # One message: the count rides behind the sums.
-    totals = all_replica_sum(tf.concat([_weighted_sum(weights, rows), [tf.reduce_sum(weights)]], axis=0))
+    totals = all_replica_sum(tf.concat([_weighted_sum(weights, x), [tf.reduce_sum(weights)]], axis=0))
     count = totals[-1]
     mean = totals[:-1] / tf.maximum(count, 1.0)
-    # Two passes: a sum of squares minus a squared mean loses all digits where the mean is large.
-    squares = all_replica_sum(_weighted_sum(weights, tf.square(rows - mean)))
+    # Two passes: a mean of squares minus a squared mean loses all digits where the mean is large.
+    squares = all_replica_sum(_weighted_sum(weights, tf.math.squared_difference(x, mean)))
     return mean, squares / tf.maximum(count, 1.0), count
 
 
 def _weighted_sum(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """`(N,)` times `(N, F)`, as a product of matrices."""
+    """`(N,)` times `(N, F)`, as a product of matrices: the rows are read once."""
     return tf.linalg.matvec(rows, weights, transpose_a=True)
