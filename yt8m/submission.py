@@ -177,14 +177,15 @@ def read_submission(path: str) -> Submission:
 
 
 def _parse_row(where: str, line: str) -> tuple[str, list[int], list[float]]:
-    video_id, comma, pairs = line.rstrip("\r\n").partition(",")
+    row = line.rstrip("\r\n")
+    video_id, comma, pairs = row.partition(",")
     fields = pairs.split()
     try:
         classes, scores = [int(field) for field in fields[::2]], [float(field) for field in fields[1::2]]
-    except ValueError as error:
-        raise UserError(f"{where}: {error}. Expected <id>,<class> <score> <class> <score> ...") from error
+    except ValueError:
+        comma = ""
     if not comma or len(classes) != len(scores):
-        raise UserError(f"{where}: a class without a score. Expected <id>,<class> <score> <class> <score> ...")
+        raise UserError(f"{where}: found {row[:60]!r}, expected <id>,<class> <score> <class> <score> ...")
     return video_id, classes, scores
 
 
