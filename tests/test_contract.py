@@ -182,6 +182,7 @@ def test_evaluation_leaves_nothing_to_chance(registry: Registry, name: str) -> N
 @every_model
 def test_training_draws_follow_the_key(registry: Registry, name: str) -> None:
     model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+    tf.random.set_seed(98)
     first = model(batch, training=True)["predictions"]
     tf.random.set_seed(99)
     np.testing.assert_array_equal(first, model(batch, training=True)["predictions"])

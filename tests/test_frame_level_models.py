@@ -147,7 +147,7 @@ def test_any_classifier_with_its_hyper_parameters() -> None:
     [
         (
             lambda: LstmModel(SPEC, classifier="MoeMode"),
-            r"--video_level_classifier_model=MoeMode: .*Did you mean MoeModel\?",
+            r"--video_level_classifier_model=MoeMode: .*mean MoeModel\?",
         ),
         (lambda: LstmModel(SPEC, classifier_hparams={"mixtures": 2}), "no hyper-parameter 'mixtures'"),
         (lambda: LstmModel(SPEC, state="h"), "no LSTM state 'h'.*last_h, all"),
