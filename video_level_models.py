@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.errors import UserError, did_you_mean
+from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
 from yt8m.layers.mixture import mixture_logits
 from yt8m.layers.normalisation import l2_normalise
@@ -15,6 +16,8 @@ from yt8m.registry import VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 _TINY_PROBABILITY = 1e-7  # a class without examples starts at logit -16, not at minus infinity
+
+CLASSIFIER_DROPOUT = "classifier input"  # the salt of a classifier's draws
 
 Outputs = dict[str, Any]
 
@@ -44,12 +47,14 @@ class LogisticModel(keras.Model):
     Args:
         num_classes: C.
         l2_penalty: lambda in lambda / 2 * sum w^2 over W.
+        dropout: the share of features of x to drop in training.
 
     Source: google/youtube-8m, LogisticModel.
     """
 
-    def __init__(self, num_classes: int, *, l2_penalty: float = 1e-8, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, num_classes: int, *, l2_penalty: float = 1e-8, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+        self.dropout = KeyedDropout(dropout, CLASSIFIER_DROPOUT)
         # In float32 under every policy: bfloat16 logits have three digits, and scores that tie cannot be ranked.
         self.dense = keras.layers.Dense(num_classes, kernel_regularizer=l2_regulariser(l2_penalty), dtype="float32")
 
@@ -59,7 +64,7 @@ class LogisticModel(keras.Model):
 
     def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
-        return outputs_from_logits(self.dense(vector))
+        return outputs_from_logits(self.dense(self.dropout(vector, key=key, training=training)))
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the bias so that the zero vector is given the class prior `(C,)`."""
@@ -78,12 +83,24 @@ class MoeModel(keras.Model):
         num_classes: C.
         num_mixtures: M.
         l2_penalty: lambda in lambda / 2 * sum w^2 over the weights of gates and of experts.
+        dropout: the share of features of x to drop in training.
 
     Source: google/youtube-8m, MoeModel.
     """
 
-    def __init__(self, num_classes: int, *, num_mixtures: int = 2, l2_penalty: float = 1e-8, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_mixtures: int = 2,
+        l2_penalty: float = 1e-8,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        if num_mixtures < 1:
+            raise UserError(f"--hparams: num_mixtures={num_mixtures}: expected at least 1.")
+        self.dropout = KeyedDropout(dropout, CLASSIFIER_DROPOUT)
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         regulariser = l2_regulariser(l2_penalty)
@@ -100,6 +117,7 @@ class MoeModel(keras.Model):
 
     def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
+        vector = self.dropout(vector, key=key, training=training)
         gates = tf.reshape(self.gates(vector), (-1, self.num_mixtures + 1, self.num_classes))
         experts = tf.reshape(self.experts(vector), (-1, self.num_mixtures, self.num_classes))
         return outputs_from_logits(mixture_logits(gates, experts))

@@ -123,7 +123,7 @@ class TestDropout:
     def test_training_without_keys_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="random keys"):
             KeyedDropout(0.5, "a")(tf.ones((2, 3)), training=True)
-        with pytest.raises(ValueError, match=r"\[0, 1\)"):
+        with pytest.raises(UserError, match=r"dropout=1.0: expected a share in \[0, 1\)"):
             KeyedDropout(1.0, "a")
 
 

@@ -88,5 +88,38 @@ def test_features_lie_side_by_side_at_unit_length() -> None:
 def test_unknown_classifiers_and_hyper_parameters_are_named() -> None:
     with pytest.raises(UserError, match=r"Did you mean MoeModel\?"):
         build_classifier("MoEModel2", 4)
-    with pytest.raises(UserError, match=r"MoeModel has no hyper-parameter 'mixtures'.*num_mixtures, l2_penalty"):
+    with pytest.raises(UserError, match=r"MoeModel has no hyper-parameter 'mixtures'.*It has: num_mixtures, l2_"):
         build_classifier("MoeModel", 4, {"mixtures": 3})
+    with pytest.raises(UserError, match="num_mixtures=0"):
+        build_classifier("MoeModel", 4, {"num_mixtures": 0})
+
+
+@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+def test_dropout_is_of_the_example_and_only_in_training(name: str) -> None:
+    model, x, keys = (
+        build_classifier(name, 4, {"dropout": 0.5}),
+        tf.constant(vectors()),
+        tf.constant([5, 6, 7], tf.int64),
+    )
+    model.build((None, 5))
+    randomise(model)
+    plain = model(x)["logits"]
+    drawn = model(x, key=keys, training=True)["logits"]
+    assert not np.allclose(drawn, plain)
+    np.testing.assert_array_equal(model(x, key=keys)["logits"], plain)
+    np.testing.assert_allclose(model(x[1:], key=keys[1:], training=True)["logits"], drawn[1:], atol=1e-6)
+    assert not np.allclose(model(x, key=keys + 1, training=True)["logits"], drawn)
+
+
+@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+def test_mixed_precision_leaves_scores_their_digits(name: str) -> None:
+    batch = {"mean_rgb": tf.constant(vectors(3, 3)), "mean_audio": tf.constant(vectors(3, 2))}
+    logits = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        model = VideoLevelModel(SPEC, build_classifier(name, 4))
+        keras.config.set_dtype_policy("float32")
+        model.build()
+        randomise(model)
+        logits.append(model(batch)["logits"].numpy())
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-6)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.errors import UserError
 from yt8m.randomness import uniform
 
 
@@ -18,15 +19,16 @@ class KeyedDropout(keras.layers.Layer):
         salt: names this layer's draws; two layers of a model need two names.
 
     Raises:
-        ValueError: if the rate is outside [0, 1), or training gives no keys.
+        UserError: if the rate is outside [0, 1).
+        ValueError: if training gives no keys.
 
     Source: Srivastava et al. 2014, "Dropout", in the inverted form that needs no scaling at evaluation.
     """
 
     def __init__(self, rate: float, salt: str, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"Dropout drops a share in [0, 1), not {rate}.")
+            raise UserError(f"--hparams: dropout={rate}: expected a share in [0, 1) of features to drop.")
         self.rate = rate
         self.salt = salt
 

@@ -54,7 +54,7 @@ class MaskedBatchNormalization(keras.layers.Layer):
     """
 
     def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
 
