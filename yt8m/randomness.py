@@ -28,9 +28,9 @@ def mix(x: tf.Tensor) -> tf.Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def keys_from_positions(seed: int, positions: tf.Tensor) -> tf.Tensor:
-    """Returns int64 keys for examples at int64 `positions` of the training stream."""
-    return mix(positions * tf.constant(_INCREMENT, tf.int64) + mix(tf.constant(seed, tf.int64)))
+def keys_from_positions(seed: int | tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Returns int64 keys for examples at int64 `positions` of the training stream; a seed is any int64."""
+    return mix(positions * tf.constant(_INCREMENT, tf.int64) + mix(tf.convert_to_tensor(seed, tf.int64)))
 
 
 def keys_from_ids(ids: tf.Tensor) -> tf.Tensor:
@@ -54,3 +54,8 @@ def uniform(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     counters = tf.range(1, tf.cast(count, tf.int64) + 1, dtype=tf.int64)[tf.newaxis, :]
     bits = mix(start + counters * tf.constant(_INCREMENT, tf.int64))
     return tf.cast(_shift_right(bits, 40), tf.float32) * tf.constant(2.0**-24)
+
+
+def permutation(key: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
+    """Returns the numbers 0 ... count - 1 as `(count,)` int32 in an order drawn by a scalar int64 key."""
+    return tf.argsort(uniform(key[tf.newaxis], count, salt)[0], stable=True)

@@ -1,0 +1,264 @@
+"""tf.data pipelines: files of records -> batches, shuffled and resumable for training, in order for evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m.diagnosis import Damage, Examiner, Shard, SkippedRecords, explain_failure, find_layout, open_shards
+from yt8m.errors import UserError
+from yt8m.randomness import keys_from_positions, permutation
+from yt8m.records import Batch, Layout, batch_parser, multi_hot, parse_labels
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+from yt8m.storage import matching_files
+
+__all__ = [
+    "ReadOptions",
+    "SkippedRecords",
+    "class_counts",
+    "evaluation_batches",
+    "explain_failure",
+    "find_files",
+    "training_batches",
+]
+
+_PARALLEL_PARSES = 2  # a batch is parsed by one thread, the next one by another
+_BATCHES_AHEAD = 2
+# Records that are shuffled at a time: as many as fit into 256 MiB if all videos had `max_frames`, within limits.
+_WINDOW_BYTES = 1 << 28
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 1024, 16384
+_FILES_OF_A_COUNT = 16
+_RECORDS_OF_A_COUNT = 256
+_NO_END = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read.
+
+    Attributes:
+        num_readers: training: shards that are read side by side.
+        on_bad_record: whether a record that cannot be read ends the run or is left out and counted in `skipped`.
+        shuffle_window: training: serialized records that are shuffled at a time; 0 chooses by their size.
+        skipped: where records that were left out are counted; ask it for a `report()` when the reading is done.
+    """
+
+    num_readers: int = 8
+    on_bad_record: Literal["error", "skip"] = "error"
+    shuffle_window: int = 0
+    skipped: SkippedRecords = field(default_factory=SkippedRecords, compare=False)
+
+
+def find_files(patterns: str, flag: str) -> list[str]:
+    """Returns the files that match comma-separated glob patterns, sorted, each once.
+
+    Args:
+        patterns: for example `train/a*.tfrecord,train/b*.tfrecord`.
+        flag: the flag that gave the patterns, without dashes, for the error message.
+
+    Raises:
+        UserError: if there is no pattern, or one matches no file.
+    """
+    found: set[str] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matches = matching_files(pattern)
+        if not matches:
+            raise UserError(f"--{flag}: no file matches '{pattern}'. {_pattern_advice(pattern)}")
+        found.update(matches)
+    if not found:
+        raise UserError(f"--{flag} is empty. Give one or more file patterns, separated by commas.")
+    return sorted(found)
+
+
+def _pattern_advice(pattern: str) -> str:
+    if tf.io.gfile.isdir(pattern):
+        return f"It is a folder: try '{pattern.rstrip('/')}/*.tfrecord'."
+    return "Check the folder, and quote the pattern so that the shell leaves it to the program."
+
+
+def training_batches(
+    files: Sequence[str],
+    spec: DataSpec,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    sampling: FrameSampling | None = None,
+    worker: int = 0,
+    num_workers: int = 1,
+    options: ReadOptions | None = None,
+) -> tf.data.Dataset:
+    """Returns shuffled batches: a function of the files, the seed and `batch_size` alone, whoever takes part.
+
+    Args:
+        files: shards of records; every epoch reads each of them once, in an order of its own.
+        spec: what the records hold.
+        batch_size: videos of the global batch, the sum over the workers; the last batch may be smaller.
+        seed: of the order, and of the videos' random keys.
+        num_epochs: passes over the files; None for no end.
+        sampling: which frames of a video to keep, drawn by its key; None for all, up to `spec.max_frames`.
+        worker: this worker's number, from 0. Of n videos of a global batch it gets
+            `[worker * n // num_workers, (worker + 1) * n // num_workers)`, which may be none.
+        num_workers: how many workers share a global batch.
+        options: how to read.
+
+    Raises:
+        UserError: if the first record of the files is not what `spec` says.
+    """
+    options = options or ReadOptions()
+    source = _open(files, spec, options, labels_required=True)
+    parse = batch_parser(spec, source.layout, labels_required=True, sampling=sampling)
+
+    def worker_batch(index: tf.Tensor, serialized: tf.Tensor) -> Batch:
+        count = tf.shape(serialized, out_type=tf.int64)[0]
+        start, stop = worker * count // num_workers, (worker + 1) * count // num_workers
+        positions = index * batch_size + tf.range(start, stop)
+        return parse(serialized[start:stop], keys_from_positions(seed, positions))
+
+    window = options.shuffle_window or _default_window(spec)
+    records = _shuffled_records(source, seed, num_epochs, options.num_readers, window)
+    return _parsed(records.batch(batch_size).enumerate(), worker_batch)
+
+
+def evaluation_batches(
+    files: Sequence[str],
+    spec: DataSpec,
+    batch_size: int,
+    *,
+    sampling: FrameSampling | None = None,
+    options: ReadOptions | None = None,
+    labels_required: bool,
+) -> tf.data.Dataset:
+    """Returns the records of the files in their order, each once, the last batch perhaps smaller.
+
+    Args:
+        files: shards of records, read one after another.
+        spec: what the records hold.
+        batch_size: videos of a batch.
+        sampling: which frames of a video to keep, drawn by a key that is a function of its id; None for all, up to
+            `spec.max_frames`.
+        options: how to read.
+        labels_required: whether a record without a labels feature is an error; if not, it has no labels.
+
+    Raises:
+        UserError: if the first record of the files is not what `spec` says.
+    """
+    source = _open(files, spec, options or ReadOptions(), labels_required)
+    parse = batch_parser(spec, source.layout, labels_required, sampling)
+    return _parsed(source.shards().flat_map(source.records).batch(batch_size), parse)
+
+
+def class_counts(
+    files: Sequence[str], spec: DataSpec, limit: int, options: ReadOptions | None = None
+) -> tuple[np.ndarray, int]:
+    """Counts in how many records every class is a label, for the class prior.
+
+    Args:
+        files: shards of records; the records are taken from all of them in turn.
+        spec: what the records hold.
+        limit: how many records are looked at, at most.
+        options: how to read.
+
+    Returns:
+        counts: `(C,)` int64.
+        num_records: how many records were looked at.
+    """
+    source = _open(files, spec, options or ReadOptions(), labels_required=True)
+    cycle_length = min(len(source.files), _FILES_OF_A_COUNT)
+    records = source.shards().interleave(source.records, cycle_length=cycle_length).take(limit)
+    counts, num_records = np.zeros(spec.num_classes, np.int64), 0
+    for serialized in records.batch(_RECORDS_OF_A_COUNT):
+        labels = multi_hot(parse_labels(serialized, spec), spec.num_classes).numpy()
+        counts += labels.sum(axis=0)
+        num_records += len(labels)
+    return counts, num_records
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Shards that were opened: `shards()` tells them apart by two strings, `records` reads one of them."""
+
+    files: list[str]
+    compressions: list[str]
+    layout: Layout
+    sound_stretches: Callable[[Shard], np.ndarray] | None = None
+
+    def shards(self, order: tf.Tensor | None = None) -> tf.data.Dataset:
+        columns = tf.constant(self.files), tf.constant(self.compressions)
+        if order is not None:
+            columns = tuple(tf.gather(column, order) for column in columns)
+        return tf.data.Dataset.from_tensor_slices(columns)
+
+    def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
+        """Returns the serialized records of a shard; if damage is to be left out, stretch by stretch around it."""
+        stored = tf.data.TFRecordDataset(file, compression_type=compression)
+        sound_stretches = self.sound_stretches
+        if sound_stretches is None:
+            return stored
+
+        def look(file: bytes, compression: bytes) -> np.ndarray:
+            return sound_stretches(Shard(file.decode(), compression.decode()))
+
+        stretches = tf.numpy_function(look, [file, compression], tf.int64, stateful=False)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2])).flat_map(
+            lambda stretch: stored.skip(stretch[0]).take(stretch[1])
+        )
+
+
+def _open(files: Sequence[str], spec: DataSpec, options: ReadOptions, labels_required: bool) -> _Source:
+    opened = open_shards(files)
+    skip = options.on_bad_record == "skip"
+    for damage in (shard for shard in opened if isinstance(shard, Damage)):
+        if not skip:
+            raise UserError(str(damage))
+        options.skipped.add(damage)
+    shards = [shard for shard in opened if isinstance(shard, Shard)]
+    if not shards:
+        raise UserError(f"None of the {len(files)} files can be read. {opened[0]}")
+    layout = find_layout(shards, spec, labels_required, skip)
+    sound_stretches = None
+    if skip:
+        examiner = Examiner(spec, layout, labels_required)
+        sound_stretches = partial(options.skipped.sound_stretches, examiner=examiner)
+    names, compressions = [shard.file for shard in shards], [shard.compression for shard in shards]
+    return _Source(names, compressions, layout, sound_stretches)
+
+
+def _default_window(spec: DataSpec) -> int:
+    largest_record = spec.total_size * (spec.max_frames if spec.frame_features else 4)
+    return min(max(_WINDOW_BYTES // largest_record, _SMALLEST_WINDOW), _LARGEST_WINDOW)
+
+
+def _shuffled_records(
+    source: _Source, seed: int, num_epochs: int | None, num_readers: int, window: int
+) -> tf.data.Dataset:
+    """Serialized records: each epoch takes the shards in a new order, reads several side by side, shuffles windows.
+
+    Every order is a function of the seed, the epoch and the window. So an iterator's checkpoint holds positions in
+    files instead of the records that wait to be shuffled: a window is read again when the iterator is restored.
+    """
+
+    def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+        key = keys_from_positions(seed, epoch)
+        shards = source.shards(permutation(key, len(source.files), "shards"))
+        records = shards.interleave(source.records, cycle_length=num_readers)
+        return records.batch(window).enumerate().flat_map(lambda index, batch: shuffled(key, index, batch))
+
+    def shuffled(key: tf.Tensor, index: tf.Tensor, batch: tf.Tensor) -> tf.data.Dataset:
+        order = permutation(keys_from_positions(key, index), tf.shape(batch)[0], "window")
+        return tf.data.Dataset.from_tensor_slices(tf.gather(batch, order))
+
+    return tf.data.Dataset.range(_NO_END if num_epochs is None else num_epochs).flat_map(epoch_records)
+
+
+def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch]) -> tf.data.Dataset:
+    """Parses batches side by side, in order. An iterator's checkpoint holds no parsed batch: see docs/data.md."""
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_symbolic_checkpoint = True
+    parsed = batches.map(parse, num_parallel_calls=_PARALLEL_PARSES, deterministic=True)
+    return parsed.prefetch(_BATCHES_AHEAD).with_options(options)
