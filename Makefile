@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REAL_DATA := $(wildcard ../shared/data)
 export YT8M_REAL_DATA ?= $(abspath $(REAL_DATA))
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test bench results clean
 

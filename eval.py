@@ -1,10 +1,11 @@
 """Evaluates a run: python eval.py --eval_data_pattern='DIR/validate*.tfrecord' --train_dir=RUN [--run_once]"""
 
+import logging
 import time
 from collections.abc import Iterable
 
 import pandas as pd
-from absl import flags, logging
+from absl import flags
 
 from yt8m import cli
 from yt8m.checkpoints import (
@@ -25,6 +26,8 @@ from yt8m.summaries import EvaluationReport
 from yt8m.vocabulary import class_names
 
 import experiment
+
+LOG = logging.getLogger("yt8m.eval")
 
 SECONDS_BETWEEN_LOOKS = 10.0
 
@@ -73,7 +76,7 @@ def main(values: flags.FlagValues) -> None:
 
 def _wait_for_run(train_dir: str) -> None:
     if not has_run(train_dir):
-        logging.info("Waiting for a run to start in %s.", train_dir)
+        LOG.info("Waiting for a run to start in %s.", train_dir)
     while not has_run(train_dir):
         time.sleep(SECONDS_BETWEEN_LOOKS)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ import frame_level_models  # noqa: F401  registers its models
 import losses  # noqa: F401  registers the losses
 import readers
 from video_level_models import VideoLevelModel
+
+LOG = logging.getLogger("yt8m.experiment")
 
 
 def build_model(config: RunConfig) -> keras.Model:
@@ -72,6 +75,7 @@ class Data:
         spec: what the records hold.
         files: the shards.
         labels_required: whether a record without labels is an error.
+        skipped: knows the damaged records that were left out.
         order: text that is equal for two training runs whose examples come in the same order.
     """
 
@@ -79,6 +83,7 @@ class Data:
     spec: DataSpec
     files: list[str]
     labels_required: bool
+    skipped: readers.SkippedRecords
     order: str = ""
 
     @contextmanager
@@ -92,6 +97,11 @@ class Data:
                 raise
             raise explanation from error
 
+    def report_skipped(self) -> None:
+        """Logs which damaged records were left out so far."""
+        for line in self.skipped.report():
+            LOG.warning("%s", line)
+
 
 def training_data(config: RunConfig, model: keras.Model, worker: int = 0, num_workers: int = 1) -> Data:
     """Opens the training shards of a run.
@@ -104,6 +114,7 @@ def training_data(config: RunConfig, model: keras.Model, worker: int = 0, num_wo
         raise UserError("--train_data_pattern is missing: give the training shards, as in 'DIR/train*.tfrecord'.")
     files = readers.find_files(run.train_data_pattern, "train_data_pattern")
     sampling = frame_sampling(config, model, training=True)
+    options = readers.ReadOptions(run.num_readers, run.on_bad_record)
     batches = readers.training_batches(
         files,
         config.data,
@@ -113,11 +124,11 @@ def training_data(config: RunConfig, model: keras.Model, worker: int = 0, num_wo
         sampling=sampling,
         worker=worker,
         num_workers=num_workers,
-        options=readers.ReadOptions(run.num_readers, run.on_bad_record),
+        options=options,
     )
     decides = [files, asdict(config.data), asdict(run) | {"max_steps": 0}, str(sampling), num_workers]
     order = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    return Data(batches, config.data, files, labels_required=True, order=order)
+    return Data(batches, config.data, files, labels_required=True, skipped=options.skipped, order=order)
 
 
 def evaluation_data(
@@ -150,15 +161,11 @@ def evaluation_data(
         raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
     files = readers.find_files(pattern, flag)
     sampling = frame_sampling(config, model, training=False)
+    options = readers.ReadOptions(num_readers, on_bad_record)
     batches = readers.evaluation_batches(
-        files,
-        config.data,
-        batch_size,
-        sampling=sampling,
-        options=readers.ReadOptions(num_readers, on_bad_record),
-        labels_required=labels_required,
+        files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
     )
-    return Data(batches, config.data, files, labels_required)
+    return Data(batches, config.data, files, labels_required, options.skipped)
 
 
 def build_evaluator(

@@ -1,11 +1,12 @@
 """Predicts: python inference.py --train_dir=RUN --input_data_pattern='DIR/test*.tfrecord' --output_file=solution.csv"""
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterable
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from yt8m import cli
 from yt8m.archive import pack_run, unpack_run
@@ -15,6 +16,8 @@ from yt8m.prediction import predict
 from yt8m.submission import SubmissionWriter
 
 import experiment
+
+LOG = logging.getLogger("yt8m.inference")
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -84,8 +87,8 @@ def _write(writer: SubmissionWriter, predictions: Iterable[tuple[np.ndarray, np.
         now = time.monotonic()
         if now - said >= _SECONDS_BETWEEN_LINES:
             said = now
-            logging.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
-    logging.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
+            LOG.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
+    LOG.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Trains a model on TFRecord shards: python train.py --train_data_pattern='DIR/train*.tfrecord' --train_dir=RUN ..."""
 
+import logging
 from collections.abc import Callable
 
-import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 
 from yt8m import cli
 from yt8m.checkpoints import (
@@ -25,6 +25,8 @@ from yt8m.training import LoopSettings, TrainState, TrainStep, train
 
 import experiment
 
+LOG = logging.getLogger("yt8m.train")
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
@@ -35,20 +37,23 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
     config = cli.config_from_flags(values)
-    tf.debugging.set_log_device_placement(values.log_device_placement)
-    strategy = build_strategy(values.num_gpu)
+    strategy = build_strategy(values.num_gpu, values.log_device_placement)
     is_chief = worker_index(strategy) == 0
     old = open_run(values.train_dir, config, values.start_new_model)
     with strategy.scope():
         state = experiment.build_train_state(config)
     data = experiment.training_data(config, state.model, worker_index(strategy), num_workers(strategy))
-    with data.explained():
-        if old is None:
-            experiment.start_at_class_prior(config, state.model, data.files)
-        if is_chief:
-            _prepare_directory(values.train_dir, config, old)
-        any_worker(strategy, [False])  # a barrier: nobody looks into the directory before the chief has prepared it
-        return _train(values, config, strategy, state, data)
+    try:
+        with data.explained():
+            if old is None:
+                experiment.start_at_class_prior(config, state.model, data.files)
+            if is_chief:
+                _prepare_directory(values.train_dir, config, old)
+            any_worker(strategy, [False])  # a barrier: nobody looks in before the chief has prepared the directory
+            return _train(values, config, strategy, state, data)
+    except UserError:
+        delete_run_without_checkpoint(values.train_dir)
+        raise
 
 
 def _prepare_directory(train_dir: str, config: RunConfig, old: RunConfig | None) -> None:
@@ -57,7 +62,7 @@ def _prepare_directory(train_dir: str, config: RunConfig, old: RunConfig | None)
         delete_run(train_dir)
     else:
         for name, before, now in schedule_differences(old, config):
-            logging.info("Resuming with %s=%s; it was %s.", name, now, before)
+            LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
     save_config(train_dir, config)
 
 
@@ -72,7 +77,7 @@ def _train(
     checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
     iterator = iter(data.batches)
     if not checkpoints.restore(iterator):
-        logging.info("The data or their order changed since the checkpoint: they are read from the start.")
+        LOG.info("The data or their order changed since the checkpoint: they are read from the start.")
     step = TrainStep(
         strategy,
         state,
@@ -85,7 +90,9 @@ def _train(
     settings = LoopSettings(
         config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
     )
-    report = TrainingReport(values.train_dir, config, data.estimate_total_examples(config), log=worker == 0)
+    report = TrainingReport(
+        values.train_dir, config, config.training.max_steps * config.training.batch_size, log=worker == 0
+    )
     report.start(int(state.examples_seen.numpy()))
     try:
         signal_number = train(
@@ -98,13 +105,10 @@ def _train(
             report=report,
             evaluate=_periodic_evaluation(values, config, strategy, state) if worker == 0 else None,
         )
-    except (UserError, tf.errors.OpError):
-        delete_run_without_checkpoint(values.train_dir)
-        raise
     finally:
         report.close()
     data.report_skipped()
-    logging.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
+    LOG.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
     return 128 + signal_number if signal_number else 0
 
 

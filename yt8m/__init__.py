@@ -2,5 +2,6 @@
 
 import os
 
-# Before any room imports TensorFlow: people read our messages, not the start-up notes of its C++ side.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Before any room imports TensorFlow: people read our messages, not the start-up notes of its C++ side, which calls some
+# of them errors. What goes wrong later reaches us as an exception.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -157,7 +157,7 @@ def delete_run(train_dir: str) -> None:
 
 def delete_run_without_checkpoint(train_dir: str) -> None:
     """Deletes a run that ended before its first checkpoint: there is nothing in it to resume or to look at."""
-    if newest_checkpoint(train_dir) is None:
+    if newest_checkpoint(train_dir) is None and tf.io.gfile.isdir(train_dir):
         delete_run(train_dir)
         if not tf.io.gfile.listdir(train_dir):
             tf.io.gfile.rmtree(train_dir)

@@ -1,11 +1,12 @@
 """Flags that the programs share, and what they mean as data. Functions define them: nothing happens at import."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
@@ -210,9 +211,18 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"Unexpected argument '{rest[1]}': settings are given as --name=value.")
     except (flags.Error, UserError) as error:
         _fail(f"{error}")
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO if not flags.FLAGS["verbosity"].present else flags.FLAGS.verbosity)
+    _show_log()
     return rest
+
+
+def _show_log() -> None:
+    """Shows our own log lines, and only these, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("yt8m")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _exit_status(work: Callable[[], int | None]) -> int | None:

@@ -12,15 +12,20 @@ from yt8m.errors import UserError
 Strategy: TypeAlias = tf.distribute.Strategy
 
 
-def build_strategy(num_gpu: int = 1) -> Strategy:
+def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Strategy:
     """Chooses how a step is spread over devices.
 
     Several workers when the environment variable TF_CONFIG names them, several devices of this machine when
     `num_gpu` is above 1, else one device. Without GPUs, logical CPUs take their place.
 
+    Args:
+        num_gpu: devices of this machine.
+        log_device_placement: whether to log on which device each operation runs.
+
     Raises:
         UserError: if the machine has fewer devices than `num_gpu`.
     """
+    tf.debugging.set_log_device_placement(log_device_placement)
     if _cluster_size() > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if num_gpu <= 1:

@@ -68,9 +68,10 @@ class Evaluator:
             for share in self._step(batch):
                 arrays = {name: value.numpy() for name, value in share.items()}
                 loss_sum += float(arrays.pop("losses").sum(dtype=np.float64))
+                ids = arrays.pop("ids")
                 if macro is not None:
-                    macro.add(arrays.pop("predictions"), arrays.pop("labels"))
-                metrics.add(arrays, arrays.pop("ids"))
+                    macro.add(arrays.pop("predictions"), arrays.pop("labels"), ids)
+                metrics.add(arrays, ids)
         summary = metrics.result() | (macro.result() if macro is not None else {})
         return Evaluation(summary | {"loss": loss_sum / max(summary["num_examples"], 1)}, metrics)
 

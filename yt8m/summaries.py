@@ -1,5 +1,6 @@
 """What people watch: log lines, a progress line on terminals, TensorBoard."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -7,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from yt8m.config import RunConfig
 from yt8m.training import Measures
+
+LOG = logging.getLogger("yt8m.summaries")
 
 
 class TrainingReport:
@@ -43,7 +45,7 @@ class TrainingReport:
         rate = (examples_seen - self._seen) / max(now - self._moment, 1e-9)
         self._seen, self._moment = examples_seen, now
         if self._log:
-            logging.info("%s", training_line(step, rate, measures))
+            LOG.info("%s", training_line(step, rate, measures))
             _show_progress(examples_seen, self._total_examples, rate)
         self._write(step, rate, measures)
 
@@ -77,7 +79,7 @@ class EvaluationReport:
 
     def __call__(self, metrics: Mapping[str, Any], num_classes: int) -> None:
         """Reports one evaluation: its log line and its scalars."""
-        logging.info("%s", evaluation_line(metrics, num_classes))
+        LOG.info("%s", evaluation_line(metrics, num_classes))
         names = {
             "Epoch/Eval_Avg_Hit@1": "hit_at_one",
             "Epoch/Eval_Avg_Perr": "perr",

@@ -1,0 +1,124 @@
+"""A whole competition on made-up videos: shards, training, evaluation, submission. `make demo` runs it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from yt8m import cli
+from yt8m.errors import UserError
+from yt8m.metrics import metrics_of_matrix
+from yt8m.schema import DataSpec
+from yt8m.synthetic import write_frame_shards
+
+import readers
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_CLASSES = 50
+SPLITS = {"train": 3000, "validate": 600, "test": 600}
+SPEC = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, frame_features=True)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("directory", "demo", "Where shards, run and submission go.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Makes shards, trains, evaluates, writes a submission, and says where everything is."""
+    start = time.monotonic()
+    place = Path(values.directory).resolve()
+    make_shards(place)
+    run = place / "run"
+    run_program(
+        "train.py",
+        "--frame_features",
+        "--model=DbofModel",
+        "--feature_names=rgb,audio",
+        "--feature_sizes=1024,128",
+        f"--num_classes={NUM_CLASSES}",
+        "--dbof_cluster_size=512",
+        "--dbof_hidden_size=256",
+        "--batch_size=64",
+        "--num_epochs=4",
+        f"--train_data_pattern={place}/train*.tfrecord",
+        f"--eval_data_pattern={place}/validate*.tfrecord",
+        "--export_model_steps=60",
+        f"--train_dir={run}",
+        "--start_new_model",
+    )
+    run_program("eval.py", f"--eval_data_pattern={place}/validate*.tfrecord", f"--train_dir={run}", "--run_once")
+    submission = place / "submission.csv"
+    run_program(
+        "inference.py",
+        f"--input_data_pattern={place}/test*.tfrecord",
+        f"--train_dir={run}",
+        f"--output_file={submission}",
+    )
+    tell(place, run, submission, time.monotonic() - start)
+
+
+def make_shards(place: Path) -> None:
+    """Writes the three splits; the test split has no labels."""
+    for seed, (split, num_videos) in enumerate(SPLITS.items()):
+        say(f"making {num_videos} videos: {place}/{split}*.tfrecord")
+        write_frame_shards(
+            str(place),
+            prefix=split,
+            num_videos=num_videos,
+            num_shards=4,
+            num_classes=NUM_CLASSES,
+            seed=seed,
+            labelled=split != "test",
+        )
+
+
+def run_program(program: str, *arguments: str) -> None:
+    """Runs one of the programs as a user would."""
+    say(f"python {program} {' '.join(arguments)}")
+    if subprocess.run([sys.executable, program, *arguments], cwd=ROOT, check=False).returncode:
+        raise UserError(f"{program} failed: its message stands above.")
+
+
+def class_prior_gap(place: Path) -> float:
+    """GAP of predicting for every video how often each class occurs in training: what a model must beat."""
+    counts, num_videos = readers.class_counts(
+        readers.find_files(f"{place}/train*.tfrecord", "train"), SPEC, SPLITS["train"]
+    )
+    files = readers.find_files(f"{place}/validate*.tfrecord", "validate")
+    batches = readers.evaluation_batches(files, SPEC, 256, labels_required=True)
+    labels = np.concatenate([batch["labels"].numpy() for batch in batches])
+    predictions = np.broadcast_to((counts / num_videos).astype(np.float32), labels.shape)
+    return metrics_of_matrix(predictions, labels).result()["gap"]
+
+
+def tell(place: Path, run: Path, submission: Path, seconds: float) -> None:
+    """Says what was reached and where everything is."""
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    first_row = submission.read_text().splitlines()[1]
+    print(
+        f"""
+GAP {metrics["gap"]:.4f}, Hit@1 {metrics["hit_at_one"]:.4f} on {metrics["num_examples"]} videos that were not trained on;
+Predicting the class prior gives GAP {class_prior_gap(place):.4f}. Made in {seconds:.0f} s.
+
+shards       {place}/train*.tfrecord, validate*.tfrecord, test*.tfrecord
+run          {run}
+metrics      {run}/eval/metrics.json, history.jsonl, per_class_ap.csv
+submission   {submission}
+             {first_row[:70]} ...
+
+To watch it:  .venv/bin/tensorboard --logdir={run}"""
+    )
+
+
+def say(text: str) -> None:
+    """Prints what comes next, before the programs' own output."""
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run_program(main, define_flags)
