@@ -15,12 +15,11 @@ from yt8m.checkpoints import (
     load_config,
     load_weights,
     new_checkpoints,
-    newest_checkpoint,
+    require_checkpoint,
     save_class_table,
     save_evaluation,
 )
 from yt8m.distribution import build_strategy
-from yt8m.errors import UserError
 from yt8m.metrics import EvaluationMetrics
 from yt8m.summaries import EvaluationReport
 from yt8m.vocabulary import class_names
@@ -66,9 +65,10 @@ def main(values: flags.FlagValues) -> None:
         load_weights(model, checkpoint)
         with data.explained():
             evaluation = evaluator.evaluate(data.batches)
-        summary = {"global_step": checkpoint_step(checkpoint)} | evaluation.summary
+        step = checkpoint_step(checkpoint)
+        summary = {"global_step": step} | evaluation.summary
         report(summary, config.data.num_classes)
-        report.write_curves(summary["global_step"], evaluation.metrics.precision_recall_curves(), names)
+        report.write_curves(step, evaluation.metrics.precision_recall_curves(), names)
         save_evaluation(values.train_dir, summary)
         save_class_table(values.train_dir, _class_table(evaluation.metrics, names))
         data.report_skipped()
@@ -84,10 +84,7 @@ def _wait_for_run(train_dir: str) -> None:
 def _checkpoints(train_dir: str, run_once: bool) -> Iterable[str]:
     if not run_once:
         return new_checkpoints(train_dir, SECONDS_BETWEEN_LOOKS)
-    newest = newest_checkpoint(train_dir)
-    if newest is None:
-        raise UserError(f"train_dir={train_dir} has no checkpoint yet. Leave out --run_once to wait for the first.")
-    return [newest]
+    return [require_checkpoint(train_dir)]
 
 
 def _class_table(metrics: EvaluationMetrics, names: dict[int, str]) -> pd.DataFrame:

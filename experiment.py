@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import keras
 import tensorflow as tf
 
-from yt8m.config import PRECISIONS, RunConfig
+from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.distribution import Strategy
 from yt8m.errors import UserError
 from yt8m.evaluation import Evaluator
@@ -139,7 +139,7 @@ def evaluation_data(
     *,
     batch_size: int,
     num_readers: int,
-    on_bad_record: str,
+    on_bad_record: OnBadRecord,
     labels_required: bool,
 ) -> Data:
     """Opens shards for one pass in the order of the input.

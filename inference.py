@@ -10,7 +10,7 @@ from absl import flags
 
 from yt8m import cli
 from yt8m.archive import pack_run, unpack_run
-from yt8m.checkpoints import load_config, load_weights, newest_checkpoint
+from yt8m.checkpoints import load_config, load_weights, require_checkpoint
 from yt8m.errors import UserError
 from yt8m.prediction import predict
 from yt8m.submission import SubmissionWriter
@@ -55,13 +55,8 @@ def main(values: flags.FlagValues) -> None:
 def _infer(values: flags.FlagValues, train_dir: str) -> None:
     config = load_config(train_dir)
     cli.check_repeated_flags(values, config)
-    checkpoint = newest_checkpoint(train_dir)
-    if checkpoint is None:
-        raise UserError(
-            f"train_dir={train_dir} has no checkpoint yet. Wait for the first, or give another --train_dir."
-        )
     model = experiment.build_model(config)
-    load_weights(model, checkpoint)
+    load_weights(model, require_checkpoint(train_dir))
     data = experiment.evaluation_data(
         config,
         model,

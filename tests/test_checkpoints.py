@@ -82,7 +82,7 @@ def test_missing_and_broken_descriptions_are_user_errors(tmp_path: Path) -> None
 
 def test_weights_of_another_shape_are_a_user_error(tmp_path: Path) -> None:
     save_run(tmp_path)
-    path = checkpoints.newest_checkpoint(str(tmp_path))
+    path = checkpoints.require_checkpoint(str(tmp_path))
     model = make_model()
     checkpoints.load_weights(model, path)
     np.testing.assert_array_equal(model.get_weights()[0], 10)
@@ -90,12 +90,17 @@ def test_weights_of_another_shape_are_a_user_error(tmp_path: Path) -> None:
         checkpoints.load_weights(make_model(units=4), path)
 
 
+def test_a_run_without_checkpoint_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        checkpoints.require_checkpoint(str(tmp_path))
+
+
 def test_best_is_a_run_of_its_own(tmp_path: Path) -> None:
     assert checkpoints.best_gap(str(tmp_path)) == -np.inf
     checkpoints.save_best(str(tmp_path), CONFIG, make_model(value=7), {"global_step": 12, "gap": 0.5})
     assert checkpoints.best_gap(str(tmp_path)) == 0.5
     assert checkpoints.load_config(str(tmp_path / "best")) == CONFIG
-    newest = checkpoints.newest_checkpoint(str(tmp_path / "best"))
+    newest = checkpoints.require_checkpoint(str(tmp_path / "best"))
     assert checkpoints.checkpoint_step(newest) == 12
     model = make_model()
     checkpoints.load_weights(model, newest)
@@ -123,7 +128,7 @@ def test_only_the_newest_checkpoint_is_handed_on(tmp_path: Path) -> None:
     pack_run(str(tmp_path / "run"), str(tmp_path / "model.tgz"))
     unpack_run(str(tmp_path / "model.tgz"), str(tmp_path / "copy"))
     assert checkpoints.load_config(str(tmp_path / "copy")) == CONFIG
-    newest = checkpoints.newest_checkpoint(str(tmp_path / "copy"))
+    newest = checkpoints.require_checkpoint(str(tmp_path / "copy"))
     assert newest == str(tmp_path / "copy" / "ckpt-20")
     assert not list((tmp_path / "copy").glob("ckpt-10*"))
 

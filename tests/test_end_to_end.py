@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m.checkpoints import newest_checkpoint
+from yt8m.checkpoints import checkpoint_step, newest_checkpoint
 from yt8m.submission import read_submission
 from yt8m.synthetic import write_frame_shards, write_video_shards
 
 ROOT = Path(__file__).parent.parent
-VIDEO = "--feature_names=mean_rgb,mean_audio --feature_sizes=1024,128 --num_classes=20".split()
+VIDEO = ["--feature_names=mean_rgb,mean_audio", "--feature_sizes=1024,128", "--num_classes=20"]
 STEPS = 600
 
 
@@ -96,7 +96,7 @@ def test_a_killed_run_ends_with_the_weights_of_a_whole_one(whole_run: Path, shar
     time.sleep(random.uniform(0, 0.3))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    killed_at = int(newest_checkpoint(str(run)).rsplit("-", 1)[1])
+    killed_at = checkpoint_step(newest_checkpoint(str(run)) or "none-0")
     assert 0 < killed_at < STEPS, "the kill came too late to prove anything"
     finish(start(*video_command(shards, run)))
     resumed, unbroken = weights(run), weights(whole_run)
@@ -142,7 +142,8 @@ def test_the_starters_frame_level_commands(shards: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in (run / "best").glob("ckpt*.index")) in (["ckpt-150.index"], ["ckpt-300.index"])
     said = finish(
         start(
-            *f"eval.py --eval_data_pattern={data}/validate/validate*.tfrecord --train_dir {run} --run_once --macro".split()
+            *f"eval.py --eval_data_pattern={data}/validate/validate*.tfrecord --train_dir {run} "
+            "--run_once --macro".split()
         )
     )
     assert "epoch/eval number 300 | Avg_Hit@1: " in said

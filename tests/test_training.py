@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m.checkpoints import Checkpoints, newest_checkpoint
+from yt8m.checkpoints import Checkpoints, require_checkpoint
 from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
@@ -32,7 +32,7 @@ class NormalisedLogistic(keras.Model):
         self.normalise = MaskedBatchNormalization()
         self.output_layer = keras.layers.Dense(NUM_CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3))
 
-    def call(self, batch: dict, training: bool = False) -> dict:
+    def call(self, batch: dict[str, tf.Tensor], training: bool = False) -> Outputs:
         x = self.normalise(batch["mean_rgb"], training=training)
         return outputs_from_logits(self.output_layer(x))
 
@@ -85,9 +85,9 @@ class Run:
     def train(self, max_steps: int = 0, on_report: Callable[[int], None] = lambda step: None, **settings: int) -> int:
         """Trains; every argument has the meaning of its flag."""
 
-        def report(*args) -> None:
-            self.reports.append(args)
-            on_report(args[0])
+        def report(step: int, examples_seen: int, measures: Measures) -> None:
+            self.reports.append((step, examples_seen, measures))
+            on_report(step)
 
         loop = LoopSettings(
             max_steps, **({"log_steps": 4, "export_model_steps": 1000} | settings), save_checkpoint_seconds=0
@@ -151,7 +151,7 @@ def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> Non
     assert run.train() == 0
     assert int(run.state.global_step.numpy()) == 13
     assert int(run.state.examples_seen.numpy()) == 2 * NUM_VIDEOS
-    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-13")
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-13")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -159,11 +159,11 @@ def test_signal_saves_and_stops(tmp_path: Path, number: int) -> None:
     run = Run(tmp_path)
     stopped_by = run.train(100, on_report=lambda step: os.kill(os.getpid(), number) if step == 8 else None)
     assert stopped_by == number
-    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-8")
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-8")
 
 
 def test_nan_names_the_steps_and_keeps_the_sound_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path, poison_at=9)
     with pytest.raises(UserError, match=r"Loss became nan between steps 8 and 12\. Checkpoint 8 is sound\."):
         run.train(100, export_model_steps=4)
-    assert newest_checkpoint(str(tmp_path)).endswith("ckpt-8")
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-8")

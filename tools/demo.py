@@ -102,7 +102,7 @@ def tell(place: Path, run: Path, submission: Path, seconds: float) -> None:
     first_row = submission.read_text().splitlines()[1]
     print(
         f"""
-GAP {metrics["gap"]:.4f}, Hit@1 {metrics["hit_at_one"]:.4f} on {metrics["num_examples"]} videos that were not trained on;
+GAP {metrics["gap"]:.4f}, Hit@1 {metrics["hit_at_one"]:.4f} on {metrics["num_examples"]} unseen videos.
 Predicting the class prior gives GAP {class_prior_gap(place):.4f}. Made in {seconds:.0f} s.
 
 shards       {place}/train*.tfrecord, validate*.tfrecord, test*.tfrecord

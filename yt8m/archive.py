@@ -5,7 +5,7 @@ import tarfile
 
 import tensorflow as tf
 
-from yt8m.checkpoints import CONFIG_FILE, has_run, join, load_config, newest_checkpoint
+from yt8m.checkpoints import CONFIG_FILE, has_run, join, load_config, require_checkpoint
 from yt8m.errors import UserError
 
 
@@ -16,9 +16,7 @@ def pack_run(train_dir: str, archive: str) -> None:
         UserError: if the directory holds no run with a checkpoint, or the file cannot be written.
     """
     load_config(train_dir)
-    checkpoint = newest_checkpoint(train_dir)
-    if checkpoint is None:
-        raise UserError(f"train_dir={train_dir} has no checkpoint yet to put into {archive}.")
+    checkpoint = require_checkpoint(train_dir)
     files = [join(train_dir, CONFIG_FILE), *sorted(tf.io.gfile.glob(f"{checkpoint}.*")), join(train_dir, "checkpoint")]
     temporary = f"{archive}.writing"
     try:

@@ -96,6 +96,18 @@ def newest_checkpoint(train_dir: str) -> str | None:
     return tf.train.latest_checkpoint(train_dir)
 
 
+def require_checkpoint(train_dir: str) -> str:
+    """Returns the path of a run's newest checkpoint.
+
+    Raises:
+        UserError: if the run has none yet.
+    """
+    newest = newest_checkpoint(train_dir)
+    if newest is None:
+        raise UserError(f"train_dir={train_dir} has no checkpoint yet. Wait for the first, or give another run.")
+    return newest
+
+
 def checkpoint_step(path: str) -> int:
     """Returns the step in the name of a checkpoint."""
     return int(path.rsplit("-", 1)[1])

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
+OnBadRecord = Literal["error", "skip"]
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
 
 
@@ -81,7 +82,7 @@ class TrainingConfig:
     max_steps: int = 0
     seed: int = 0
     num_readers: int = 8
-    on_bad_record: str = "error"
+    on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "num_readers")
