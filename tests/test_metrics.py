@@ -310,6 +310,19 @@ def test_top_k_predictions_are_the_best_classes(problem: Problem) -> None:
     np.testing.assert_array_equal(scores, np.take_along_axis(predictions, classes.numpy(), axis=1))
 
 
+@pytest.mark.parametrize("k", [1, 20, 33, 100])
+@pytest.mark.parametrize("levels", [3, 50, 1 << 24])
+def test_top_k_predictions_of_many_classes(k: int, levels: int) -> None:
+    """More classes than a group holds, with ties within groups and across them."""
+    generator = np.random.default_rng(6)
+    predictions = (generator.integers(0, levels, (5, 100)) / levels).astype(np.float32)
+    predictions[0, 40] = np.inf
+    scores, classes = top_k_predictions(tf.constant(predictions), k)
+    assert classes.numpy()[1:].tolist() == [oracles.best_classes(row, k) for row in predictions.tolist()[1:]]
+    assert np.isnan(scores[0]).all()
+    assert (classes.numpy() < 100).all()
+
+
 # ---- refusals
 
 

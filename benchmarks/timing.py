@@ -1,0 +1,27 @@
+"""How programs are compared: by turns, so that what else the machine does falls on all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def interleaved(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Returns each program's seconds, a value a round; all take a turn in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def print_table(seconds: dict[str, list[float]], num_videos: int) -> None:
+    """Prints medians, and how many times faster than the first program each is: the median of the rounds' ratios."""
+    (reference, *_) = seconds.values()
+    width = max(map(len, seconds))
+    print(f"| {'way':<{width}} | seconds | videos/s | times faster |\n| --- | --- | --- | --- |")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        faster = statistics.median(old / new for old, new in zip(reference, values, strict=True))
+        print(f"| {name:<{width}} | {median:7.3f} | {num_videos / median:8.0f} | {faster:12.1f} |")
