@@ -1,5 +1,6 @@
 """Deep bag of frames: project every frame, then pool over time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,7 +12,21 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_max, masked_mean
 
 ACTIVATIONS = {"sigmoid": tf.math.sigmoid, "relu6": tf.nn.relu6}
-POOLING_METHODS = {"max": masked_max, "average": masked_mean}
+Activation = Callable[[tf.Tensor], tf.Tensor]
+
+
+def _largest(detections: tf.Tensor, valid: tf.Tensor, activate: Activation) -> tf.Tensor:
+    # No activation ever falls, so the largest input has the largest output: one number a video is activated, not one a
+    # frame. A video without frames stays at 0.
+    largest = activate(masked_max(detections, valid))
+    return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
+
+
+def _average(detections: tf.Tensor, valid: tf.Tensor, activate: Activation) -> tf.Tensor:
+    return masked_mean(activate(detections), valid)
+
+
+POOLING_METHODS = {"max": _largest, "average": _average}
 
 
 def choose(options: dict[str, Any], name: str, what: str) -> Any:
@@ -73,5 +88,4 @@ class DeepBagOfFrames(keras.layers.Layer):
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, cluster_size)`."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
-        detections = self.activate(self.projection(frames, valid=valid, training=training))
-        return self.pool(detections, valid)
+        return self.pool(self.projection(frames, valid=valid, training=training), valid, self.activate)
