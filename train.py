@@ -1,7 +1,7 @@
 """Trains a model on TFRecord shards: python train.py --train_data_pattern='DIR/train*.tfrecord' --train_dir=RUN ..."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -18,7 +18,7 @@ from yt8m.checkpoints import (
     save_evaluation,
 )
 from yt8m.config import RunConfig, schedule_differences
-from yt8m.distribution import Strategy, any_worker, build_strategy, num_workers, worker_index
+from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
 from yt8m.errors import UserError
 from yt8m.summaries import EvaluationReport, TrainingReport
 from yt8m.training import LoopSettings, TrainState, TrainStep, train
@@ -38,7 +38,7 @@ def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
     config = cli.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
-    is_chief = worker_index(strategy) == 0
+    agree = agreement(strategy)
     old = open_run(values.train_dir, config, values.start_new_model)
     with strategy.scope():
         state = experiment.build_train_state(config)
@@ -47,10 +47,10 @@ def main(values: flags.FlagValues) -> int:
         with data.explained():
             if old is None:
                 experiment.start_at_class_prior(config, state.model, data.files)
-            if is_chief:
+            if worker_index(strategy) == 0:
                 _prepare_directory(values.train_dir, config, old)
-            any_worker(strategy, [False])  # a barrier: nobody looks in before the chief has prepared the directory
-            return _train(values, config, strategy, state, data)
+            agree([False])  # nobody looks into the directory before the chief has prepared it
+            return _train(values, config, strategy, state, data, agree)
     except UserError:
         delete_run_without_checkpoint(values.train_dir)
         raise
@@ -72,6 +72,7 @@ def _train(
     strategy: Strategy,
     state: TrainState,
     data: experiment.Data,
+    agree: Callable[[Sequence[bool]], Sequence[bool]],
 ) -> int:
     worker = worker_index(strategy)
     checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
@@ -90,10 +91,7 @@ def _train(
     settings = LoopSettings(
         config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
     )
-    report = TrainingReport(
-        values.train_dir, config, config.training.max_steps * config.training.batch_size, log=worker == 0
-    )
-    report.start(int(state.examples_seen.numpy()))
+    report = TrainingReport(values.train_dir, config, int(state.examples_seen.numpy()), log=worker == 0)
     try:
         signal_number = train(
             step,
@@ -101,9 +99,9 @@ def _train(
             iterator,
             checkpoints,
             settings,
-            agree=lambda wishes: any_worker(strategy, wishes),
+            agree=agree,
             report=report,
-            evaluate=_periodic_evaluation(values, config, strategy, state) if worker == 0 else None,
+            evaluate=_periodic_evaluation(values, config, strategy, state, report) if worker == 0 else None,
         )
     finally:
         report.close()
@@ -113,7 +111,7 @@ def _train(
 
 
 def _periodic_evaluation(
-    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState
+    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState, training: TrainingReport
 ) -> Callable[[int], None] | None:
     """Returns what is done at each checkpoint if --eval_data_pattern is given: evaluate, keep the best weights."""
     if not values.eval_data_pattern:
@@ -138,6 +136,7 @@ def _periodic_evaluation(
         save_evaluation(values.train_dir, summary)
         if summary["gap"] > best_gap(values.train_dir):
             save_best(values.train_dir, config, state.model, summary)
+        training.restart_clock()
 
     return evaluate
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
@@ -216,7 +217,8 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 
 
 def _show_log() -> None:
-    """Shows our own log lines, and only these, on stderr."""
+    """Shows our own log lines on stderr, and only warnings of the libraries."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("yt8m")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -78,16 +78,24 @@ def all_replica_sum(x: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
-def any_worker(strategy: Strategy, wishes: Sequence[bool]) -> list[bool]:
-    """Returns for each wish whether any worker has it; all workers call it at the same step and get the same answer."""
+def agreement(strategy: Strategy) -> Callable[[Sequence[bool]], list[bool]]:
+    """Returns a function that turns this worker's wishes into those that any worker has.
+
+    All workers call it at the same point, with as many wishes, and get the same answer. So it is a barrier too: nobody
+    goes on before all have come.
+    """
     if not is_multi_worker(strategy):
-        return list(wishes)
+        return list
 
     @tf.function
-    def count(values: tf.Tensor) -> tf.Tensor:
-        return strategy.experimental_local_results(strategy.run(all_replica_sum, args=(values,)))[0]
+    def count(wishes: tf.Tensor) -> tf.Tensor:
+        return all_replica_sum(tf.identity(wishes))
 
-    return [bool(total) for total in count(tf.cast(tf.stack(wishes), tf.float32)).numpy() > 0]
+    def agree(wishes: Sequence[bool]) -> list[bool]:
+        counts = strategy.run(count, args=(tf.cast(tf.stack(wishes), tf.float32),))
+        return [bool(n) for n in strategy.experimental_local_results(counts)[0].numpy() > 0]
+
+    return agree
 
 
 def replica_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -22,22 +22,22 @@ class TrainingReport:
     Args:
         train_dir: where TensorBoard events go.
         config: is shown as text.
-        total_examples: how many examples the run will see, as far as that is known; 0 if not.
+        examples_seen: how many examples the run saw before it was resumed.
         log: whether this process logs; one of several workers does.
     """
 
-    def __init__(self, train_dir: str, config: RunConfig, total_examples: int, log: bool = True):
+    def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, log: bool = True):
         self._writer = tf.summary.create_file_writer(train_dir) if log else tf.summary.create_noop_writer()
         self._log = log
-        self._total_examples = total_examples
-        self._seen = 0
+        self._total_examples = config.training.max_steps * config.training.batch_size
+        self._seen = examples_seen
         self._moment = time.monotonic()
         with self._writer.as_default():
             tf.summary.text("config", f"```\n{config.to_json()}```", step=0)
 
-    def start(self, examples_seen: int) -> None:
-        """Starts the clock of examples per second."""
-        self._seen, self._moment = examples_seen, time.monotonic()
+    def restart_clock(self) -> None:
+        """Leaves out of the examples per second what was done since the last report: an evaluation."""
+        self._moment = time.monotonic()
 
     def __call__(self, step: int, examples_seen: int, measures: Measures) -> None:
         """Reports one step: its log line, its scalars, and on a terminal the time left."""
