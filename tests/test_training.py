@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from yt8m.optimization import build_optimizer
 from yt8m.training import LoopSettings, Measures, TrainState, TrainStep, train
 
 from losses import cross_entropy_loss
-from video_level_models import outputs_from_logits
+from video_level_models import Outputs, outputs_from_logits
 
 NUM_CLASSES, SIZE, NUM_VIDEOS = 5, 6, 50
 
@@ -56,7 +57,7 @@ class Run:
     """A run of the small model in one directory."""
 
     def __init__(
-        self, directory: Path, num_devices: int = 1, fingerprint: str = "a", decay_examples: int = 10**6, **data
+        self, directory: Path, num_devices: int = 1, fingerprint: str = "a", decay_examples: int = 10**6, **data: Any
     ):
         self.strategy = build_strategy(num_devices)
         keras.utils.set_random_seed(1)
