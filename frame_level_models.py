@@ -1,78 +1,20 @@
-"""Registered models over frames: input, pooling, classifier."""
+"""The door to the registered models over frames; here those of the starter and the recurrent ones."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from yt8m.errors import UserError
+from yt8m.frame_level import FrameLevelModel
 from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames, choose
 from yt8m.layers.dense import NormalisedDense
-from yt8m.layers.frames import read_frames
-from yt8m.layers.normalisation import l2_normalise
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-from video_level_models import build_classifier
-
-
-class FrameLevelModel(keras.Model):
-    """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
-
-    A model overrides `pool` and, if it does not want all frames, `frame_sampling`.
-
-    Args:
-        spec: names the features and their sizes, and has the number of classes.
-        classifier: the name of a registered video-level model.
-        classifier_hparams: its hyper-parameters, where they differ from its defaults.
-
-    Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation of every frame.
-    """
-
-    def __init__(
-        self,
-        spec: DataSpec,
-        classifier: str = "MoeModel",
-        classifier_hparams: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(autocast=False, **kwargs)
-        self.spec = spec
-        self.classifier = build_classifier(classifier, spec.num_classes, classifier_hparams)
-
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """Returns which frames the reader should pick; None for all of them."""
-        return None
-
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Turns `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true into vectors `(B, E)`."""
-        raise NotImplementedError
-
-    def build(self, batch_shape: Any = None) -> None:
-        """Creates the weights by a walk through a batch of one black frame; shapes follow from the spec."""
-        self.call(_blank_batch(self.spec), training=False)
-
-    def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, Any]:
-        """Maps a batch of `(B, T, size)` features and `num_frames` `(B,)` to predictions and logits `(B, C)`."""
-        frames, valid = read_frames(batch, self.spec)
-        frames = tf.cast(l2_normalise(frames), self.compute_dtype)
-        vector = self.pool(frames, valid, batch.get("key"), training)
-        return self.classifier(vector, key=batch.get("key"), training=training)
-
-    def start_at_prior(self, prior: np.ndarray) -> None:
-        """Starts the classifier at the class prior `(C,)`."""
-        self.classifier.start_at_prior(prior)
-
-
-def _blank_batch(spec: DataSpec) -> dict[str, tf.Tensor]:
-    sizes = zip(spec.feature_names, spec.feature_sizes, strict=True)
-    features = {name: tf.zeros((1, 1, size), tf.uint8) for name, size in sizes}
-    return {**features, "num_frames": tf.ones((1,), tf.int32), "key": tf.zeros((1,), tf.int64)}
+import video_level_models  # noqa: F401  registers the classifiers
 
 
 @FRAME_LEVEL_MODELS.register()

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError, did_you_mean
+from yt8m.errors import UserError
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
 from yt8m.layers.mixture import mixture_logits
@@ -129,23 +129,6 @@ class MoeModel(keras.Model):
         """
         share = (self.num_mixtures + 1) / self.num_mixtures
         self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
-
-
-def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | None = None) -> keras.Model:
-    """Builds a registered video-level model for vectors of any width.
-
-    Raises:
-        UserError: if there is no such model, or it has no such hyper-parameter.
-    """
-    if name not in VIDEO_LEVEL_MODELS:
-        known = VIDEO_LEVEL_MODELS.names()
-        raise UserError(
-            f"--video_level_classifier_model={name}: there is no such video-level model.{did_you_mean(name, known)} "
-            f"Known: {', '.join(known)}."
-        )
-    hparams = dict(hparams or {})
-    VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
-    return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
 
 
 class VideoLevelModel(keras.Model):

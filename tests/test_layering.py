@@ -14,13 +14,15 @@ RANKS = {
     "tools": 4,
     "experiment": 3,
     "frame_level_models": 2,
+    "nextvlad_models": 2,
     "video_level_models": 2,
+    "vlad_models": 2,
     "readers": 2,
     "losses": 2,
     "rankpool_ops": 1,
     "yt8m": 0,
 }
-SIDEWAYS = {("frame_level_models", "video_level_models")}
+SIDEWAYS = {("frame_level_models", name) for name in ("nextvlad_models", "video_level_models", "vlad_models")}
 PRODUCT = sorted(
     path for path in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("yt8m/**/*.py")] if path.is_file()
 )

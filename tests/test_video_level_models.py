@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from yt8m.errors import UserError
+from yt8m.frame_level import build_classifier
 from yt8m.schema import DataSpec
 
-from video_level_models import LogisticModel, MoeModel, VideoLevelModel, build_classifier
+from video_level_models import LogisticModel, MoeModel, VideoLevelModel
 
 SPEC = DataSpec(("mean_rgb", "mean_audio"), (3, 2), 4)
 
