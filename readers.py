@@ -121,7 +121,7 @@ def training_batches(
 
     window = options.shuffle_window or _default_window(spec)
     records = _shuffled_records(source, seed, num_epochs, options.num_readers, window)
-    return _parsed(records.batch(batch_size).enumerate(), worker_batch)
+    return _parsed(records.batch(batch_size).enumerate(), worker_batch, resumable=True)
 
 
 def evaluation_batches(
@@ -149,7 +149,7 @@ def evaluation_batches(
     """
     source = _open(files, spec, options or ReadOptions(), labels_required)
     parse = batch_parser(spec, source.layout, labels_required, sampling)
-    return _parsed(source.shards().flat_map(source.records).batch(batch_size), parse)
+    return _parsed(source.in_order().batch(batch_size), parse, resumable=False)
 
 
 def class_counts(
@@ -192,6 +192,12 @@ class _Source:
         if order is not None:
             columns = tuple(tf.gather(column, order) for column in columns)
         return tf.data.Dataset.from_tensor_slices(columns)
+
+    def in_order(self) -> tf.data.Dataset:
+        """Returns the serialized records of all shards, one shard after another."""
+        if self.sound_stretches is None and len(set(self.compressions)) == 1:
+            return tf.data.TFRecordDataset(self.files, compression_type=self.compressions[0])
+        return self.shards().flat_map(self.records)
 
     def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
         """Returns the serialized records of a shard; if damage is to be left out, stretch by stretch around it."""
@@ -242,23 +248,23 @@ def _shuffled_records(
     files instead of the records that wait to be shuffled: a window is read again when the iterator is restored.
     """
 
-    def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = keys_from_positions(seed, epoch)
-        shards = source.shards(permutation(key, len(source.files), "shards"))
+    def windows(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_key = keys_from_positions(seed, epoch)
+        shards = source.shards(permutation(epoch_key, len(source.files), "shards"))
         records = shards.interleave(source.records, cycle_length=num_readers)
-        return records.batch(window).enumerate().flat_map(lambda index, batch: shuffled(key, index, batch))
+        return records.batch(window).enumerate().map(lambda i, batch: (keys_from_positions(epoch_key, i), batch))
 
-    def shuffled(key: tf.Tensor, index: tf.Tensor, batch: tf.Tensor) -> tf.data.Dataset:
-        order = permutation(keys_from_positions(key, index), tf.shape(batch)[0], "window")
-        return tf.data.Dataset.from_tensor_slices(tf.gather(batch, order))
+    def shuffled(key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        return tf.gather(batch, permutation(key, tf.shape(batch)[0], "window"))
 
-    return tf.data.Dataset.range(_NO_END if num_epochs is None else num_epochs).flat_map(epoch_records)
+    epochs = tf.data.Dataset.range(_NO_END if num_epochs is None else num_epochs)
+    return epochs.flat_map(windows).map(shuffled).unbatch()
 
 
-def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch]) -> tf.data.Dataset:
-    """Parses batches side by side, in order. An iterator's checkpoint holds no parsed batch: see docs/data.md."""
+def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch], resumable: bool) -> tf.data.Dataset:
+    """Parses batches side by side, in order; a resumable iterator's checkpoint holds positions instead of records."""
     options = tf.data.Options()
     options.deterministic = True
-    options.experimental_symbolic_checkpoint = True
+    options.experimental_symbolic_checkpoint = resumable
     parsed = batches.map(parse, num_parallel_calls=_PARALLEL_PARSES, deterministic=True)
     return parsed.prefetch(_BATCHES_AHEAD).with_options(options)

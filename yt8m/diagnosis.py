@@ -23,6 +23,7 @@ _RECORDS_AT_ONCE = 64  # a padded batch of 64 videos of 300 frames takes 22 MB
 _RECORDS_OF_A_LOOK = 1000  # a layout is settled by the first record that has a frame
 _OPENED_AT_ONCE = 16
 _LEADING_BYTES = 60  # enough of a file that is not one of records to recognise it by
+_FRAMING_BYTES = 16  # a record's length and two checksums
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _LONGEST_RECORD = 1 << 40  # bytes; the first 8 of a file of records are a length, those of a text are a larger number
 _FETCH_AGAIN = "Fetch the file again, or pass --on_bad_record=skip."
@@ -77,7 +78,7 @@ class Record:
 
 def open_shards(files: Sequence[str]) -> list[Shard | Damage]:
     """Looks at the first bytes of files: which are files of records, and how are they compressed?"""
-    for file in files[:1]:
+    for file in files:
         enable(file)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         return list(pool.map(_open, files))
@@ -125,38 +126,63 @@ def stored_records(shard: Shard) -> Iterator[Record | Damage]:
     Behind a record whose checksum is wrong reading goes on. Behind one whose length is wrong it cannot: there is no
     telling where the next one starts.
     """
-    start = 0
+    number, num_bytes, is_sound = 0, 0, True
     while True:
-        records = iter(shard.records(start))
-        for number in itertools.count(start):
-            try:
-                serialized = next(records).numpy()
-            except StopIteration:
+        records = iter(shard.records(number))
+        try:
+            for record in records:
+                serialized = record.numpy()
+                num_bytes += len(serialized) + _FRAMING_BYTES
+                yield Record(shard.file, number, serialized)
+                number += 1
+        except tf.errors.OpError as error:
+            is_sound = False
+            damage = _damage_at(shard, number, error)
+            yield damage
+            if damage.rest_lost:
                 return
-            except tf.errors.OpError as error:
-                damage = _damage_at(shard, number, error)
-                break
-            yield Record(shard.file, number, serialized)
-        yield damage
-        if damage.rest_lost:
+            number += 1
+        else:
+            if is_sound:
+                yield from _check_end(shard, number, num_bytes)
             return
-        start = number + 1
 
 
 def _damage_at(shard: Shard, number: int, error: tf.errors.OpError) -> Damage:
     """Says what the failure to read a record means: behind it the file may go on, be unreadable, or have ended."""
-    rest_lost = False
+    if not isinstance(error, tf.errors.DataLossError):
+        return Damage(shard.file, number, f"it cannot be read: {_reason(error)}.", rest_lost=True)
+    rest_lost = True
+    if "truncated" in str(error):
+        fault = "the file ends in the middle of this record"
+    elif _next_failure(shard, number) == _reason(error):
+        fault = "its length or its checksum is damaged, so the rest of the file cannot be read either"
+    else:
+        fault, rest_lost = "its checksum does not fit what is stored", False
+    return Damage(shard.file, number, f"{fault}{_place(error)}. {_FETCH_AGAIN}", rest_lost)
+
+
+def _next_failure(shard: Shard, number: int) -> str | None:
+    """Why the record behind this one cannot be read: the same reason as before if it cannot even be found."""
     try:
         next(iter(shard.records(number + 1)), None)
-    except tf.errors.OpError as next_error:
-        rest_lost = _reason(next_error) == _reason(error)
-    if "truncated" in str(error):
-        fault, rest_lost = "the file ends in the middle of this record", True
-    elif rest_lost:
-        fault = "its length or checksum is damaged, so that neither it nor what follows in this file can be read"
-    else:
-        fault = "its checksum does not match what is stored"
-    return Damage(shard.file, number, f"{fault} ({_reason(error)}). {_FETCH_AGAIN}", rest_lost)
+    except tf.errors.OpError as error:
+        return _reason(error)
+    return None
+
+
+def _place(error: tf.errors.OpError) -> str:
+    """Where in the file, uncompressed, a record starts that TensorFlow could not read."""
+    offset = re.search(r"record at (\d+)", str(error))
+    return f" (byte {offset[1]})" if offset else " (in the gzip stream)"
+
+
+def _check_end(shard: Shard, number: int, num_bytes: int) -> Iterator[Damage]:
+    """Finds a file cut inside the 12 bytes in front of a record: TensorFlow takes that for the end of the file."""
+    if shard.compression or tf.io.gfile.stat(shard.file).length <= num_bytes:
+        return
+    fault = f"the file ends in the middle of this record (byte {num_bytes}). {_FETCH_AGAIN}"
+    yield Damage(shard.file, number, fault, rest_lost=True)
 
 
 def find_layout(shards: Sequence[Shard], spec: DataSpec, labels_required: bool, skip: bool) -> Layout:
@@ -201,8 +227,8 @@ class Examiner:
 
     def __init__(self, spec: DataSpec, layout: Layout, labels_required: bool):
         self._spec, self._layout, self._labels_required = spec, layout, labels_required
-        serialized = tf.TensorSpec([None], tf.string)
-        self._parse = tf.function(batch_parser(spec, layout, labels_required), input_signature=[serialized])
+        parse = tf.function(batch_parser(spec, layout, labels_required))
+        self._parse = parse.get_concrete_function(tf.TensorSpec([None], tf.string))
 
     def examine(self, shard: Shard) -> Iterator[int | Damage]:
         """Yields the numbers of a file's sound records in their order, and damage in its place."""
@@ -308,15 +334,20 @@ class SkippedRecords:
         damages = self.damages
         if not damages:
             return []
-        num_files = len({damage.file for damage in damages})
-        cut_short = sum(damage.rest_lost for damage in damages)
-        total = f"Left out {len(damages)} damaged places in {num_files} files; {cut_short} files were cut short there."
-        return [*map(_skip_line, damages), total]
+        whole_files = sum(damage.record is None for damage in damages)
+        cut_short = sum(damage.rest_lost for damage in damages) - whole_files
+        counts = {"record": len(damages) - whole_files, "whole file": whole_files, "rest of a file": cut_short}
+        total = ", ".join(f"{count} x {what}" for what, count in counts.items() if count)
+        return [*map(_skip_line, damages), f"Skipped in total: {total}."]
 
 
 def _skip_line(damage: Damage) -> str:
     fault = str(damage).removesuffix(_FETCH_AGAIN).rstrip()
-    return f"{fault} Skipped, with all that follows in this file." if damage.rest_lost else f"{fault} Skipped."
+    if damage.record is None:
+        return f"{fault} The file is skipped."
+    if damage.rest_lost:
+        return f"{fault} Skipped with the rest of the file; reading goes on with the next file."
+    return f"{fault} Skipped; reading goes on with record {damage.record + 1}."
 
 
 def _stretches(numbers: list[int]) -> np.ndarray:

@@ -58,7 +58,7 @@ def _check(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_requ
     stored = _stored(record, spec)
     if layout and [name for name, _ in columns] != list(layout.stored_names):
         raise RecordFaultError(
-            f"its features are named {', '.join(n for n, _ in columns)}, those of the records before "
+            f"its features are named {', '.join(n for n, _ in columns)}, those of the first record "
             f"{', '.join(layout.stored_names)}. Read shards of one kind at a time."
         )
     for i, (name, as_floats) in enumerate(columns):
@@ -75,7 +75,7 @@ def _parsed(serialized: bytes) -> tf.train.SequenceExample:
         return tf.train.SequenceExample.FromString(serialized)
     except DecodeError as error:
         raise RecordFaultError(
-            "it is neither a tf.train.Example nor a tf.train.SequenceExample. Is this file of YouTube-8M records?"
+            "it is neither a tf.train.Example nor a tf.train.SequenceExample. Is this a file of YouTube-8M records?"
         ) from error
 
 
@@ -88,7 +88,7 @@ def _check_level(record: tf.train.SequenceExample, spec: DataSpec) -> None:
         )
     if spec.frame_features and not has_frames:
         raise RecordFaultError(
-            f"it holds no features of frames, only {_listing(record.context.feature) or 'nothing'}, and "
+            f"it holds no features of frames, only {_listing(record.context.feature) or 'ids and labels'}, and "
             "--frame_features was given. Leave it out, or pass frame-level shards."
         )
 
@@ -105,7 +105,7 @@ def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
 def _check_names(names: list[str], stored: Mapping[str, Any], spec: DataSpec) -> None:
     for name in (name for name in names if name not in stored):
         flags = "--feature_names and --feature_sizes"
-        raise RecordFaultError(f"it has no feature '{name}'. It has {_listing(stored) or 'none'}: choose with {flags}.")
+        raise RecordFaultError(f"it has no feature '{name}'. Choose with {flags} from: {_listing(stored) or 'none'}.")
 
 
 def _listing(stored: Mapping[str, Any]) -> str:
@@ -172,7 +172,7 @@ def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_fl
         kind, values = _values(feature)
         if kind != expected:
             raise RecordFaultError(
-                f"'{name}' holds {kind} at frame {i}, expected {size} {expected} as in the records before."
+                f"'{name}' holds {kind} at frame {i}, expected {size} {expected} as in the first record."
             )
         if kind == "bytes" and len(values) != 1:
             raise RecordFaultError(f"'{name}' holds {len(values)} strings at frame {i}, expected one of {size} bytes.")

@@ -136,8 +136,14 @@ def _frame_features(
     columns = zip(spec.feature_names, layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True)
     for name, stored_name, as_floats, size in columns:
         frames = stored[stored_name]
-        wanted = frames[:, :longest] if indices is None else tf.gather(frames, indices[:, :longest], batch_dims=1)
-        batch[name] = _floats(wanted, is_frame) if as_floats else _bytes(wanted, is_frame, size)
+        if indices is None:
+            wanted = frames[:, :longest]
+            is_padded = tf.reduce_all(lengths[stored_name] <= tf.cast(num_frames, tf.int64))
+        else:
+            wanted = tf.gather(frames, indices[:, :longest], batch_dims=1)
+            is_padded = tf.reduce_all(is_frame)
+        padded = _pad(wanted, is_frame, is_padded)
+        batch[name] = padded if as_floats else _decode(padded, is_frame, size)
     return batch
 
 
@@ -148,14 +154,17 @@ def _num_frames(lengths: list[tf.Tensor], max_frames: int) -> tuple[tf.Tensor, t
     return tf.cast(tf.minimum(shortest, max_frames), tf.int32), check
 
 
-def _floats(frames: tf.Tensor, is_frame: tf.Tensor) -> tf.Tensor:
-    return tf.where(is_frame[:, :, tf.newaxis], frames, 0.0)
+def _pad(frames: tf.Tensor, is_frame: tf.Tensor, is_padded: tf.Tensor) -> tf.Tensor:
+    """Replaces `(B, T)` strings or `(B, T, D)` floats that are no frames by padding, if there is something to replace.
+
+    Parsing pads already. So this copies frames only where a video was cut, or has fewer frames than were drawn.
+    """
+    mask, padding = (is_frame, "") if frames.dtype == tf.string else (is_frame[:, :, tf.newaxis], 0.0)
+    return tf.cond(is_padded, lambda: frames, lambda: tf.where(mask, frames, padding))
 
 
-def _bytes(frames: tf.Tensor, is_frame: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes `(B, T)` strings to `(B, T, size)` uint8; what stands behind a video's end becomes 0."""
-    frames = tf.where(is_frame, frames, "")
-    expected = tf.where(is_frame, size, 0)
-    check = tf.debugging.Assert(tf.reduce_all(tf.equal(tf.strings.length(frames), expected)), ["A frame's width."])
-    with tf.control_dependencies([check]):
+def _decode(frames: tf.Tensor, is_frame: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes `(B, T)` strings of `size` bytes to `(B, T, size)` uint8, and empty ones, which are padding, to 0."""
+    is_sound = tf.equal(tf.strings.length(frames), tf.where(is_frame, size, 0))
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_sound), ["A frame's width."])]):
         return tf.io.decode_raw(frames, tf.uint8, fixed_length=size)
