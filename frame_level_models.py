@@ -14,7 +14,9 @@ from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
+import nextvlad_models  # noqa: F401  registers its models
 import video_level_models  # noqa: F401  registers the classifiers
+import vlad_models  # noqa: F401  registers its models
 
 
 @FRAME_LEVEL_MODELS.register()

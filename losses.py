@@ -40,6 +40,31 @@ def cross_entropy_loss(
     return _sum_over_classes(terms, label_weights)
 
 
+@LOSSES.register("BranchCrossEntropyLoss")
+def branch_cross_entropy_loss(
+    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Binary cross entropy of a model and of each of its branches.
+
+        loss[b] = BCE(outputs)[b] + sum_m BCE(branch m)[b]
+
+    A model without branches pays for itself alone.
+
+    Args:
+        labels: `(B, C)` bool.
+        outputs: as for CrossEntropyLoss; `branch_logits` `(B, M, C)` float, if the model has branches.
+        label_weights: `(B, C)` float; 1 if None.
+
+    Returns:
+        `(B,)` float32, in nats.
+
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD": the mixture of three.
+    """
+    branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
+    judged = [outputs, *({"logits": logits} for logits in branches)]
+    return tf.add_n([cross_entropy_loss(labels, each, label_weights) for each in judged])
+
+
 @LOSSES.register("HingeLoss")
 def hinge_loss(
     labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None, margin: float = 1.0

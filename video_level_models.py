@@ -10,7 +10,8 @@ import tensorflow as tf
 from yt8m.errors import UserError
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
-from yt8m.layers.mixture import mixture_logits
+from yt8m.layers.gating import GateLogits
+from yt8m.layers.mixture import gated_logits, mixture_logits
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
@@ -77,15 +78,26 @@ class MoeModel(keras.Model):
 
         p_c = sum_{m <= M} softmax(x G_c)_m * sigmoid(x E_cm + b_cm)
 
-    over M experts and M + 1 gates: see `mixture_logits`. The gates have no bias.
+    over M experts and M + 1 gates: see `mixture_logits`. The gates have no bias. With gated probabilities
+
+        p' = p * sigmoid(BN(p W))
 
     Args:
         num_classes: C.
         num_mixtures: M.
-        l2_penalty: lambda in lambda / 2 * sum w^2 over the weights of gates and of experts.
+        l2_penalty: lambda in lambda / 2 * sum w^2 over the weights of gates and of experts, not over W.
         dropout: the share of features of x to drop in training.
+        low_rank_gates: the rank of G, as a product of two matrices; -1 for a full one.
+        prob_gating: whether probabilities are gated.
+        prob_gating_input: what the gates look at: `prob`, the probabilities; `input`, x.
+        prob_gating_remove_diag: whether the probability of a class has no say in its own gate.
 
-    Source: google/youtube-8m, MoeModel.
+    Raises:
+        UserError: if there is no mixture or no such input of the gate, if the rank is 0, or if a diagonal is to be
+            removed from gates that look at x.
+
+    Source: google/youtube-8m, MoeModel; the gates of probabilities and of low rank are those of Miech, Laptev & Sivic
+    2017 and of antoine77340/Youtube-8M-WILLOW, MoeModel.
     """
 
     def __init__(
@@ -95,40 +107,78 @@ class MoeModel(keras.Model):
         num_mixtures: int = 2,
         l2_penalty: float = 1e-8,
         dropout: float = 0.0,
+        low_rank_gates: int = -1,
+        prob_gating: bool = False,
+        prob_gating_input: str = "prob",
+        prob_gating_remove_diag: bool = False,
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
-        if num_mixtures < 1:
-            raise UserError(f"--hparams: num_mixtures={num_mixtures}: expected at least 1.")
+        _check_mixture(num_mixtures, low_rank_gates, prob_gating_input, prob_gating_remove_diag)
         self.dropout = KeyedDropout(dropout, CLASSIFIER_DROPOUT)
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         regulariser = l2_regulariser(l2_penalty)
+        self.narrow_gates = None
+        if low_rank_gates > 0:
+            self.narrow_gates = keras.layers.Dense(
+                low_rank_gates, use_bias=False, kernel_regularizer=regulariser, dtype="float32"
+            )
         # Mixture by mixture, each with all classes in a row, so that the blend works on long rows.
         self.gates = keras.layers.Dense(
             (num_mixtures + 1) * num_classes, use_bias=False, kernel_regularizer=regulariser, dtype="float32"
         )
         self.experts = keras.layers.Dense(num_mixtures * num_classes, kernel_regularizer=regulariser, dtype="float32")
+        self.gates_look_at_input = prob_gating_input == "input"
+        self.prob_gate = None
+        if prob_gating:
+            self.prob_gate = GateLogits(num_classes, remove_diagonal=prob_gating_remove_diag, dtype="float32")
 
     def build(self, vector_shape: Any) -> None:
         """Creates the weights for vectors of `vector_shape` `(B, E)`."""
-        self.gates.build(vector_shape)
+        gated_shape = vector_shape
+        if self.narrow_gates is not None:
+            self.narrow_gates.build(vector_shape)
+            gated_shape = (vector_shape[0], self.narrow_gates.units)
+        self.gates.build(gated_shape)
         self.experts.build(vector_shape)
+        if self.prob_gate is not None:
+            self.prob_gate.build(vector_shape if self.gates_look_at_input else (vector_shape[0], self.num_classes))
 
     def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
         vector = self.dropout(vector, key=key, training=training)
-        gates = tf.reshape(self.gates(vector), (-1, self.num_mixtures + 1, self.num_classes))
+        gated = vector if self.narrow_gates is None else self.narrow_gates(vector)
+        gates = tf.reshape(self.gates(gated), (-1, self.num_mixtures + 1, self.num_classes))
         experts = tf.reshape(self.experts(vector), (-1, self.num_mixtures, self.num_classes))
-        return outputs_from_logits(mixture_logits(gates, experts))
+        logits = mixture_logits(gates, experts)
+        if self.prob_gate is not None:
+            seen = vector if self.gates_look_at_input else tf.sigmoid(logits)
+            logits = gated_logits(logits, self.prob_gate(seen, training=training))
+        return outputs_from_logits(logits)
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the experts' bias so that the zero vector is given the class prior `(C,)`.
 
-        With equal gates M of M + 1 parts of the weight lie on experts, so each says prior * (M + 1) / M.
+        With equal gates M of M + 1 parts of the weight lie on experts, so each says prior * (M + 1) / M; and twice that
+        if it has to pass a gate of probability, which starts half open.
         """
-        share = (self.num_mixtures + 1) / self.num_mixtures
+        share = (self.num_mixtures + 1) / self.num_mixtures * (1.0 if self.prob_gate is None else 2.0)
         self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
+
+
+def _check_mixture(num_mixtures: int, low_rank_gates: int, prob_gating_input: str, remove_diag: bool) -> None:
+    if num_mixtures < 1:
+        raise UserError(f"--hparams: num_mixtures={num_mixtures}: expected at least 1.")
+    if low_rank_gates == 0 or low_rank_gates < -1:
+        raise UserError(f"--hparams: low_rank_gates={low_rank_gates}: expected a rank of at least 1, or -1 for none.")
+    if prob_gating_input not in ("prob", "input"):
+        raise UserError(f"--hparams: prob_gating_input={prob_gating_input}: expected prob or input.")
+    if remove_diag and prob_gating_input == "input":
+        raise UserError(
+            "--hparams: prob_gating_remove_diag: gates that look at the input have no diagonal. "
+            "Leave it out, or take prob_gating_input=prob."
+        )
 
 
 class VideoLevelModel(keras.Model):

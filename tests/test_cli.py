@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from yt8m import cli
 from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
 from yt8m.errors import UserError
+from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 import frame_level_models
@@ -20,6 +21,7 @@ import video_level_models
 REGISTERED = (frame_level_models, losses, video_level_models)
 
 FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
+_MOE_AS_GIVEN = {"num_mixtures": 2, "l2_penalty": 1e-6}
 WILLOW = FRAMES + "--train_data_pattern='d/train*.tfrecord' --train_dir=run "
 
 
@@ -64,11 +66,87 @@ def test_willow_commands_reach_the_hyper_parameters() -> None:
         "--learning_rate_decay=0.9 --moe_l2=1e-6 --max_step=300000"
     )
     assert gru.model.hparams["gru_cells"] == 1200
-    assert gru.model.hparams["classifier_hparams"] == {"num_mixtures": 2, "l2_penalty": 1e-6}
+    assert gru.model.hparams["classifier_hparams"] | _MOE_AS_GIVEN == gru.model.hparams["classifier_hparams"]
     assert gru.training.max_steps == 300_000
     lstm = config(WILLOW + "--model=LstmModel --iterations=150 --lstm_random_sequence=True --max_step=400000")
     assert lstm.model.hparams["iterations"] == 150
     assert lstm.model.hparams["random_sequence"] is True
+
+
+@pytest.mark.parametrize(
+    ("line", "hparams", "classifier", "steps"),
+    [
+        (
+            "--model=NetVLADModelLF --batch_size=80 --base_learning_rate=0.0002 --netvlad_cluster_size=256 "
+            "--netvlad_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --netvlad_relu=False "
+            "--gating=True --moe_prob_gating=True --max_step=700000",
+            {"cluster_size": 256, "hidden_size": 1024, "iterations": 300, "relu": False, "gating": True},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            700_000,
+        ),
+        (
+            "--model=NetVLADModelLF --batch_size=80 --base_learning_rate=0.0002 --netvlad_cluster_size=256 "
+            "--netvlad_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --netvlad_relu=False "
+            "--gating=True --moe_prob_gating=True --max_step=600000 --lightvlad=True",
+            {"lightvlad": True, "vlagd": False, "relu": False, "gating": True},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            600_000,
+        ),
+        (
+            "--model=NetFVModelLF --batch_size=80 --base_learning_rate=0.0002 --fv_cluster_size=128 "
+            "--fv_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --fv_relu=False "
+            "--gating=True --moe_prob_gating=True --fv_couple_weights=False --max_step=600000",
+            {"cluster_size": 128, "hidden_size": 1024, "relu": False, "gating": True, "couple_weights": False},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            600_000,
+        ),
+        (
+            "--model=GatedDbofModelLF --batch_size=80 --base_learning_rate=0.0002 --dbof_cluster_size=4096 "
+            "--dbof_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --dbof_relu=False --max_step=1000000",
+            {"cluster_size": 4096, "hidden_size": 1024, "iterations": 300, "relu": False, "gating": False},
+            {**_MOE_AS_GIVEN, "prob_gating": False},
+            1_000_000,
+        ),
+        (
+            "--model=SoftDbofModelLF --batch_size=80 --base_learning_rate=0.0002 --dbof_cluster_size=8000 "
+            "--dbof_hidden_size=1024 --iterations=300 --dbof_relu=False --max_step=800000",
+            {"cluster_size": 8000, "hidden_size": 1024, "relu": False, "max_pool": False},
+            {"l2_penalty": 1e-8, "prob_gating": False},
+            800_000,
+        ),
+    ],
+    ids=["NetVLAD", "NetRVLAD", "NetFV", "GatedDBoF", "SoftDBoF"],
+)
+def test_willow_pooling_commands(line: str, hparams: dict, classifier: dict, steps: int) -> None:
+    run = config(WILLOW + line)
+    assert run.training.batch_size == 80
+    assert run.optimization.base_learning_rate == 0.0002
+    assert run.training.max_steps == steps
+    assert run.model.hparams | hparams == run.model.hparams
+    chosen = run.model.hparams["classifier_hparams"]
+    assert chosen | classifier == chosen
+    FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
+
+
+def test_other_flags_of_willow_and_their_defaults() -> None:
+    run = config(
+        WILLOW + "--model=NetVLADModelLF --vlagd --nonetvlad_add_batch_norm --netvlad_dimred=512 --gating_remove_diag "
+        "--hidden_size=64 --moe_prob_gating_input=input --moe_low_rank_gating=8 --sample_random_frames=False"
+    )
+    given = {"vlagd": True, "add_batch_norm": False, "dimred": 512, "gating_remove_diag": True, "hidden_size": 64}
+    assert run.model.hparams | given | {"sample_random_frames": False} == run.model.hparams
+    assert (
+        run.model.hparams["classifier_hparams"] | {"prob_gating_input": "input", "low_rank_gates": 8}
+        == (run.model.hparams["classifier_hparams"])
+    )
+    as_willow = {"cluster_size": 64, "hidden_size": 1024, "relu": True, "gating": False, "iterations": 30}
+    netvlad = config(WILLOW + "--model=NetVLADModelLF").model.hparams
+    assert netvlad | as_willow | {"lightvlad": False, "dimred": -1} == netvlad
+    fisher = config(WILLOW + "--model=NetFVModelLF --fv_coupling_factor=0.02").model.hparams
+    assert fisher | {"hidden_size": 2048, "couple_weights": True, "coupling_factor": 0.02, "relu": True} == fisher
+    bag = config(WILLOW + "--model=SoftDbofModelLF --softdbof_maxpool").model.hparams
+    assert bag | {"max_pool": True, "relu": True} == bag
+    assert config(WILLOW + "--model=DbofModelLF --dbof_activation=glu").model.hparams["activation"] == "glu"
 
 
 def test_explicit_zero_false_and_empty_are_values() -> None:

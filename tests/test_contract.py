@@ -24,6 +24,19 @@ from video_level_models import VideoLevelModel
 
 SIZES: dict[str, dict[str, Any]] = {
     "DbofModel": {"cluster_size": 32, "hidden_size": 16},
+    "DbofModelLF": {"cluster_size": 16, "hidden_size": 16, "activation": "glu"},
+    "GatedDbofModelLF": {"cluster_size": 16, "hidden_size": 16, "max_pool": True, "relu": False},
+    "MixNeXtVLADModel": {"num_branches": 2, "cluster_size": 4, "hidden_size": 16},
+    "NeXtVLADModel": {"cluster_size": 4, "hidden_size": 16},
+    "NetFVModelLF": {"cluster_size": 4, "hidden_size": 16, "relu": False, "mixture_gradient": True},
+    "NetVLADModelLF": {
+        "cluster_size": 4,
+        "hidden_size": 16,
+        "relu": False,
+        "gating": True,
+        "classifier_hparams": {"prob_gating": True},
+    },
+    "SoftDbofModelLF": {"cluster_size": 16, "hidden_size": 16, "gating": True},
     "LstmModel": {"lstm_cells": 16},
     "GruModel": {"gru_cells": 16},
 }

@@ -32,6 +32,12 @@ def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | N
     return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
 
 
+def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
+    """Deals out clusters: `size` to the widest features, the `share`-th part of it, at least 1, to any other."""
+    widest = max(spec.feature_sizes)
+    return [size if width == widest else max(1, size // share) for width in spec.feature_sizes]
+
+
 class FrameLevelModel(keras.Model):
     """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
 

@@ -29,6 +29,10 @@ class ModelFlag:
 
 
 _DBOF = ("DbofModel",)
+_BAGS_LF = ("DbofModelLF", "GatedDbofModelLF", "SoftDbofModelLF")
+_NETVLAD = ("NetVLADModelLF",)
+_NETFV = ("NetFVModelLF",)
+_MOE = ("MoeModel",)
 _LSTM = ("LstmModel",)
 _GRU = ("GruModel",)
 
@@ -37,12 +41,32 @@ MODEL_FLAGS = (
     ModelFlag("sample_random_frames", "sample_random_frames", bool),
     ModelFlag("video_level_classifier_model", "classifier", str),
     ModelFlag("moe_num_mixtures", "num_mixtures", int),
-    ModelFlag("moe_l2", "l2_penalty", float, ("MoeModel",)),
-    ModelFlag("dbof_add_batch_norm", "add_batch_norm", bool, _DBOF),
-    ModelFlag("dbof_cluster_size", "cluster_size", int, _DBOF),
-    ModelFlag("dbof_hidden_size", "hidden_size", int, _DBOF),
+    ModelFlag("moe_l2", "l2_penalty", float, _MOE),
+    ModelFlag("moe_prob_gating", "prob_gating", bool, _MOE),
+    ModelFlag("moe_prob_gating_input", "prob_gating_input", str, _MOE),
+    ModelFlag("moe_low_rank_gating", "low_rank_gates", int, _MOE),
+    ModelFlag("hidden_size", "hidden_size", int),
+    ModelFlag("gating", "gating", bool),
+    ModelFlag("gating_remove_diag", "gating_remove_diag", bool),
+    ModelFlag("dbof_add_batch_norm", "add_batch_norm", bool, _DBOF + _BAGS_LF),
+    ModelFlag("dbof_cluster_size", "cluster_size", int, _DBOF + _BAGS_LF),
+    ModelFlag("dbof_hidden_size", "hidden_size", int, _DBOF + _BAGS_LF),
     ModelFlag("dbof_pooling_method", "pooling_method", str, _DBOF),
-    ModelFlag("dbof_activation", "activation", str, _DBOF),
+    ModelFlag("dbof_activation", "activation", str, (*_DBOF, "DbofModelLF")),
+    ModelFlag("dbof_relu", "relu", bool, _BAGS_LF),
+    ModelFlag("softdbof_maxpool", "max_pool", bool, ("GatedDbofModelLF", "SoftDbofModelLF")),
+    ModelFlag("netvlad_cluster_size", "cluster_size", int, _NETVLAD),
+    ModelFlag("netvlad_hidden_size", "hidden_size", int, _NETVLAD),
+    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _NETVLAD),
+    ModelFlag("netvlad_relu", "relu", bool, _NETVLAD),
+    ModelFlag("netvlad_dimred", "dimred", int, _NETVLAD),
+    ModelFlag("lightvlad", "lightvlad", bool, _NETVLAD),
+    ModelFlag("vlagd", "vlagd", bool, _NETVLAD),
+    ModelFlag("fv_cluster_size", "cluster_size", int, _NETFV),
+    ModelFlag("fv_hidden_size", "hidden_size", int, _NETFV),
+    ModelFlag("fv_relu", "relu", bool, _NETFV),
+    ModelFlag("fv_couple_weights", "couple_weights", bool, _NETFV),
+    ModelFlag("fv_coupling_factor", "coupling_factor", float, _NETFV),
     ModelFlag("lstm_cells", "lstm_cells", int, _LSTM),
     ModelFlag("lstm_layers", "lstm_layers", int, _LSTM),
     ModelFlag("lstm_random_sequence", "random_sequence", bool, _LSTM),

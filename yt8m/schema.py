@@ -7,7 +7,17 @@ from yt8m.errors import UserError
 # A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: a bin's centre in [-2, 2].
 # Source: google/youtube-8m, utils.Dequantize; checked against the published means of video-level records.
 QUANTISATION_STEP = 4.0 / 255.0
-QUANTISATION_OFFSET = 4.0 / 512.0 - 2.0
+QUANTISATION_HALF_STEP = 4.0 / 512.0
+QUANTISATION_OFFSET = QUANTISATION_HALF_STEP - 2.0
+
+# The image features are principal components divided by their standard deviations plus an epsilon. Of the 1024 standard
+# deviations these are known, by index from 1. Source: the data set's published PCA, yt8m_pca.
+RGB_SIZE = 1024
+RGB_STANDARD_DEVIATIONS = {
+    1: 3.839, 2: 2.888, 3: 2.652, 6: 1.866, 11: 1.558, 21: 1.208, 51: 0.859, 101: 0.657, 201: 0.483, 401: 0.311,
+    701: 0.183, 1024: 0.124,
+}  # fmt: skip
+WHITENING_EPSILON = 1e-4
 
 MAX_FRAMES = 300  # one frame a second; the data set keeps the first 300 of a video
 ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet

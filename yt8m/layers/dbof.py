@@ -1,4 +1,4 @@
-"""Deep bag of frames: project every frame, then pool over time."""
+"""Bags of frames: project every frame or assign it to clusters, then pool over time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,10 @@ import keras
 import tensorflow as tf
 
 from yt8m.errors import UserError, did_you_mean
+from yt8m.layers.assignment import SoftAssignment, cluster_mass
 from yt8m.layers.dense import NormalisedDense
-from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.layers.gating import BottleneckGate
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 from yt8m.layers.pooling import masked_max, masked_mean
 
 ACTIVATIONS = {"sigmoid": tf.math.sigmoid, "relu6": tf.nn.relu6}
@@ -89,3 +91,112 @@ class DeepBagOfFrames(keras.layers.Layer):
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         return self.pool(self.projection(frames, valid=valid, training=training), valid, self.activate)
+
+
+class SoftBagOfFrames(keras.layers.Layer):
+    """Counts how much of a video belongs to each cluster.
+
+        y = L2(sum_t a[t]),   a = SoftAssignment(x)
+
+    Args:
+        cluster_size: the number of clusters, K.
+        max_pool: whether L2(max_t a[t]) follows.
+        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+
+    Source: Miech, Laptev & Sivic 2017, Soft-DBoW.
+    """
+
+    def __init__(self, cluster_size: int, max_pool: bool = False, add_batch_norm: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.max_pool = max_pool
+        self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the assignment."""
+        self.assignment.build(input_shape)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K)`, or `(B, 2 K)` with the maximum."""
+        shares = self.assignment(frames, valid, training=training)
+        counts = tf.cast(l2_normalise(cluster_mass(shares)), shares.dtype)
+        return tf.concat([counts, _unit_max(shares, valid)], axis=1) if self.max_pool else counts
+
+
+def _unit_max(detections: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    return l2_normalise(masked_max(detections, valid))
+
+
+class GatedBagOfFrames(keras.layers.Layer):
+    """A soft bag of frames whose counts pass a gate that looks at each cluster's best frame.
+
+        y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = SoftAssignment(x)
+
+    Args:
+        cluster_size: the number of clusters, K.
+        add_batch_norm: whether assignment and gate are normalised; if not, they have biases.
+
+    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDBoF: A B goes through as many numbers as
+    a frame has.
+    """
+
+    def __init__(self, cluster_size: int, add_batch_norm: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.cluster_size = cluster_size
+        self.add_batch_norm = add_batch_norm
+        self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the assignment and the gate."""
+        self.assignment.build(input_shape)
+        self.gate = BottleneckGate(input_shape[-1], self.add_batch_norm, dtype=self.dtype_policy)
+        self.gate.build((None, self.cluster_size))
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K)`."""
+        shares = self.assignment(frames, valid, training=training)
+        gate = tf.cast(self.gate(_unit_max(shares, valid), training=training), tf.float32)
+        return tf.cast(l2_normalise(gate * cluster_mass(shares)), shares.dtype)
+
+
+class MeanAndMaxBagOfFrames(keras.layers.Layer):
+    """Projects frames onto detectors, and pools each both ways.
+
+        y = [L2(mean_t f(BN(x_t W))), L2(max_t f(BN(x_t W)))]
+
+    Args:
+        cluster_size: the number of detectors, K.
+        activation: f: a name of `ACTIVATIONS`, or `glu`, half of 2 K projections gated by the other half.
+        add_batch_norm: whether to normalise; if not, there is a bias.
+
+    Raises:
+        UserError: if there is no such activation.
+
+    Source: antoine77340/Youtube-8M-WILLOW, DBoF.
+    """
+
+    def __init__(self, cluster_size: int, activation: str = "relu6", add_batch_norm: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        options: dict[str, Activation] = {**ACTIVATIONS, "glu": _gated_half}
+        self.activate = choose(options, activation, "activation")
+        self.num_projections = 2 * cluster_size if activation == "glu" else cluster_size
+        self.add_batch_norm = add_batch_norm
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the projection."""
+        self.projection = NormalisedDense(
+            self.num_projections,
+            add_batch_norm=self.add_batch_norm,
+            bias_stddev=input_shape[-1] ** -0.5,
+            dtype=self.dtype_policy,
+        )
+        self.projection.build(input_shape)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, 2 K)`."""
+        detections = self.activate(self.projection(frames, valid=valid, training=training))
+        return tf.concat([l2_normalise(masked_mean(detections, valid)), _unit_max(detections, valid)], axis=1)
+
+
+def _gated_half(x: tf.Tensor) -> tf.Tensor:
+    values, gates = tf.split(x, 2, axis=-1)
+    return values * tf.sigmoid(gates)

@@ -38,6 +38,26 @@ def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
     return _mixture_logits(gates, experts)
 
 
+def gated_logits(logits: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:
+    """Multiplies probabilities by gates in [0, 1] and returns the logits of the products.
+
+        p' = sigmoid(logits) * sigmoid(gates)
+
+    With p = e^l / (1 + e^l) and g = e^z / (1 + e^z) the common denominator of p' and 1 - p' = (1 - p) + p (1 - g)
+    cancels:
+
+        logit' = log p' - log(1 - p') = l + z - log(1 + e^l + e^z)
+
+    Args:
+        logits: `(B, C)` float, l.
+        gates: `(B, C)` float, unnormalised, z.
+
+    Returns:
+        `(B, C)` of the same dtype, at most the smaller of l and z.
+    """
+    return logits + gates - tf.reduce_logsumexp(tf.stack([tf.zeros_like(logits), logits, gates]), axis=0)
+
+
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gradient]:

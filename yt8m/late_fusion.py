@@ -1,0 +1,123 @@
+"""Late fusion: every feature is pooled on its own, and what follows sees all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.frame_level import FrameLevelModel, stream_sizes
+from yt8m.layers.dbof import choose
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.gating import GATINGS
+from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+
+
+def random_frames(iterations: int, one_by_one: bool) -> FrameSampling | None:
+    """The frames of a training example: `iterations` draws, or so many in a row; 0 iterations mean all frames."""
+    if not iterations:
+        return None
+    return FrameSampling("random" if one_by_one else "random_sequence", iterations)
+
+
+class LateFusionModel(FrameLevelModel):
+    """What these models share: pool every feature on its own, then a hidden layer over all, a gate, a classifier.
+
+        x = BN(frames),   h = f([pool_1(x_1), pool_2(x_2), ...] H + b),   y = classifier(gate(h))
+
+    H starts from a normal distribution of standard deviation 1 / sqrt(K) for the K clusters of the widest feature,
+    whatever the length of the descriptor: its parts have unit length, so h starts with numbers of that size.
+
+    Args:
+        spec: what the records hold.
+        make_pool: `(clusters, is_widest) -> layer` that pools one feature.
+        cluster_size: clusters of the widest feature, K.
+        share: of how many clusters of the widest feature the others have one.
+        hidden_size: the width of h.
+        add_batch_norm: whether to normalise; if not, biases take its place.
+        relu: whether f is relu6 behind batch normalisation; if not, the hidden layer is linear.
+        gating: whether the hidden layer is gated.
+        gating_form: a name of `GATINGS`.
+        gating_remove_diag: whether a hidden unit has no say in its own gate.
+        training_sampling: which frames a training example has; None for all.
+        descriptor_size: the width to which the descriptor is projected first; 0 or less for none.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW. Unlike
+    the latter they draw no frames at evaluation.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        make_pool: Callable[[int, bool], keras.layers.Layer],
+        *,
+        cluster_size: int,
+        share: int,
+        hidden_size: int,
+        add_batch_norm: bool,
+        relu: bool,
+        gating: bool,
+        gating_form: str,
+        gating_remove_diag: bool,
+        training_sampling: FrameSampling | None,
+        descriptor_size: int = 0,
+        classifier: str,
+        classifier_hparams: dict[str, Any] | None,
+        **kwargs: Any,
+    ):
+        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        if cluster_size < 1:
+            raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
+        self.training_sampling = training_sampling
+        self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
+        widest = max(spec.feature_sizes)
+        sizes = zip(spec.feature_sizes, stream_sizes(cluster_size, share, spec), strict=True)
+        self.pools = [make_pool(clusters, width == widest) for width, clusters in sizes]
+        for index, layer in enumerate(self.pools):
+            setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
+        stddev = cluster_size**-0.5
+        self.reduction = None
+        if descriptor_size > 0:
+            self.reduction = NormalisedDense(
+                descriptor_size, add_batch_norm=False, kernel_stddev=stddev, dtype=self.dtype_policy
+            )
+        self.relu = relu
+        self.hidden = NormalisedDense(
+            hidden_size,
+            add_batch_norm=add_batch_norm and relu,
+            kernel_stddev=stddev if self.reduction is None else None,
+            dtype=self.dtype_policy,
+        )
+        self.gate = _build_gate(gating_form, gating_remove_diag, add_batch_norm, self.dtype_policy) if gating else None
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """A few random frames in training, all at evaluation."""
+        return self.training_sampling if training else None
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Pools every feature, sets the descriptors side by side and maps them to the hidden layer."""
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        streams = zip(self.pools, tf.split(frames, self.spec.feature_sizes, axis=-1), strict=True)
+        descriptor = tf.concat([pool(stream, valid, training=training) for pool, stream in streams], axis=-1)
+        descriptor = tf.cast(descriptor, self.compute_dtype)
+        if self.reduction is not None:
+            descriptor = self.reduction(descriptor)
+        hidden = self.hidden(descriptor, training=training)
+        if self.relu:
+            hidden = tf.nn.relu6(hidden)
+        return hidden if self.gate is None else self.gate(hidden, training=training)
+
+
+def _build_gate(form: str, remove_diagonal: bool, add_batch_norm: bool, policy: Any) -> keras.layers.Layer:
+    gate = choose(GATINGS, form, "gating form")
+    if not remove_diagonal:
+        return gate(add_batch_norm=add_batch_norm, dtype=policy)
+    if form not in ("context", "glu"):
+        raise UserError(f"--gating_remove_diag: the gating form '{form}' has no diagonal. Leave it out.")
+    return gate(add_batch_norm=add_batch_norm, remove_diagonal=True, dtype=policy)

@@ -1,0 +1,207 @@
+"""Gates: a vector decides which of its own features pass."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.normalisation import MaskedBatchNormalization
+
+
+class GateLogits(keras.layers.Layer):
+    """What stands inside the sigmoid of a gate.
+
+        z = BN(x W - diag(W) * x)   or, without normalisation,   x W - diag(W) * x + b
+
+    The second term is there only if the diagonal is to be removed, so that a feature has no say in its own gate.
+
+    Args:
+        units: the width of z.
+        add_batch_norm: whether to normalise; if not, there is a bias.
+        remove_diagonal: whether to take out the diagonal of W; x must then be as wide as z.
+
+    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
+    """
+
+    def __init__(self, units: int, add_batch_norm: bool = True, remove_diagonal: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.units = units
+        self.remove_diagonal = remove_diagonal
+        self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
+
+    def build(self, input_shape: Any) -> None:
+        """Creates W and, without normalisation, b."""
+        normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(self.units))
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer=normal, name="kernel")
+        if self.batch_norm is None:
+            self.bias = self.add_weight(shape=(self.units,), initializer=normal, name="bias")
+        else:
+            self.batch_norm.build((*input_shape[:-1], self.units))
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, units)`."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        z = tf.matmul(x, kernel)
+        if self.remove_diagonal:
+            z -= tf.linalg.diag_part(kernel) * x
+        return z + self.bias if self.batch_norm is None else self.batch_norm(z, training=training)
+
+
+class ContextGating(keras.layers.Layer):
+    """Lets features pass as all the others say.
+
+        y = x * sigmoid(BN(x W))
+
+    Args:
+        add_batch_norm: whether to normalise; if not, there is a bias.
+        remove_diagonal: whether a feature has no say in its own gate.
+
+    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
+    """
+
+    def __init__(self, add_batch_norm: bool = True, remove_diagonal: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_batch_norm = add_batch_norm
+        self.remove_diagonal = remove_diagonal
+
+    def build(self, input_shape: Any) -> None:
+        """Creates W."""
+        self.gate = GateLogits(input_shape[-1], self.add_batch_norm, self.remove_diagonal, dtype=self.dtype_policy)
+        self.gate.build(input_shape)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, D)`."""
+        return x * tf.sigmoid(self.gate(x, training=training))
+
+
+class GatedLinearUnit(ContextGating):
+    """Gates a linear map of a vector, not the vector itself: what context gating is compared with.
+
+        y = (x U + b) * sigmoid(BN(x W))
+
+    Args:
+        add_batch_norm: whether to normalise the gate; if not, it has a bias.
+        remove_diagonal: whether W is without its diagonal.
+
+    Source: Dauphin et al. 2017, "Language modeling with gated convolutional networks".
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Creates U, b and W."""
+        super().build(input_shape)
+        self.linear = NormalisedDense(input_shape[-1], add_batch_norm=False, dtype=self.dtype_policy)
+        self.linear.build(input_shape)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, D)`."""
+        return self.linear(x) * tf.sigmoid(self.gate(x, training=training))
+
+
+class BottleneckGate(keras.layers.Layer):
+    """The gate of a wide vector, through a narrow one.
+
+        g = sigmoid(BN(x A B))
+
+    Args:
+        units: the width of x A.
+        add_batch_norm: whether to normalise; if not, there is a bias.
+
+    Source: antoine77340/Youtube-8M-WILLOW, GatedDBoF.
+    """
+
+    def __init__(self, units: int, add_batch_norm: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.units = units
+        self.add_batch_norm = add_batch_norm
+
+    def build(self, input_shape: Any) -> None:
+        """Creates A and B, both from a normal distribution of standard deviation 1 / sqrt(units)."""
+        stddev, size = 1.0 / math.sqrt(self.units), input_shape[-1]
+        normal = keras.initializers.RandomNormal(stddev=stddev)
+        self.narrowing = self.add_weight(shape=(size, self.units), initializer=normal, name="narrowing")
+        self.widening = NormalisedDense(
+            size, add_batch_norm=self.add_batch_norm, kernel_stddev=stddev, bias_stddev=stddev, dtype=self.dtype_policy
+        )
+        self.widening.build((*input_shape[:-1], self.units))
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, D)` in [0, 1]."""
+        return tf.sigmoid(self.widening(tf.matmul(x, tf.convert_to_tensor(self.narrowing)), training=training))
+
+
+class BottleneckGating(keras.layers.Layer):
+    """Context gating through a vector of an eighth of the width.
+
+        y = x * sigmoid(BN(x A B))
+
+    Args:
+        add_batch_norm: whether to normalise; if not, there is a bias.
+        ratio: by how much x A is narrower than x; it keeps at least one feature.
+
+    Source: the gate is that of antoine77340/Youtube-8M-WILLOW, GatedDBoF.
+    """
+
+    def __init__(self, add_batch_norm: bool = True, ratio: int = 8, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_batch_norm = add_batch_norm
+        self.ratio = ratio
+
+    def build(self, input_shape: Any) -> None:
+        """Creates A and B."""
+        width = max(1, input_shape[-1] // self.ratio)
+        self.gate = BottleneckGate(width, self.add_batch_norm, dtype=self.dtype_policy)
+        self.gate.build(input_shape)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, D)`."""
+        return x * self.gate(x, training=training)
+
+
+class SqueezeExcitation(keras.layers.Layer):
+    """Context gating through a narrower hidden layer, without biases.
+
+        y = x * sigmoid(relu(BN(x W1)) W2)
+
+    Args:
+        add_batch_norm: whether to normalise the hidden layer; if not, it has a bias.
+        ratio: by how much it is narrower than x; it keeps at least one unit.
+
+    Raises:
+        UserError: if the ratio is below 1.
+
+    Source: Hu et al. 2018, "Squeeze-and-excitation networks"; Lin, Xiao & Fan 2018, "NeXtVLAD", whose code has no batch
+    normalisation behind W2, as here, where a figure of the paper has one.
+    """
+
+    def __init__(self, add_batch_norm: bool = True, ratio: int = 8, **kwargs: Any):
+        super().__init__(**kwargs)
+        if ratio < 1:
+            raise UserError(f"--hparams: gating_ratio={ratio}: expected at least 1.")
+        self.add_batch_norm = add_batch_norm
+        self.ratio = ratio
+
+    def build(self, input_shape: Any) -> None:
+        """Creates W1 and W2."""
+        size = input_shape[-1]
+        width = max(1, size // self.ratio)
+        self.squeeze = NormalisedDense(
+            width, add_batch_norm=self.add_batch_norm, kernel_stddev=math.sqrt(2.0 / size), dtype=self.dtype_policy
+        )
+        self.squeeze.build(input_shape)
+        self.excitation = self.add_weight(shape=(width, size), initializer="he_normal", name="excitation")
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `x` `(B, D)` to `(B, D)`."""
+        hidden = tf.nn.relu(self.squeeze(x, training=training))
+        return x * tf.sigmoid(tf.matmul(hidden, tf.convert_to_tensor(self.excitation)))
+
+
+GATINGS = {
+    "context": ContextGating,
+    "squeeze_excitation": SqueezeExcitation,
+    "bottleneck": BottleneckGating,
+    "glu": GatedLinearUnit,
+}

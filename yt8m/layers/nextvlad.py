@@ -1,0 +1,95 @@
+"""NeXtVLAD: frames are widened, cut into groups with a cluster each, and share the centres."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.layers.assignment import cluster_mass, weighted_sums
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+
+
+class NeXtVLAD(keras.layers.Layer):
+    """Aggregates groups of features, each with an attention and an assignment of its own.
+
+        u_t   = x_t W0 + b0                                       (widened to E D, cut into G groups u[t, g])
+        a_tgk = valid_t * sigmoid(u_t A + b)_g * softmax_k(BN(u_t W)[g])_k
+        V_k   = sum_{t, g} a_tgk (u[t, g] - c_k)
+        y     = BN(flatten(V))                                    with every V_k at unit length first
+
+    Args:
+        cluster_size: the number of clusters, K.
+        groups: G, a divisor of E D.
+        expansion: E.
+
+    Raises:
+        UserError: if the groups do not divide the widened frame, or a number is below 1.
+
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where padding is part of the batch's moments.
+    """
+
+    def __init__(self, cluster_size: int, groups: int = 8, expansion: int = 2, **kwargs: Any):
+        super().__init__(**kwargs)
+        if min(cluster_size, groups, expansion) < 1:
+            raise UserError(
+                f"--hparams: cluster_size={cluster_size}, groups={groups}, expansion={expansion}: "
+                "expected at least 1 of each."
+            )
+        self.cluster_size = cluster_size
+        self.groups = groups
+        self.expansion = expansion
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights, all from He's normal distribution."""
+        width = self.expansion * input_shape[-1]
+        if width % self.groups:
+            raise UserError(
+                f"--hparams: groups={self.groups} do not divide {self.expansion} x {input_shape[-1]} features. "
+                "Choose a divisor."
+            )
+        wide, logits = (*input_shape[:-1], width), self.groups * self.cluster_size
+        self.widening = self._built(keras.layers.Dense(width, **self._he()), input_shape)
+        self.attention = self._built(keras.layers.Dense(self.groups, **self._he()), wide)
+        self.assignment = self._built(NormalisedDense(logits, kernel_stddev=(2 / width) ** 0.5, **self._policy()), wide)
+        # "fan_out" because the centres lie in rows: their fan is the width of a group.
+        he = keras.initializers.VarianceScaling(2.0, mode="fan_out")
+        self.centres = self.add_weight(shape=(self.cluster_size, width // self.groups), initializer=he, name="centres")
+        self.descriptor_size = self.cluster_size * (width // self.groups)
+        self.descriptor_norm = self._built(MaskedBatchNormalization(**self._policy()), (None, self.descriptor_size))
+
+    def _policy(self) -> dict[str, Any]:
+        return {"dtype": self.dtype_policy}
+
+    def _he(self) -> dict[str, Any]:
+        return {"kernel_initializer": "he_normal", **self._policy()}
+
+    @staticmethod
+    def _built(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
+        layer.build(input_shape)
+        return layer
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K E D / G)`."""
+        wide = self.widening(frames)
+        shares = self._assign(wide, valid, training)
+        # A group of a frame is to the sums what a frame is to NetVLAD.
+        count, length = tf.unstack(
+            tf.shape(valid)
+        )  # said in full: an axis of -1 cannot be told from a batch of nothing
+        members = tf.reshape(wide, (count, length * self.groups, self.centres.shape[1]))
+        mass = tf.cast(cluster_mass(shares), wide.dtype)
+        clusters = weighted_sums(shares, members) - mass[:, :, tf.newaxis] * self.centres
+        descriptor = tf.reshape(l2_normalise(clusters), (-1, self.descriptor_size))
+        return self.descriptor_norm(descriptor, training=training)
+
+    def _assign(self, wide: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
+        """Returns the shares of groups in clusters, `(B, T * G, K)`."""
+        count, length = tf.unstack(tf.shape(valid))
+        logits = tf.cast(self.assignment(wide, valid=valid, training=training), tf.float32)
+        shares = tf.nn.softmax(tf.reshape(logits, (count, length, self.groups, self.cluster_size)))
+        attention = tf.sigmoid(tf.cast(self.attention(wide), tf.float32))
+        attention = tf.where(valid[:, :, tf.newaxis], attention, 0.0)
+        shares = tf.cast(shares * attention[:, :, :, tf.newaxis], wide.dtype)
+        return tf.reshape(shares, (count, length * self.groups, self.cluster_size))
