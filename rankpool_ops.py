@@ -1,0 +1,313 @@
+"""Rank pooling: a sequence of frames becomes the parameters of a linear machine that puts them in order.
+
+The public door of `yt8m/rankpool/`. docs/rank-pooling.md has the problem, the algorithm, the gradient and their limits.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, get_args
+
+import keras
+import tensorflow as tf
+
+from yt8m.errors import UserError, did_you_mean
+from yt8m.rankpool.gradient import GradientName, Solved, differentiable_descriptor, finite_problem
+from yt8m.rankpool.precision import Precision, solve_in
+from yt8m.rankpool.sequences import (
+    approximate_rank_pool,
+    forward_and_reverse,
+    is_frame,
+    reversed_frames,
+    running_mean,
+    signed_sqrt,
+    unit_length,
+)
+from yt8m.rankpool.solver import Problem
+
+__all__ = [
+    "RankPoolInfo",
+    "RankPooling",
+    "approximate_rank_pool",
+    "forward_and_reverse",
+    "rank_pool",
+    "reversed_frames",
+    "running_mean",
+    "signed_sqrt",
+    "unit_length",
+]
+
+InternalDtype = Literal["auto", "float32", "float64"]
+Direction = Literal["forward", "reverse", "both"]
+Method = Literal["rank_pool", "approximate"]
+Number = float | tf.Tensor
+
+# c * trace(V V^T) of a sequence above which float32 would lose digits that matter: measured in docs/rank-pooling.md.
+_LARGEST_SCALE_IN_FLOAT32 = 1e3
+
+
+class RankPoolInfo(NamedTuple):
+    """How the solver fared, a sequence.
+
+    Attributes:
+        iterations: `(B,)` int32, linear systems solved.
+        converged: `(B,)` bool: the descriptor is the exact optimum, up to rounding. False for NaN.
+        duality_gap: `(B,)` float64, primal minus dual objective: half of |u - optimum|^2 is never larger. NaN for NaN.
+    """
+
+    iterations: tf.Tensor
+    converged: tf.Tensor
+    duality_gap: tf.Tensor
+
+
+def rank_pool(
+    frames: tf.Tensor,
+    num_frames: tf.Tensor | None = None,
+    *,
+    c: Number = 1.0,
+    epsilon: Number = 0.1,
+    gradient: GradientName = "exact",
+    targets: tf.Tensor | None = None,
+    internal_dtype: InternalDtype = "auto",
+    return_info: bool = False,
+) -> Any:
+    """Pools each sequence into the weights of the linear regression of time on its frames.
+
+        u = argmin  |u|^2 / 2 + c / 2 * sum over t <= N of max(0, |y_t - u.v_t| - epsilon)^2,     y_t = t, no bias
+
+    Exact, forward and backward, for a few T x T factorisations: memory is O(B T^2 + B T D). The constant is c / 2:
+    liblinear's and scikit-learn's C is half of this c.
+
+    Frames behind the end of a sequence change nothing, whatever they hold, and get a gradient of exactly 0. A sequence
+    without frames gives 0. One that cannot be pooled gives NaN, and a NaN gradient for its frames, without an effect
+    on others: a frame or target that is not finite, c <= 0, epsilon < 0, or numbers so large that rounding leaves
+    nothing (c |v|^2 beyond about 1e15 inside float64).
+
+    Args:
+        frames: `(B, T, D)` float; float16 and bfloat16 are computed in float32.
+        num_frames: `(B,)` int, or None where all T frames count.
+        c: weight of the ordering against the norm of u: a positive number, or a `()` or `(B,)` tensor.
+        epsilon: half the width of the tube in which a frame costs nothing: a number, or a `()` or `(B,)` tensor.
+        gradient: `exact`, `diagonal` (the paper's approximation, for the same price) or `sherman_morrison` (the
+            paper's algorithm for the exact one: O(B D^2) memory, a reference). Not the second derivative: that is
+            right for exact and sherman_morrison, and refused for diagonal.
+        targets: y, `(T,)` or `(B, T)` float, None for 1 ... T.
+        internal_dtype: `auto` computes a float32 sequence in float64 where c * sum |v_t|^2 is above 1e3, each sequence
+            by itself; `float32` never does; `float64` always does, and then remembers its factorisation for the
+            backward pass, which `auto` repeats in float64. float64 frames stay float64 in any case.
+        return_info: also return a `RankPoolInfo`.
+
+    Returns:
+        `(B, D)` of the dtype of the frames, differentiable in frames, c, epsilon and targets; with `return_info` a
+        pair of that and `RankPoolInfo`.
+
+    Raises:
+        UserError: if an argument names no choice, a number is out of range, or frames are not `(B, T, D)`.
+
+    Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling", equation 5.
+    """
+    _check_choice("gradient", gradient, GradientName)
+    _check_choice("internal_dtype", internal_dtype, InternalDtype)
+    _check_numbers(c, epsilon)
+    frames = tf.convert_to_tensor(frames)
+    problem = _stated_problem(frames, num_frames, c, epsilon, targets)
+    descriptor, info = _pooled(problem, gradient, internal_dtype)
+    descriptor = tf.ensure_shape(tf.cast(descriptor, frames.dtype), [frames.shape[0], frames.shape[2]])
+    return (descriptor, info) if return_info else descriptor
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    known = get_args(choices)
+    if value not in known:
+        raise UserError(f"{name}={value!r}: there is no such choice.{did_you_mean(str(value), known)} Known: {known}.")
+
+
+def _check_numbers(c: Number, epsilon: Number) -> None:
+    """Only Python numbers: a tensor out of range gives NaN."""
+    if isinstance(c, int | float) and not 0 < c < math.inf:
+        raise UserError(f"c={c}: rank pooling needs a positive finite number.")
+    if isinstance(epsilon, int | float) and not 0 <= epsilon < math.inf:
+        raise UserError(f"epsilon={epsilon}: rank pooling needs a finite number of at least 0.")
+
+
+def _stated_problem(
+    frames: tf.Tensor, num_frames: tf.Tensor | None, c: Number, epsilon: Number, targets: tf.Tensor | None
+) -> Problem:
+    """Brings the arguments to the shapes of a problem. The small ones are float64, so that 0.1 is 0.1."""
+    if frames.shape.rank != 3 or not frames.dtype.is_floating:
+        raise UserError(f"frames have shape {frames.shape} and dtype {frames.dtype.name}: expected float (B, T, D).")
+    batch, longest = tf.shape(frames)[0], tf.shape(frames)[1]
+    times = tf.range(1, longest + 1) if targets is None else targets
+    return Problem(
+        frames=frames if frames.dtype == tf.float64 else tf.cast(frames, tf.float32),
+        is_frame=is_frame(frames, num_frames),
+        targets=tf.broadcast_to(_float64(times), [batch, longest]),
+        c=tf.broadcast_to(_float64(c), [batch]),
+        epsilon=tf.broadcast_to(_float64(epsilon), [batch]),
+    )
+
+
+def _float64(value: Any) -> tf.Tensor:
+    """A Python number must not take the way through float32, as it would in `tf.cast(0.1, tf.float64)`."""
+    return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.convert_to_tensor(value, tf.float64)
+
+
+def _pooled(problem: Problem, gradient: GradientName, internal_dtype: InternalDtype) -> tuple[tf.Tensor, RankPoolInfo]:
+    # Nothing differentiates the iteration: its result is a constant to which the gradient is attached.
+    constant = Problem(*(tf.stop_gradient(field) for field in problem))
+    squares = tf.einsum("btd,btd->bt", constant.frames, constant.frames)
+    is_usable = _is_usable(constant, squares)
+    # A pass over the frames that most batches can do without: finite padding is harmless, its weight is 0.
+    finite = tf.cond(
+        tf.reduce_all(is_usable) & _all_finite(squares) & _all_finite(constant.targets),
+        lambda: constant,
+        lambda: finite_problem(constant, is_usable),
+    )
+    precision = _precision(finite, squares, internal_dtype)
+    solution, factor = solve_in(precision, finite)
+    is_usable &= solution.is_sound
+    solved = Solved(problem, finite, is_usable, solution, factor, precision)
+    gap = tf.where(is_usable, tf.cast(solution.duality_gap, tf.float64), math.nan)
+    info = RankPoolInfo(solution.iterations, solution.converged & is_usable, gap)
+    return differentiable_descriptor(solved, gradient), info
+
+
+def _precision(problem: Problem, squares: tf.Tensor, internal_dtype: InternalDtype) -> Precision:
+    """A precision that no sequence of a batch needs costs the batch nothing."""
+    dtype = problem.frames.dtype
+    if dtype == tf.float64 or internal_dtype != "auto":
+        return Precision(tf.float64 if internal_dtype == "float64" else dtype, None)
+    sum_of_squares = tf.reduce_sum(tf.where(problem.is_frame, squares, 0), axis=1)
+    return Precision(dtype, problem.c * tf.cast(sum_of_squares, tf.float64) > _LARGEST_SCALE_IN_FLOAT32)
+
+
+def _all_finite(values: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(tf.math.is_finite(values))
+
+
+def _is_usable(problem: Problem, squares: tf.Tensor) -> tf.Tensor:
+    """A square that overflows counts as a number that is not finite."""
+    is_fine = tf.math.is_finite(squares) & tf.math.is_finite(problem.targets)
+    is_c_fine = (problem.c > 0) & tf.math.is_finite(problem.c)
+    is_epsilon_fine = (problem.epsilon >= 0) & tf.math.is_finite(problem.epsilon)
+    return tf.reduce_all(is_fine | ~problem.is_frame, axis=1) & is_c_fine & is_epsilon_fine
+
+
+@keras.saving.register_keras_serializable("yt8m")
+class RankPooling(keras.layers.Layer):
+    """Frames `(B, T, D)` to a descriptor of how they change: `(B, D)`, or `(B, 2 D)` for both directions of time.
+
+    In order: running mean, signed square root (if asked for), unit length, rank pooling. All of it is computed in
+    float32 (float64 for float64 frames) and returned so, whatever the policy: |u| may exceed the range of float16.
+
+    Args:
+        c: weight of the ordering against the norm, see `rank_pool`; where it is learned, its initial value.
+        epsilon: half the width of the tube in which a frame costs nothing.
+        learns_c: makes log(c) a trainable weight.
+        method: `rank_pool`, or `approximate` for fixed weights (which c, epsilon and gradient do not touch).
+        gradient: `exact`, `diagonal` or `sherman_morrison`, see `rank_pool`.
+        relative_targets: orders frames by t / N instead of t, so that long videos do not get longer descriptors.
+        takes_running_mean: pools the running means of the frames, not the frames.
+        takes_signed_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        direction: `forward`, `reverse`, or `both` for the concatenation of the two.
+        internal_dtype: see `rank_pool`.
+
+    Source: Fernando & Gould 2016; the order of the steps follows Fernando et al. 2015 and its released code.
+    """
+
+    def __init__(
+        self,
+        c: float = 1.0,
+        epsilon: float = 0.1,
+        *,
+        learns_c: bool = False,
+        method: Method = "rank_pool",
+        gradient: GradientName = "exact",
+        relative_targets: bool = False,
+        takes_running_mean: bool = True,
+        takes_signed_sqrt: bool = False,
+        takes_unit_length: bool = True,
+        direction: Direction = "forward",
+        internal_dtype: InternalDtype = "auto",
+        **kwargs: Any,
+    ):
+        super().__init__(**({"autocast": False} | kwargs))
+        _check_numbers(c, epsilon)
+        _check_choice("method", method, Method)
+        _check_choice("gradient", gradient, GradientName)
+        _check_choice("direction", direction, Direction)
+        _check_choice("internal_dtype", internal_dtype, InternalDtype)
+        self.c, self.epsilon, self.learns_c = float(c), float(epsilon), learns_c
+        self.method, self.gradient, self.direction = method, gradient, direction
+        self.relative_targets, self.internal_dtype = relative_targets, internal_dtype
+        self.takes_running_mean, self.takes_signed_sqrt = takes_running_mean, takes_signed_sqrt
+        self.takes_unit_length = takes_unit_length
+        # Right under XLA too, but its Cholesky factorisation on a CPU is far slower: keep "auto" from choosing it.
+        self.supports_jit = False
+
+    def build(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> None:
+        if self.learns_c:
+            initial = keras.initializers.Constant(float(tf.math.log(self.c)))
+            self.log_c = self.add_weight(name="log_c", shape=(), initializer=initial, dtype="float32")
+
+    def call(self, frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.Tensor:
+        """Pools each sequence of a batch.
+
+        Args:
+            frames: `(B, T, D)` float.
+            num_frames: `(B,)` int, or None where all T frames count.
+
+        Returns:
+            `(B, D)` or `(B, 2 D)` float32, or float64 for float64 frames.
+        """
+        if frames.dtype != tf.float64:
+            frames = tf.cast(frames, tf.float32)
+        if self.direction == "both":
+            return forward_and_reverse(self._pool, frames, num_frames)
+        return self._pool(reversed_frames(frames, num_frames) if self.direction == "reverse" else frames, num_frames)
+
+    def _pool(self, frames: tf.Tensor, num_frames: tf.Tensor | None) -> tf.Tensor:
+        if self.takes_running_mean:
+            frames = running_mean(frames, num_frames)
+        if self.takes_signed_sqrt:
+            frames = signed_sqrt(frames)
+        if self.takes_unit_length:
+            frames = unit_length(frames)
+        if self.method == "approximate":
+            return approximate_rank_pool(frames, num_frames, includes_running_mean=False)
+        return rank_pool(
+            frames,
+            num_frames,
+            c=tf.exp(tf.convert_to_tensor(self.log_c)) if self.learns_c else self.c,
+            epsilon=self.epsilon,
+            gradient=self.gradient,
+            targets=_relative_times(frames, num_frames) if self.relative_targets else None,
+            internal_dtype=self.internal_dtype,
+        )
+
+    def compute_output_shape(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> tuple:
+        batch, _, size = frames_shape
+        return batch, size if size is None or self.direction != "both" else 2 * size
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {name: getattr(self, name) for name in _LAYER_ARGUMENTS}
+
+
+_LAYER_ARGUMENTS = (
+    "c",
+    "epsilon",
+    "learns_c",
+    "method",
+    "gradient",
+    "relative_targets",
+    "takes_running_mean",
+    "takes_signed_sqrt",
+    "takes_unit_length",
+    "direction",
+    "internal_dtype",
+)
+
+
+def _relative_times(frames: tf.Tensor, num_frames: tf.Tensor | None) -> tf.Tensor:
+    """Returns t / N, `(B, T)` float64."""
+    lengths = tf.reduce_sum(tf.cast(is_frame(frames, num_frames), tf.float64), axis=1, keepdims=True)
+    return tf.cast(tf.range(1, tf.shape(frames)[1] + 1), tf.float64) / tf.maximum(lengths, 1)
