@@ -38,7 +38,6 @@ __all__ = [
 InternalDtype = Literal["auto", "float32", "float64"]
 Direction = Literal["forward", "reverse", "both"]
 Method = Literal["rank_pool", "approximate"]
-Number = float | tf.Tensor
 
 # c * trace(V V^T) of a sequence above which float32 would lose digits that matter: measured in docs/rank-pooling.md.
 _LARGEST_SCALE_IN_FLOAT32 = 1e3
@@ -62,8 +61,8 @@ def rank_pool(
     frames: tf.Tensor,
     num_frames: tf.Tensor | None = None,
     *,
-    c: Number = 1.0,
-    epsilon: Number = 0.1,
+    c: float | tf.Tensor = 1.0,
+    epsilon: float | tf.Tensor = 0.1,
     gradient: GradientName = "exact",
     targets: tf.Tensor | None = None,
     internal_dtype: InternalDtype = "auto",
@@ -90,9 +89,10 @@ def rank_pool(
             paper's algorithm for the exact one: O(B D^2) memory, a reference). Not the second derivative: that is
             right for exact and sherman_morrison, and refused for diagonal.
         targets: y, `(T,)` or `(B, T)` float, None for 1 ... T.
-        internal_dtype: `auto` computes a float32 sequence in float64 where c * sum |v_t|^2 is above 1e3, each sequence
-            by itself; `float32` never does; `float64` always does, and then remembers its factorisation for the
-            backward pass, which `auto` repeats in float64. float64 frames stay float64 in any case.
+        internal_dtype: `auto` computes a float32 sequence in float64 where float32 would lose digits: where
+            c * sum |v_t|^2 is above 1e3, or frames cancel in u. Each sequence decides for itself. `float32` never
+            does; `float64` always does, and then keeps its factorisation for the backward pass, which `auto` computes
+            again for such sequences. float64 frames stay float64 in any case.
         return_info: also return a `RankPoolInfo`.
 
     Returns:
@@ -120,7 +120,7 @@ def _check_choice(name: str, value: str, choices: Any) -> None:
         raise UserError(f"{name}={value!r}: there is no such choice.{did_you_mean(str(value), known)} Known: {known}.")
 
 
-def _check_numbers(c: Number, epsilon: Number) -> None:
+def _check_numbers(c: float | tf.Tensor, epsilon: float | tf.Tensor) -> None:
     """Only Python numbers: a tensor out of range gives NaN."""
     if isinstance(c, int | float) and not 0 < c < math.inf:
         raise UserError(f"c={c}: rank pooling needs a positive finite number.")
@@ -129,7 +129,11 @@ def _check_numbers(c: Number, epsilon: Number) -> None:
 
 
 def _stated_problem(
-    frames: tf.Tensor, num_frames: tf.Tensor | None, c: Number, epsilon: Number, targets: tf.Tensor | None
+    frames: tf.Tensor,
+    num_frames: tf.Tensor | None,
+    c: float | tf.Tensor,
+    epsilon: float | tf.Tensor,
+    targets: tf.Tensor | None,
 ) -> Problem:
     """Brings the arguments to the shapes of a problem. The small ones are float64, so that 0.1 is 0.1."""
     if frames.shape.rank != 3 or not frames.dtype.is_floating:
@@ -162,7 +166,7 @@ def _pooled(problem: Problem, gradient: GradientName, internal_dtype: InternalDt
         lambda: finite_problem(constant, is_usable),
     )
     precision = _precision(finite, squares, internal_dtype)
-    solution, factor = solve_in(precision, finite)
+    precision, solution, factor = solve_in(precision, finite, squares)
     is_usable &= solution.is_sound
     solved = Solved(problem, finite, is_usable, solution, factor, precision)
     gap = tf.where(is_usable, tf.cast(solution.duality_gap, tf.float64), math.nan)

@@ -30,9 +30,10 @@ __all__ = [
 # A batch is parsed by one thread, the next one by another. 1024 whole videos of 300 frames take 354 MB a thread.
 _PARALLEL_PARSES = min(os.cpu_count() or 1, 4)
 _BATCHES_AHEAD = 2
-# Records that are shuffled at a time: as many as fit into 256 MiB if all videos had `max_frames`, within limits.
-_WINDOW_BYTES = 1 << 28
-_SMALLEST_WINDOW, _LARGEST_WINDOW = 1024, 16384
+_WINDOWS_AHEAD = 1
+# Records that are shuffled at a time: as many as fit into 128 MiB if all videos had `max_frames`, within limits.
+_WINDOW_BYTES = 1 << 27
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 512, 16384
 _FILES_OF_A_COUNT = 16
 _RECORDS_OF_A_COUNT = 256
 _NO_END = np.iinfo(np.int64).max
@@ -260,7 +261,7 @@ def _shuffled_records(
         return tf.gather(batch, permutation(key, tf.shape(batch)[0], "window"))
 
     epochs = tf.data.Dataset.range(_NO_END if num_epochs is None else num_epochs)
-    return epochs.flat_map(windows).map(shuffled).unbatch()
+    return epochs.flat_map(windows).map(shuffled).prefetch(_WINDOWS_AHEAD).unbatch()
 
 
 def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch], resumable: bool) -> tf.data.Dataset:

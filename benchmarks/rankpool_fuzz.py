@@ -58,7 +58,7 @@ class Tally:
     def is_sound(self) -> bool:
         """True where all that is left is rounding: of the result if not of the computation."""
         all_fine = self.num_unconverged == 0 and self.num_not_finite == 0
-        return all_fine and self.worst_stationarity < 100 * np.finfo(self.dtype.as_numpy_dtype).eps
+        return all_fine and bool(self.worst_stationarity < 100 * np.finfo(self.dtype.as_numpy_dtype).eps)
 
     def row(self) -> str:
         quantiles = " ".join(f"{q:6.0f}" for q in np.percentile(self.iterations, [50, 99, 99.9, 100]))

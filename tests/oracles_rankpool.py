@@ -48,6 +48,8 @@ def _newton(u: np.ndarray, frames: np.ndarray, targets: np.ndarray, c: float, ep
         if np.array_equal(_sides(u, frames, targets, epsilon), _sides(target, frames, targets, epsilon)):
             return target
         value, fall = objective(u, frames, targets, c, epsilon), slope(u, frames, targets, c, epsilon) @ (u - target)
+        if fall <= 1e-28 * value:
+            return best
         steps = 0.5 ** np.arange(40)
         values = [objective(u + step * (target - u), frames, targets, c, epsilon) for step in steps]
         is_enough = np.array(values) <= value - 0.25 * steps * fall

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tools import check_dataset
 from yt8m.diagnosis import Damage, Record, Shard, stored_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
@@ -367,3 +369,17 @@ def test_class_counts_skip_too(tmp_path: Path) -> None:
     file = write_records(tmp_path / "a", [GOOD[0], record(labels=[99]), *GOOD[1:]])
     counts, num_records = class_counts([file], FRAMES, 100, ReadOptions(on_bad_record="skip"))
     assert (counts[1], counts.sum(), num_records) == (4, 4, 4)
+
+
+def test_check_dataset_lists_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_records(tmp_path / "a", [GOOD[0], record(labels=[99]), *GOOD[1:]])
+    values = flags.FlagValues()
+    check_dataset.define_flags(values)
+    sizes = ["--frame_features", "--feature_names=rgb,audio", "--feature_sizes=8,4", "--num_classes=10"]
+    values(["check_dataset", f"--data_pattern={tmp_path}/*", *sizes])
+    with pytest.raises(UserError, match="damaged in 1 places"):
+        check_dataset.main(values)
+    first, second, damage, _ = capsys.readouterr().out.splitlines()
+    assert first == "1 files, 4 sound records, 0 of them with no label"
+    assert second == "4 labels of 1 of 10 classes"
+    assert damage.startswith(f"{tmp_path}/a, record 1: 'labels' holds class 99")

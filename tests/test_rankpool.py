@@ -41,7 +41,8 @@ def frames_of(kind: str, num_frames: int, size: int, seed: int = 0) -> np.ndarra
         frames = means / np.linalg.norm(means, axis=1, keepdims=True)
     elif kind == "shots":
         shots = np.repeat(rng.standard_normal((num_frames // 12 + 1, size)), 12, axis=0)[:num_frames]
-        frames = np.clip(np.round((shots + 2) * 255 / 4), 0, 255) * 4 / 255 - 2
+        frames = np.clip(np.round((shots + 0.05 * noise + 2) * 255 / 4), 0, 255) * 4 / 255 - 2
+        frames[num_frames // 2] = frames[0]
     else:
         frames = np.maximum(noise, 0)
     return frames.astype(np.float32).astype(np.float64)
@@ -73,6 +74,7 @@ PROBLEMS = [
     ("walk", 5, 1, 1.0, 2.0),
     ("mean", 12, 64, 1e3, 0.1),
     ("shots", 12, 64, 0.1, 0.5),
+    ("shots", 12, 64, 1.0, 0.1),
     ("relu", 30, 8, 30.0, 0.0),
     ("walk", 30, 200, 1e-3, 10.0),
     ("walk", 30, 200, 1.0, 0.1),
@@ -370,7 +372,7 @@ def test_a_bad_frame_spoils_only_its_sequence() -> None:
 )
 def test_a_bad_tensor_gives_nan_for_its_sequence(bad: dict[str, float]) -> None:
     frames, num_frames = batch_of_walks()
-    good = {"c": np.ones(4), "epsilon": np.full(4, 0.1), "targets": np.tile(np.arange(1.0, 13), (4, 1))}
+    good: dict[str, Any] = {"c": np.ones(4), "epsilon": np.full(4, 0.1), "targets": np.tile(np.arange(1.0, 13), (4, 1))}
     clean = rank_pool(frames, num_frames, **good)
     for name, value in bad.items():
         good[name][1] = value
@@ -527,9 +529,9 @@ def test_unit_length_leaves_zero_frames_alone() -> None:
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = unit_length(x)
-    np.testing.assert_allclose(y, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(y, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
     # d(x / |x|) = (I - x x^T) / |x|: for g = (1, 1) at (0.6, 0.8) / 5: ((1, 1) - 1.4 * (0.6, 0.8)) / 5 = (.032, -.024).
-    np.testing.assert_allclose(tape.gradient(y, x), [[0.032, -0.024], [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(tape.gradient(y, x), [[0.032, -0.024], [0.0, 0.0]], atol=1e-6)
 
 
 def test_approximate_rank_pooling_by_hand() -> None:

@@ -232,8 +232,8 @@ def _second_derivatives(
         finite_upstream = tf.cast(tf.where(is_known[:, tf.newaxis], upstream, 0), tf.float64)
         problem = as_dtype(finite_problem(given, is_known), tf.float64)
         first = _closed_form_derivatives(problem, tf.cast(signs, tf.float64), finite_upstream)
-    second_upstreams = [tf.cast(x, tf.float64) for x in second_upstreams]
-    seconds = tape.gradient(first, sources, output_gradients=second_upstreams)
+    wide_upstreams = [tf.cast(x, tf.float64) for x in second_upstreams]
+    seconds = tape.gradient(first, sources, output_gradients=wide_upstreams)
     is_kept = is_known[:, tf.newaxis] | ~given.is_frame
     kept = [is_kept[..., tf.newaxis], is_kept, is_known, is_known, is_known[:, tf.newaxis]]
     return [tf.where(mask, value, math.nan) for mask, value in zip(kept, seconds, strict=True)]

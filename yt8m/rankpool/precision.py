@@ -6,6 +6,10 @@ import tensorflow as tf
 
 from yt8m.rankpool.solver import Problem, Solution, solve
 
+# Norm of the frames' parts alpha_t v_t over that of their sum, above which float32 would lose digits that matter, where
+# c * sum |v_t|^2 is at most 1e3: errors were up to 32 roundings times this (docs/rank-pooling.md).
+_LARGEST_CANCELLATION = 2.0
+
 
 class Precision(NamedTuple):
     """One precision for all sequences, or float32 for some and float64 for others.
@@ -19,30 +23,45 @@ class Precision(NamedTuple):
     is_wide: tf.Tensor | None
 
 
-def solve_in(precision: Precision, problem: Problem) -> tuple[Solution, tf.Tensor | None]:
-    """Solves each sequence in its precision.
+def solve_in(
+    precision: Precision, problem: Problem, squares: tf.Tensor
+) -> tuple[Precision, Solution, tf.Tensor | None]:
+    """Solves each sequence in its precision, and once more in float64 where float32 turned out to lose digits.
+
+    Args:
+        precision: of the first attempt.
+        problem: finite, in the dtype of its frames.
+        squares: `(B, T)`, |v_t|^2.
 
     Returns:
-        The solution, in float32 where precisions differ, and the factor of the solver; of float64 sequences among
-        others there is none: handing one through would cost every batch the memory of it.
+        The precision of the solution; the solution, in float32 where precisions differ; and the factor of the solver.
+        Of float64 sequences among others there is no factor: room for it would cost every batch.
     """
     if precision.is_wide is None:
-        return solve(as_dtype(problem, precision.dtype))
+        return precision, *solve(as_dtype(problem, precision.dtype))
     is_wide = precision.is_wide
     batch, longest, _ = tf.unstack(tf.shape(problem.frames))
-
-    def wide() -> Solution:
-        return _in_float32(solve(as_dtype(only(problem, is_wide), tf.float64))[0])
 
     def narrow() -> tuple[Solution, tf.Tensor]:
         return solve(as_dtype(only(problem, ~is_wide), tf.float32))
 
-    def no_factor() -> tf.Tensor:
-        return tf.zeros([batch, longest, longest], tf.float32)
+    def nothing_narrow() -> tuple[Solution, tf.Tensor]:
+        return _no_solution(problem), tf.zeros([batch, longest, longest], tf.float32)
+
+    narrow_solution, factor = tf.cond(are_all(is_wide), nothing_narrow, narrow)
+    is_wide |= _is_rough(problem, squares, narrow_solution)
+
+    def wide() -> Solution:
+        return _in_float32(solve(as_dtype(only(problem, is_wide), tf.float64))[0])
 
     wide_solution = tf.cond(tf.reduce_any(is_wide), wide, lambda: _no_solution(problem))
-    narrow_solution, factor = tf.cond(are_all(is_wide), lambda: (_no_solution(problem), no_factor()), narrow)
-    return Solution(*select(is_wide, wide_solution, narrow_solution)), factor
+    return precision._replace(is_wide=is_wide), Solution(*select(is_wide, wide_solution, narrow_solution)), factor
+
+
+def _is_rough(problem: Problem, squares: tf.Tensor, solution: Solution) -> tf.Tensor:
+    """Whether frames cancel in u = sum alpha_t v_t, so that the rounding of each weighs more in what is left."""
+    parts = tf.reduce_sum(tf.where(problem.is_frame, tf.square(solution.alpha) * squares, 0), axis=1)
+    return parts > _LARGEST_CANCELLATION**2 * tf.reduce_sum(tf.square(solution.descriptor), axis=1)
 
 
 def are_all(is_wide: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,50 @@
+"""Reads shards in full, counts records and labels, and reports every damaged record.
+
+    python tools/check_dataset.py --data_pattern='DIR/train*.tfrecord' \\
+        --frame_features --feature_names=rgb,audio --feature_sizes=1024,128
+
+Ends with status 1 if anything is damaged.
+"""
+
+import numpy as np
+from absl import flags
+
+from yt8m import cli
+from yt8m.errors import UserError
+
+import readers
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    cli.define_data_flags(values)
+    flags.DEFINE_string("data_pattern", "", "Shards to check: comma-separated patterns.", flag_values=values)
+    flags.DEFINE_boolean("labels_required", True, "Whether a record without labels is damage.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Prints what the shards hold and what is wrong with them.
+
+    Raises:
+        UserError: if a record or a file is damaged.
+    """
+    files = readers.find_files(values.data_pattern, "data_pattern")
+    options = readers.ReadOptions(on_bad_record="skip")
+    spec = cli.data_spec_from_flags(values)
+    batches = readers.evaluation_batches(files, spec, 256, options=options, labels_required=values.labels_required)
+    counts = np.zeros(spec.num_classes, np.int64)
+    num_records = num_unlabelled = 0
+    for batch in batches.as_numpy_iterator():
+        counts += batch["labels"].sum(axis=0)
+        num_records += len(batch["id"])
+        num_unlabelled += int((~batch["labels"].any(axis=1)).sum())
+    print(f"{len(files)} files, {num_records} sound records, {num_unlabelled} of them with no label")
+    print(f"{counts.sum()} labels of {(counts > 0).sum()} of {spec.num_classes} classes")
+    for line in options.skipped.report():
+        print(line)
+    if options.skipped.damages:
+        raise UserError(f"{values.data_pattern}: damaged in {len(options.skipped.damages)} places, listed above.")
+
+
+if __name__ == "__main__":
+    cli.run_program(main, define_flags)
