@@ -5,6 +5,7 @@ docs/data.md lists the same messages.
 
 import gc
 import gzip
+import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools import check_dataset
 from yt8m.diagnosis import Damage, Record, Shard, stored_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
@@ -373,6 +373,7 @@ def test_class_counts_skip_too(tmp_path: Path) -> None:
 
 def test_check_dataset_lists_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_records(tmp_path / "a", [GOOD[0], record(labels=[99]), *GOOD[1:]])
+    check_dataset = importlib.import_module("tools.check_dataset")
     values = flags.FlagValues()
     check_dataset.define_flags(values)
     sizes = ["--frame_features", "--feature_names=rgb,audio", "--feature_sizes=8,4", "--num_classes=10"]
