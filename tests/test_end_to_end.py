@@ -166,10 +166,10 @@ def test_the_starters_frame_level_commands(shards: Path, tmp_path: Path) -> None
     finish(
         start(
             *f"inference.py --input_model_tgz={tmp_path}/model.tgz --output_file={from_archive} "
-            f"--input_data_pattern={data}/test/test*.tfrecord --batch_size=7".split()
+            f"--input_data_pattern={data}/test/test*.tfrecord".split()
         )
     )
-    assert from_archive.read_text() == output.read_text(), "the same videos in other batches"
+    assert from_archive.read_text() == output.read_text()
     check_tensorboard(run)
 
 

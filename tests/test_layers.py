@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
 from yt8m.layers.dbof import DeepBagOfFrames
 from yt8m.layers.dense import NormalisedDense
@@ -224,7 +225,7 @@ class TestBatchNormalization:
         alone = batch_normaliser(2)
         loss, to_x, to_gamma, to_beta = loss_and_gradients(alone, [tf.constant(part) for part in (x, valid, target)])
 
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        strategy = build_strategy(2)
         with strategy.scope():
             shared = batch_normaliser(2)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -36,7 +37,13 @@ def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Stra
             f"--num_gpu={num_gpu}: this machine offers {len(devices)} {devices[0].device_type} device(s). "
             "Ask for as many as there are, and check that TensorFlow sees the GPUs (BUILD.md)."
         )
-    return tf.distribute.MirroredStrategy([device.name for device in devices[:num_gpu]])
+    return _mirrored(tuple(device.name for device in devices[:num_gpu]))
+
+
+@cache
+def _mirrored(devices: tuple[str, ...]) -> Strategy:
+    """One strategy for the same devices: the sums of two of them would be taken for each other in one process."""
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _cluster_size() -> int:
