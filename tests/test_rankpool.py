@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.svm import LinearSVR
 
+from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
 from yt8m.rankpool import solver
 
@@ -458,8 +459,7 @@ def test_a_graph_of_unknown_sizes_gives_the_eager_result(gradient: str, jit_comp
 
 
 def test_two_devices_give_the_result_of_one() -> None:
-    devices = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("CPU")]
-    strategy = tf.distribute.MirroredStrategy(devices)
+    strategy = build_strategy(2)
     frames = tf.cast(batch_of_walks()[0], tf.float32)
     lengths = tf.constant(LENGTHS)
     halves = strategy.experimental_distribute_values_from_function(
