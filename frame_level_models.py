@@ -14,6 +14,8 @@ from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
+import attention_models  # noqa: F401  registers its models
+import attention_vlad_models  # noqa: F401  registers its models
 import nextvlad_models  # noqa: F401  registers its models
 import video_level_models  # noqa: F401  registers the classifiers
 import vlad_models  # noqa: F401  registers its models

@@ -1,7 +1,7 @@
 """Registered NeXtVLAD models: one, and a mixture of several that teach each other."""
 
 import math
-from typing import Any, get_args
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling, Method
+from yt8m.sampling import FrameSampling, fixed_sampling, named_sampling
 from yt8m.schema import DataSpec
 
 
@@ -81,15 +81,6 @@ class NeXtVLADTrunk(keras.layers.Layer):
         return self.gate(self.hidden(descriptor, training=training), training=training)
 
 
-def _wish(sampling: str, iterations: int) -> FrameSampling | None:
-    """Reads what a model's `sampling` and `iterations` say about the frames it sees in training."""
-    if sampling == "all":
-        return None
-    if sampling not in get_args(Method):
-        raise UserError(f"There is no frame sampling '{sampling}'. Known: all, {', '.join(get_args(Method))}.")
-    return FrameSampling(sampling, iterations)  # type: ignore[arg-type]
-
-
 @FRAME_LEVEL_MODELS.register()
 class NeXtVLADModel(FrameLevelModel):
     """NeXtVLAD of every feature, a hidden layer, a squeeze-and-excitation gate, a classifier.
@@ -107,7 +98,8 @@ class NeXtVLADModel(FrameLevelModel):
         gating_ratio: by how much the hidden layer of the gate is narrower.
         dropout: the share of descriptor features to drop in training.
         sampling: which frames a training example has: `all`, or a method of yt8m/sampling.py.
-        iterations: how many, unless it has all.
+        evaluation_sampling: which frames are evaluated: `all` or `uniform`.
+        iterations: how many, unless it is all.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters; the authors' penalty is l2_penalty=1e-5.
 
@@ -129,13 +121,15 @@ class NeXtVLADModel(FrameLevelModel):
         gating_ratio: int = 8,
         dropout: float = 0.5,
         sampling: str = "all",
+        evaluation_sampling: str = "all",
         iterations: int = 150,
         classifier: str = "LogisticModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(spec, classifier, classifier_hparams, **kwargs)
-        self.training_sampling = _wish(sampling, iterations)
+        self.training_sampling = named_sampling(sampling, iterations)
+        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.reverse_whitening = ReverseWhitening(spec)
         self.trunk = NeXtVLADTrunk(
             spec,
@@ -150,8 +144,8 @@ class NeXtVLADModel(FrameLevelModel):
         )
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """What `sampling` says in training, all at evaluation."""
-        return self.training_sampling if training else None
+        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Undoes the whitening of `frames` `(B, T, D)`."""
@@ -184,7 +178,8 @@ class MixNeXtVLADModel(FrameLevelModel):
         distillation_weight: w; 0 for no distillation.
         fixed_teacher: whether the distillation leaves the blend alone and teaches the branches only.
         sampling: which frames a training example has: `all`, or a method of yt8m/sampling.py.
-        iterations: how many, unless it has all.
+        evaluation_sampling: which frames are evaluated: `all` or `uniform`.
+        iterations: how many, unless it is all.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters; the authors' penalty is l2_penalty=1e-5.
 
@@ -211,6 +206,7 @@ class MixNeXtVLADModel(FrameLevelModel):
         distillation_weight: float = 9.0,
         fixed_teacher: bool = False,
         sampling: str = "all",
+        evaluation_sampling: str = "all",
         iterations: int = 150,
         classifier: str = "LogisticModel",
         classifier_hparams: dict[str, Any] | None = None,
@@ -222,7 +218,8 @@ class MixNeXtVLADModel(FrameLevelModel):
                 f"--hparams: num_branches={num_branches}, temperature={temperature}: expected at least 1 branch and a "
                 "temperature above 0."
             )
-        self.training_sampling = _wish(sampling, iterations)
+        self.training_sampling = named_sampling(sampling, iterations)
+        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.temperature = temperature
         self.distillation_weight = distillation_weight
         self.fixed_teacher = fixed_teacher
@@ -251,8 +248,8 @@ class MixNeXtVLADModel(FrameLevelModel):
         self.blend_gate = keras.layers.Dense(num_branches, dtype="float32")
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """What `sampling` says in training, all at evaluation."""
-        return self.training_sampling if training else None
+        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
 
     def call(self, batch: Any, training: bool = False) -> dict[str, Any]:
         """Maps a batch to predictions and logits `(B, C)` and to branch_logits `(B, M, C)`, all float32."""

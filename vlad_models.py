@@ -10,6 +10,7 @@ from yt8m.errors import UserError
 from yt8m.late_fusion import LateFusionModel, random_frames
 from yt8m.layers.dbof import GatedBagOfFrames, MeanAndMaxBagOfFrames, SoftBagOfFrames
 from yt8m.layers.fisher import NetFV
+from yt8m.layers.non_local import NonLocalVLAD
 from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
@@ -36,6 +37,8 @@ class NetVLADModelLF(LateFusionModel):
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -63,6 +66,8 @@ class NetVLADModelLF(LateFusionModel):
         gating_remove_diag: bool = False,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -79,7 +84,9 @@ class NetVLADModelLF(LateFusionModel):
             gating=gating,
             gating_form=gating_form,
             gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames),
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
             descriptor_size=dimred,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
@@ -93,6 +100,73 @@ def _vlad_kind(lightvlad: bool, vlagd: bool, tied: bool) -> Callable[..., keras.
     if tied:
         return partial(NetVLAD, tied=True)
     return NetRVLAD if lightvlad else GatedVLAD if vlagd else NetVLAD
+
+
+@FRAME_LEVEL_MODELS.register()
+class NonLocalVLADModel(LateFusionModel):
+    """NetVLAD of every feature whose clusters look at each other, a hidden layer, context gating, a classifier.
+
+        y = V + softmax(s (V Q) (V K)^T) (V G) O,   V_k = sum_t a[t, k] (x_t - c_k): see NonLocalVLAD
+
+    Args:
+        spec: what the records hold.
+        cluster_size: the number of clusters of the widest feature; others have half of it, at least 1.
+        light: whether to sum frames instead of residuals, and to work in half the width of a feature.
+        hidden_size: the width of the hidden layer.
+        add_batch_norm: whether to normalise; if not, biases take its place.
+        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
+        gating: whether the hidden layer is gated.
+        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
+        gating_remove_diag: whether a hidden unit has no say in its own gate.
+        iterations: how many frames a training example has; 0 for all.
+        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which has
+    8 mixtures and gated probabilities behind it.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        cluster_size: int = 64,
+        light: bool = False,
+        hidden_size: int = 1024,
+        add_batch_norm: bool = True,
+        relu: bool = False,
+        gating: bool = True,
+        gating_form: str = "context",
+        gating_remove_diag: bool = False,
+        iterations: int = 300,
+        sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            spec,
+            lambda clusters, _: NonLocalVLAD(clusters, add_batch_norm, light, dtype=self.dtype_policy),
+            cluster_size=cluster_size,
+            share=2,
+            hidden_size=hidden_size,
+            add_batch_norm=add_batch_norm,
+            relu=relu,
+            gating=gating,
+            gating_form=gating_form,
+            gating_remove_diag=gating_remove_diag,
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
+            classifier=classifier,
+            classifier_hparams=classifier_hparams,
+            **kwargs,
+        )
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -115,6 +189,8 @@ class NetFVModelLF(LateFusionModel):
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -137,6 +213,8 @@ class NetFVModelLF(LateFusionModel):
         gating_remove_diag: bool = False,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -153,7 +231,9 @@ class NetFVModelLF(LateFusionModel):
             gating=gating,
             gating_form=gating_form,
             gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames),
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
@@ -178,6 +258,8 @@ class SoftDbofModelLF(LateFusionModel):
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -198,6 +280,8 @@ class SoftDbofModelLF(LateFusionModel):
         gating_remove_diag: bool = False,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -213,7 +297,9 @@ class SoftDbofModelLF(LateFusionModel):
             gating=gating,
             gating_form=gating_form,
             gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames),
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
@@ -238,6 +324,8 @@ class GatedDbofModelLF(LateFusionModel):
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -258,6 +346,8 @@ class GatedDbofModelLF(LateFusionModel):
         gating_remove_diag: bool = False,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -278,7 +368,9 @@ class GatedDbofModelLF(LateFusionModel):
             gating=gating,
             gating_form=gating_form,
             gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames),
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
@@ -303,6 +395,8 @@ class DbofModelLF(LateFusionModel):
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -326,6 +420,8 @@ class DbofModelLF(LateFusionModel):
         gating_remove_diag: bool = False,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
+        evaluation_sampling: str = "all",
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -341,7 +437,9 @@ class DbofModelLF(LateFusionModel):
             gating=gating,
             gating_form=gating_form,
             gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames),
+            training_sampling=random_frames(iterations, sample_random_frames, sampling),
+            evaluation_sampling=evaluation_sampling,
+            iterations=iterations,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,

@@ -13,6 +13,8 @@ RANKS = {
     "inference": 4,
     "tools": 4,
     "experiment": 3,
+    "attention_models": 2,
+    "attention_vlad_models": 2,
     "frame_level_models": 2,
     "nextvlad_models": 2,
     "video_level_models": 2,
@@ -22,7 +24,8 @@ RANKS = {
     "rankpool_ops": 1,
     "yt8m": 0,
 }
-SIDEWAYS = {("frame_level_models", name) for name in ("nextvlad_models", "video_level_models", "vlad_models")}
+MODEL_FILES = ("attention_models", "attention_vlad_models", "nextvlad_models", "video_level_models", "vlad_models")
+SIDEWAYS = {("frame_level_models", name) for name in MODEL_FILES}
 PRODUCT = sorted(
     path for path in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("yt8m/**/*.py")] if path.is_file()
 )

@@ -12,15 +12,21 @@ from yt8m.layers.dbof import choose
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.gating import GATINGS
 from yt8m.layers.normalisation import MaskedBatchNormalization
-from yt8m.sampling import FrameSampling
+from yt8m.sampling import FrameSampling, fixed_sampling, named_sampling
 from yt8m.schema import DataSpec
 
 
-def random_frames(iterations: int, one_by_one: bool) -> FrameSampling | None:
-    """The frames of a training example: `iterations` draws, or so many in a row; 0 iterations mean all frames."""
-    if not iterations:
-        return None
-    return FrameSampling("random" if one_by_one else "random_sequence", iterations)
+def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
+    """The frames of a training example: `iterations` of them as `sampling` says; 0 iterations mean all frames.
+
+    Not `one_by_one` is the starter's way to say `random_sequence`.
+
+    Raises:
+        UserError: if there is no such sampling, or it is not the starter's.
+    """
+    if not one_by_one and sampling not in ("random", "random_sequence"):
+        raise UserError(f"--nosample_random_frames is sampling=random_sequence, not {sampling}: give one of the two.")
+    return named_sampling(sampling if one_by_one else "random_sequence", iterations) if iterations else None
 
 
 class LateFusionModel(FrameLevelModel):
@@ -29,7 +35,7 @@ class LateFusionModel(FrameLevelModel):
         x = BN(frames),   h = f([pool_1(x_1), pool_2(x_2), ...] H + b),   y = classifier(gate(h))
 
     H starts from a normal distribution of standard deviation 1 / sqrt(K) for the K clusters of the widest feature,
-    whatever the length of the descriptor: its parts have unit length, so h starts with numbers of that size.
+    whatever the width of the descriptor: its parts have unit length, so h starts with numbers of that size.
 
     Args:
         spec: what the records hold.
@@ -43,6 +49,8 @@ class LateFusionModel(FrameLevelModel):
         gating_form: a name of `GATINGS`.
         gating_remove_diag: whether a hidden unit has no say in its own gate.
         training_sampling: which frames a training example has; None for all.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        iterations: see `evaluation_sampling`.
         descriptor_size: the width to which the descriptor is projected first; 0 or less for none.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
@@ -65,6 +73,8 @@ class LateFusionModel(FrameLevelModel):
         gating_form: str,
         gating_remove_diag: bool,
         training_sampling: FrameSampling | None,
+        evaluation_sampling: str = "all",
+        iterations: int = 0,
         descriptor_size: int = 0,
         classifier: str,
         classifier_hparams: dict[str, Any] | None,
@@ -74,6 +84,7 @@ class LateFusionModel(FrameLevelModel):
         if cluster_size < 1:
             raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
         self.training_sampling = training_sampling
+        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
         widest = max(spec.feature_sizes)
         sizes = zip(spec.feature_sizes, stream_sizes(cluster_size, share, spec), strict=True)
@@ -96,16 +107,23 @@ class LateFusionModel(FrameLevelModel):
         self.gate = _build_gate(gating_form, gating_remove_diag, add_batch_norm, self.dtype_policy) if gating else None
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """A few random frames in training, all at evaluation."""
-        return self.training_sampling if training else None
+        """Usually a few random frames in training, all at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Pools every feature, sets the descriptors side by side and maps them to the hidden layer."""
+        streams = zip(self.pools, self.streams(frames, valid, training), strict=True)
+        return self.fuse([pool(stream, valid, training=training) for pool, stream in streams], training)
+
+    def streams(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """Normalises `frames` `(B, T, D)` and parts them into their features, `(B, T, size)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
-        streams = zip(self.pools, tf.split(frames, self.spec.feature_sizes, axis=-1), strict=True)
-        descriptor = tf.concat([pool(stream, valid, training=training) for pool, stream in streams], axis=-1)
-        descriptor = tf.cast(descriptor, self.compute_dtype)
+        return tf.split(frames, self.spec.feature_sizes, axis=-1)
+
+    def fuse(self, descriptors: list[tf.Tensor], training: bool) -> tf.Tensor:
+        """Sets descriptors `(B, E)` side by side and maps them to the hidden layer, `(B, hidden_size)`."""
+        descriptor = tf.cast(tf.concat(descriptors, axis=-1), self.compute_dtype)
         if self.reduction is not None:
             descriptor = self.reduction(descriptor)
         hidden = self.hidden(descriptor, training=training)

@@ -40,6 +40,37 @@ class FrameSampling:
             raise UserError(f"Frame sampling '{self.method}' takes at least 1 frame, not {self.num_frames}.")
 
 
+def named_sampling(name: str, num_frames: int) -> FrameSampling | None:
+    """Reads how a hyper-parameter names the frames that a model sees.
+
+    Args:
+        name: `all`, or a method.
+        num_frames: how many, unless it is all.
+
+    Returns:
+        The sampling, or None for all frames.
+
+    Raises:
+        UserError: if there is no such method, or fewer than one frame is asked for.
+    """
+    if name == "all":
+        return None
+    if name not in get_args(Method):
+        raise UserError(f"There is no frame sampling '{name}'. Known: all, {', '.join(get_args(Method))}.")
+    return FrameSampling(name, num_frames)  # type: ignore[arg-type]
+
+
+def fixed_sampling(name: str, num_frames: int) -> FrameSampling | None:
+    """Does the same for evaluation, where nothing is left to chance.
+
+    Raises:
+        UserError: if it is neither `all` nor `uniform`.
+    """
+    if name not in ("all", "uniform"):
+        raise UserError(f"--hparams: evaluation_sampling={name}: expected all or uniform, the same frames every time.")
+    return named_sampling(name, num_frames)
+
+
 def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Chooses frames of every video of a batch.
 

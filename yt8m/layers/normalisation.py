@@ -93,11 +93,15 @@ class MaskedBatchNormalization(keras.layers.Layer):
 
     def _follow(self, mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor) -> None:
         """Moves the moving moments towards those of a batch, if it had any position at all."""
-        is_update = tf.cast(count > 0.0, tf.float32)
-        rate = is_update * tf.maximum(1.0 - self.momentum, 10.0 / (10.0 + self.num_updates))
+        rate = moving_rate(self.num_updates, count, self.momentum)
         self.moving_mean.assign_add(rate * (mean - self.moving_mean))
         self.moving_variance.assign_add(rate * (variance - self.moving_variance))
-        self.num_updates.assign_add(is_update)
+        self.num_updates.assign_add(tf.cast(count > 0.0, tf.float32))
+
+
+def moving_rate(num_updates: tf.Tensor, count: tf.Tensor, momentum: float) -> tf.Tensor:
+    """How far moving moments go towards those of a batch of `count` positions, after `num_updates` batches."""
+    return tf.cast(count > 0.0, tf.float32) * tf.maximum(1.0 - momentum, 10.0 / (10.0 + num_updates))
 
 
 @tf.autograph.experimental.do_not_convert

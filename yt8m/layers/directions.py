@@ -1,0 +1,203 @@
+"""Directions from centres to frames, summed without being written down.
+
+With d[t, k] = |x_t - c_k| the sums are products of matrices:
+
+    sum_t a[t, k] (x_t - c_k) / d[t, k] = sum_t b[t, k] x_t - (sum_t b[t, k]) c_k
+    sum_t a[t, k] (x_t - c_k) (x_t - c_k)^T / d[t, k]^2
+        = sum_t e[t, k] x_t x_t^T - s_k c_k^T - c_k s_k^T + m_k c_k c_k^T
+
+where b = a / d, e = a / d^2, s_k = sum_t e[t, k] x_t and m_k = sum_t e[t, k]. Moments over all frames of a batch are
+the same sums, with a = 1 and the batch as one long video.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.distribution import all_replica_sum
+from yt8m.errors import UserError, did_you_mean
+from yt8m.layers.assignment import weighted_sums
+from yt8m.layers.normalisation import moving_rate
+
+WHITENINGS = ("diagonal", "full", "none")
+
+_SMALLEST_SQUARE = 1e-8  # a frame nearer to a centre than 1e-4 has no direction that float32 knows
+_RIDGE = 1e-3  # of the mean variance of a direction's features, 1 / D: added before anything is divided by it
+_LARGEST_FULL = 256  # "full" writes D^2 numbers a frame
+
+
+def squared_distances(frames: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
+    """Returns |x[b, t] - c_k|^2 as `(B, T, K)`, at least 1e-8, of frames `(B, T, D)` and centres `(K, D)`."""
+    products = tf.tensordot(frames, centres, axes=((2,), (1,)))
+    squares = tf.reduce_sum(tf.square(frames), axis=2, keepdims=True) + tf.reduce_sum(tf.square(centres), axis=1)
+    return tf.maximum(squares - 2.0 * products, _SMALLEST_SQUARE)
+
+
+def direction_sums(weights: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
+    """Sums the directions from every centre to the frames.
+
+        S_k = sum_t a[t, k] (x_t - c_k) / |x_t - c_k|
+
+    Args:
+        weights: a, `(B, T, K)` float, 0 for padding.
+        frames: `(B, T, D)` float.
+        centres: `(K, D)` float.
+        squares: `squared_distances` of the two.
+
+    Returns:
+        `(B, K, D)`.
+    """
+    scaled = weights * tf.math.rsqrt(squares)
+    return weighted_sums(scaled, frames) - tf.reduce_sum(scaled, axis=1)[:, :, tf.newaxis] * centres
+
+
+def direction_product_sums(weights: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
+    """Sums the products of directions with themselves.
+
+        G_k = sum_t a[t, k] (x_t - c_k) (x_t - c_k)^T / |x_t - c_k|^2
+
+    Args:
+        weights: a, `(B, T, K)` float, 0 for padding.
+        frames: `(B, T, D)` float; D^2 numbers are written for each, whatever K.
+        centres: `(K, D)` float.
+        squares: `squared_distances` of the two.
+
+    Returns:
+        `(B, K, D, D)`.
+    """
+    size = frames.shape[2]
+    scaled = weights / squares
+    pairs = frames[:, :, :, tf.newaxis] * frames[:, :, tf.newaxis, :]
+    pairs = tf.reshape(pairs, (tf.shape(frames)[0], tf.shape(frames)[1], size * size))
+    sums = weighted_sums(scaled, pairs)
+    sums = tf.reshape(sums, (tf.shape(frames)[0], centres.shape[0], size, size))
+    mixed = weighted_sums(scaled, frames)[:, :, :, tf.newaxis] * centres[:, tf.newaxis, :]
+    mass = tf.reduce_sum(scaled, axis=1)[:, :, tf.newaxis, tf.newaxis]
+    own = centres[:, :, tf.newaxis] * centres[:, tf.newaxis, :]
+    return sums - mixed - tf.linalg.matrix_transpose(mixed) + mass * own
+
+
+class MovingMean(keras.layers.Layer):
+    """The mean over many batches of a statistic, which moves as the moments of MaskedBatchNormalization do.
+
+    Args:
+        shape: of the statistic.
+        momentum: how much of the mean a step of a long run keeps.
+    """
+
+    def __init__(self, shape: tuple[int, ...], momentum: float = 0.999, **kwargs: Any):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.momentum = momentum
+        self.mean = self._scalar_or_more(shape, "moving_mean")
+        self.num_updates = self._scalar_or_more((), "num_updates")
+
+    def _scalar_or_more(self, shape: tuple[int, ...], name: str) -> keras.Variable:
+        return self.add_weight(shape=shape, initializer="zeros", trainable=False, aggregation="mean", name=name)
+
+    def follow(self, value: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Moves towards the `value` of a batch of `count` frames, if there were any, and returns the value."""
+        rate = moving_rate(self.num_updates, count, self.momentum)
+        self.mean.assign_add(rate * (tf.stop_gradient(value) - self.mean))
+        self.num_updates.assign_add(tf.cast(count > 0.0, tf.float32))
+        return value
+
+
+class AllFrames:
+    """The frames of all videos of a batch as one long video, for moments of directions to `centres`.
+
+    Args:
+        frames: `(B, T, D)` float.
+        valid: `(B, T)` bool.
+        centres: `(K, D)` float.
+        squares: `squared_distances` of the two.
+    """
+
+    def __init__(self, frames: tf.Tensor, valid: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor):
+        ones = tf.where(valid[:, :, tf.newaxis], tf.ones_like(squares), 0.0)
+        self.arguments = (*map(_as_one_video, (ones, frames)), centres, _as_one_video(squares))
+        self.count = all_replica_sum(tf.reduce_sum(tf.cast(valid, tf.float32)))
+
+    def mean(self, sums: Callable[..., tf.Tensor]) -> tf.Tensor:
+        """Divides `sums(weights, frames, centres, squares)` `(1, K, ...)` over all replicas by the number of frames."""
+        return all_replica_sum(sums(*self.arguments)[0]) / tf.maximum(self.count, 1.0)
+
+
+def _as_one_video(x: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(x, (1, tf.shape(x)[0] * tf.shape(x)[1], x.shape[2]))
+
+
+class DirectionWhitening(keras.layers.Layer):
+    """Centres sums of directions, and gives the features of a cluster's directions equal spread.
+
+        diagonal:  y_k = (S_k - m_k mu_k) / sqrt(variance_k + ridge)
+        full:      y_k = L_k^-1 (S_k - m_k mu_k),   L_k L_k^T = covariance_k + ridge I
+        none:      y_k = S_k
+
+    Moments are those of the single directions of all frames that exist, on all replicas. `diagonal` has those of the
+    batch in training. `full` has moving ones there too, and no gradient through them: a batch rarely has enough frames
+    for a covariance. L^-1 whitens as covariance^-1/2 does, up to a rotation of each cluster, which neither lengths nor
+    a linear layer behind it can see.
+
+    Args:
+        kind: a name of `WHITENINGS`.
+
+    Raises:
+        UserError: if there is no such whitening, or frames are too wide for `full`.
+
+    Source: Jegou & Zisserman 2014, "Triangulation embedding" (one covariance over all clusters, from a training set);
+    Kmiec, Bae & An 2018, whose code normalises by the batch, feature by feature.
+    """
+
+    def __init__(self, kind: str = "diagonal", **kwargs: Any):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if kind not in WHITENINGS:
+            raise UserError(
+                f"There is no whitening '{kind}'.{did_you_mean(kind, WHITENINGS)} Known: {', '.join(WHITENINGS)}."
+            )
+        self.kind = kind
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the moving moments for sums of `input_shape` `(B, K, D)`."""
+        count, size = input_shape[1:]
+        self.ridge = _RIDGE / size
+        if self.kind == "full" and size > _LARGEST_FULL:
+            raise UserError(
+                f"--hparams: whitening=full of {size} features would write {size * size} numbers a frame. "
+                f"It takes {_LARGEST_FULL} features at most: choose whitening=diagonal."
+            )
+        if self.kind != "none":
+            self.mean = MovingMean((count, size))
+            self.second = MovingMean((count, size, size) if self.kind == "full" else (count, size))
+
+    def call(self, sums: tf.Tensor, mass: tf.Tensor, everything: AllFrames | None = None) -> tf.Tensor:
+        """Whitens `sums` `(B, K, D)` of directions with `mass` `(B, K)`; in training it is given all frames."""
+        if self.kind == "none":
+            return sums
+        if self.kind == "full":
+            return self._fully(sums, mass, everything)
+        mean, second = tf.convert_to_tensor(self.mean.mean), tf.convert_to_tensor(self.second.mean)
+        if everything is not None:
+            mean = self.mean.follow(everything.mean(direction_sums), everything.count)
+            second = self.second.follow(everything.mean(_direction_square_sums), everything.count)
+        variance = tf.maximum(second - tf.square(mean), 0.0)
+        return (sums - mass[:, :, tf.newaxis] * mean) * tf.math.rsqrt(variance + self.ridge)
+
+    def _fully(self, sums: tf.Tensor, mass: tf.Tensor, everything: AllFrames | None) -> tf.Tensor:
+        if everything is not None:
+            self.mean.follow(everything.mean(direction_sums), everything.count)
+            self.second.follow(everything.mean(direction_product_sums), everything.count)
+        mean, second = tf.convert_to_tensor(self.mean.mean), tf.convert_to_tensor(self.second.mean)
+        covariance = second - mean[:, :, tf.newaxis] * mean[:, tf.newaxis, :]
+        root = tf.linalg.cholesky(covariance + self.ridge * tf.eye(covariance.shape[1]))
+        centred = tf.transpose(sums - mass[:, :, tf.newaxis] * mean, (1, 2, 0))
+        return tf.transpose(tf.linalg.triangular_solve(root, centred), (2, 0, 1))
+
+
+def _direction_square_sums(weights: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
+    """Returns sum_t a[t, k] (x_t - c_k)^2 / |x_t - c_k|^2, feature by feature, as `(B, K, D)`."""
+    scaled = weights / squares
+    mass = tf.reduce_sum(scaled, axis=1)[:, :, tf.newaxis]
+    sums = weighted_sums(scaled, tf.square(frames)) - 2.0 * centres * weighted_sums(scaled, frames)
+    return sums + mass * tf.square(centres)

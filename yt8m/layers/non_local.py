@@ -1,0 +1,89 @@
+"""Non-local VLAD: the clusters of a video look at each other before they are scaled to unit length."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.layers.normalisation import l2_normalise
+from yt8m.layers.vlad import NetRVLAD, NetVLAD, unit_descriptor
+
+
+class NonLocalBlock(keras.layers.Layer):
+    """Adds to every token a blend of all tokens.
+
+        y_k = v_k + sum_j softmax_j(s (v_k Q) . (v_j K))_j (v_j G) O
+
+    Args:
+        inner_size: the width of v Q, v K and v G.
+        scale: s.
+
+    Source: Wang et al. 2018, "Non-local neural networks", embedded Gaussian; 17Skye17/2nd-YouTube8M, without biases, so
+    that a video without frames stays at 0. The light form of that code takes v K for v G; here they are two maps.
+    """
+
+    def __init__(self, inner_size: int, scale: float, **kwargs: Any):
+        # In float32 under every policy: products of sums over hundreds of frames exceed float16.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.inner_size = inner_size
+        self.scale = scale
+
+    def build(self, input_shape: Any) -> None:
+        """Creates Q, K, G and O, each from a normal distribution of standard deviation 1 / sqrt(width in front)."""
+        size, inner = input_shape[-1], self.inner_size
+        self.query, self.key, self.value = (self._matrix(name, size, inner) for name in ("query", "key", "value"))
+        self.output_map = self._matrix("output_map", inner, size)
+
+    def _matrix(self, name: str, rows: int, columns: int) -> keras.Variable:
+        normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(rows))
+        return self.add_weight(shape=(rows, columns), initializer=normal, name=name)
+
+    def call(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Maps `tokens` `(B, K, D)` to `(B, K, D)` float32."""
+        query, key, value = (
+            tf.tensordot(tokens, tf.convert_to_tensor(matrix), axes=1) for matrix in (self.query, self.key, self.value)
+        )
+        shares = tf.nn.softmax(self.scale * tf.matmul(query, key, transpose_b=True))
+        blends = tf.matmul(shares, value)
+        return tokens + tf.tensordot(blends, tf.convert_to_tensor(self.output_map), axes=1)
+
+
+class NonLocalVLAD(keras.layers.Layer):
+    """VLAD whose clusters see each other.
+
+        V_k = sum_t a[t, k] (x_t - c_k),   y = NonLocalBlock(V), each cluster and then the whole scaled to unit length
+
+    The block works in K features and divides its products by K, or, in the light form, which sums frames instead of
+    residuals, in D / 2 features, by sqrt(D).
+
+    Args:
+        cluster_size: the number of clusters, K.
+        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+        light: whether to take the light form.
+
+    Raises:
+        UserError: if there is no cluster.
+
+    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, whose
+    divisor is a setting, 64 for the 64 clusters of its best models.
+    """
+
+    def __init__(self, cluster_size: int, add_batch_norm: bool = True, light: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.light = light
+        kind = NetRVLAD if light else NetVLAD
+        self.vlad = kind(cluster_size, add_batch_norm, dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the VLAD and the block."""
+        clusters, size = self.vlad.cluster_size, input_shape[-1]
+        inner, scale = (max(1, size // 2), size**-0.5) if self.light else (clusters, 1.0 / clusters)
+        self.vlad.build(input_shape)
+        self.block = NonLocalBlock(inner, scale)
+        self.block.build((None, clusters, size))
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        shares = self.vlad.assign(frames, valid, training)
+        return unit_descriptor(l2_normalise(self.block(self.vlad.aggregate(shares, frames))))

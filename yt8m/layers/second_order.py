@@ -1,0 +1,235 @@
+"""Pooling of directions and of their products: T-embedding and FAemb."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.layers.assignment import SoftAssignment, cluster_mass
+from yt8m.layers.directions import (
+    AllFrames,
+    DirectionWhitening,
+    MovingMean,
+    direction_product_sums,
+    direction_sums,
+    squared_distances,
+)
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+
+
+def approximation_error(
+    shares: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor, cubic: float
+) -> tf.Tensor:
+    """What FAemb keeps small: how badly the centres stand for the frames.
+
+        e = mean_t ( |x_t - sum_k a[t, k] c_k|^2 / 2 + mu sum_k a[t, k] |x_t - c_k|^3 )
+
+    The first term asks that a frame be the blend of its centres. The second bounds what a smooth function loses when it
+    is replaced by the blend of its Taylor series to second order around the centres.
+
+    Args:
+        shares: a, `(B, T, K)` float, adding up to 1 for a frame that exists.
+        frames: `(B, T, D)` float.
+        valid: `(B, T)` bool.
+        centres: `(K, D)` float.
+        squares: `squared_distances` of frames and centres.
+        cubic: mu.
+
+    Returns:
+        `(B,)`; 0 for a video without frames.
+
+    Source: Do, Tran & Cheung 2015, "FAemb". There shares are any coefficients that add up to 1, found for each frame by
+    minimising e; here they are softmax shares, and e is a term of the loss.
+    """
+    rest = frames - tf.tensordot(shares, centres, axes=1)
+    terms = 0.5 * tf.reduce_sum(tf.square(rest), axis=2) + cubic * tf.reduce_sum(shares * squares**1.5, axis=2)
+    num_frames = tf.reduce_sum(tf.cast(valid, terms.dtype), axis=1)
+    return tf.reduce_sum(tf.where(valid, terms, 0.0), axis=1) / tf.maximum(num_frames, 1.0)
+
+
+def _centres(layer: keras.layers.Layer, count: int, size: int) -> keras.Variable:
+    initializer = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(size))
+    return layer.add_weight(shape=(count, size), initializer=initializer, name="centres")
+
+
+class TEmbedding(keras.layers.Layer):
+    """Sums the whitened directions from every centre to the frames.
+
+        V_k = sum_t a[t, k] white((x_t - c_k) / |x_t - c_k|),   y = [V_1 / |V_1|, V_2 / |V_2|, ...]
+
+    Args:
+        cluster_size: the number of clusters, K.
+        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+        weighted: whether a frame counts by its share in a cluster, a = SoftAssignment(x); if not, a = 1.
+        whitening: see DirectionWhitening.
+
+    Source: Jegou & Zisserman 2014, "Triangulation embedding" (not weighted); Kmiec, Bae & An 2018, first-order branch
+    of the third model (weighted), after its description: no code of it was published.
+    """
+
+    def __init__(
+        self,
+        cluster_size: int,
+        add_batch_norm: bool = True,
+        weighted: bool = True,
+        whitening: str = "diagonal",
+        **kwargs: Any,
+    ):
+        # In float32 under every policy: a distance is a difference of squares.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.cluster_size = cluster_size
+        self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype="float32") if weighted else None
+        self.whitening = DirectionWhitening(whitening)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates assignment, centres and moments."""
+        self.centres = _centres(self, self.cluster_size, input_shape[-1])
+        self.whitening.build((None, self.cluster_size, input_shape[-1]))
+        if self.assignment is not None:
+            self.assignment.build(input_shape)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        centres = tf.convert_to_tensor(self.centres)
+        squares = squared_distances(frames, centres)
+        if self.assignment is None:
+            shares = tf.where(valid[:, :, tf.newaxis], tf.ones_like(squares), 0.0)
+        else:
+            shares = self.assignment(frames, valid, training=training)
+        sums = direction_sums(shares, frames, centres, squares)
+        everything = AllFrames(frames, valid, centres, squares) if training else None
+        clusters = self.whitening(sums, cluster_mass(shares), everything=everything)
+        return _side_by_side(l2_normalise(clusters))
+
+
+def _side_by_side(clusters: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(clusters, (tf.shape(clusters)[0], clusters.shape[1] * clusters.shape[2]))
+
+
+class FAEmbedding(keras.layers.Layer):
+    """Sums the products of directions with themselves, in a narrow space.
+
+        z_t = x_t P,   u[t, k] = (z_t - c_k) / |z_t - c_k|,   a[t] = SoftAssignment(z)
+        G_k = sum_t a[t, k] (u[t, k] u[t, k]^T - E[u_k u_k^T])
+        y   = [g_1 / |g_1|, g_2 / |g_2|, ...],   g = BN(upper(G))
+
+    `upper` takes the numbers on and above the diagonal, those above it times sqrt(2), so that lengths stay. E is over
+    all frames that exist, on all replicas. The variance of single products would take fourth moments; what is
+    normalised by the batch are the sums of the videos.
+
+    Args:
+        cluster_size: the number of clusters, K.
+        projected_size: the width of z, P.
+        add_batch_norm: whether the assignment is normalised; if not, it has a bias. G is normalised in any case.
+        cubic: mu of `approximation_error`.
+
+    Raises:
+        UserError: if the projection is empty.
+
+    Source: Do, Tran & Cheung 2015, "FAemb", second order; Kmiec, Bae & An 2018, second-order branch of the third model,
+    after its description: no code of it was published.
+    """
+
+    def __init__(
+        self, cluster_size: int, projected_size: int, add_batch_norm: bool = True, cubic: float = 0.0, **kwargs: Any
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if projected_size < 1:
+            raise UserError(f"--hparams: projected_size={projected_size}: expected at least 1.")
+        self.cluster_size = cluster_size
+        self.projected_size = projected_size
+        self.cubic = cubic
+        self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype="float32")
+        rows, columns = np.triu_indices(projected_size)
+        self.upper = rows * projected_size + columns
+        self.scale = np.where(rows == columns, 1.0, math.sqrt(2.0)).astype(np.float32)
+        self.sum_norm = MaskedBatchNormalization()
+
+    def build(self, input_shape: Any) -> None:
+        """Creates projection, centres, assignment and moments."""
+        size = self.projected_size
+        normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(input_shape[-1]))
+        self.projection = self.add_weight(shape=(input_shape[-1], size), initializer=normal, name="projection")
+        self.centres = _centres(self, self.cluster_size, size)
+        self.assignment.build((*input_shape[:-1], size))
+        self.mean = MovingMean((self.cluster_size, size, size))
+        self.sum_norm.build((None, self.cluster_size * len(self.upper)))
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true.
+
+        Returns:
+            descriptor: `(B, K P (P + 1) / 2)`; zeros for a video without frames.
+            error: `approximation_error` in the narrow space, `(B,)`.
+        """
+        narrow = tf.tensordot(frames, tf.convert_to_tensor(self.projection), axes=1)
+        centres = tf.convert_to_tensor(self.centres)
+        squares = squared_distances(narrow, centres)
+        shares = self.assignment(narrow, valid, training=training)
+        mean = tf.convert_to_tensor(self.mean.mean)
+        if training:
+            everything = AllFrames(narrow, valid, centres, squares)
+            mean = self.mean.follow(everything.mean(direction_product_sums), everything.count)
+        sums = direction_product_sums(shares, narrow, centres, squares)
+        sums -= cluster_mass(shares)[:, :, tf.newaxis, tf.newaxis] * mean
+        descriptor = self._describe(sums, tf.reduce_any(valid, axis=1), training)
+        return descriptor, approximation_error(shares, narrow, valid, centres, squares, self.cubic)
+
+    def _describe(self, sums: tf.Tensor, has_frames: tf.Tensor, training: bool) -> tf.Tensor:
+        flat = tf.reshape(sums, (-1, self.cluster_size, self.projected_size**2))
+        flat = _side_by_side(tf.gather(flat, self.upper, axis=2) * self.scale)
+        flat = self.sum_norm(flat, valid=has_frames, training=training)
+        flat = tf.where(has_frames[:, tf.newaxis], flat, 0.0)
+        return _side_by_side(l2_normalise(tf.reshape(flat, (-1, self.cluster_size, len(self.upper)))))
+
+
+class SecondOrderPooling(keras.layers.Layer):
+    """The directions of frames and the products of directions, side by side.
+
+        y = [TEmbedding(x), FAEmbedding(x)]
+
+    Args:
+        cluster_size: the number of clusters of the first, K.
+        second_cluster_size: the number of clusters of the second, K'.
+        projected_size: the width of the space of the products, P.
+        add_batch_norm: whether the assignments are normalised; if not, they have biases.
+        weighted: see TEmbedding.
+        whitening: see TEmbedding.
+        cubic: mu of `approximation_error`.
+
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", third model.
+    """
+
+    def __init__(
+        self,
+        cluster_size: int,
+        second_cluster_size: int,
+        projected_size: int,
+        *,
+        add_batch_norm: bool = True,
+        weighted: bool = True,
+        whitening: str = "diagonal",
+        cubic: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.first = TEmbedding(cluster_size, add_batch_norm, weighted, whitening)
+        self.second = FAEmbedding(second_cluster_size, projected_size, add_batch_norm, cubic)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates both."""
+        self.first.build(input_shape)
+        self.second.build(input_shape)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true.
+
+        Returns:
+            descriptor: `(B, K D + K' P (P + 1) / 2)`, every cluster of both of unit length.
+            error: `approximation_error` of the second, `(B,)`.
+        """
+        second, error = self.second(frames, valid, training=training)
+        return tf.concat([self.first(frames, valid, training=training), second], axis=1), error
