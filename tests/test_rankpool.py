@@ -213,6 +213,25 @@ def test_active_frames_lie_on_the_way_full_steps_would_cycle() -> None:
     np.testing.assert_allclose(u[0], oracle.rank_pool(frames, np.arange(1.0, 5), 100.0, 1.0), rtol=1e-10)
 
 
+def test_a_frame_on_the_rim_of_the_tube_does_not_keep_float32_busy() -> None:
+    """Tubes about as wide as some frame's residual: its alpha and its residual round to opposite verdicts."""
+    frames = tf.constant(frames_of("mean", 200, 16)[None])
+
+    def num_outside(epsilon: float) -> int:
+        residual = np.arange(1.0, 201) - np.einsum("td,d->t", frames[0], rank_pool(frames, epsilon=epsilon)[0])
+        return int(np.sum(np.abs(residual) > epsilon))
+
+    low, high = 1.0, 3.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if num_outside(middle) == num_outside(1.0) else (low, middle)
+    epsilon = low + 2e-6 * np.arange(-100, 100)
+    many = tf.tile(tf.cast(frames, tf.float32), [200, 1, 1])
+    _, info = rank_pool(many, epsilon=tf.constant(epsilon), internal_dtype="float32", return_info=True)
+    assert info.converged.numpy().all()
+    assert np.max(info.iterations) <= solver._FULL_STEPS
+
+
 def test_duality_gap_bounds_the_distance_to_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = frames_of("walk", 30, 8)
     optimum = oracle.rank_pool(frames, np.arange(1.0, 31), 1.0, 2.0)
