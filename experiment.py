@@ -55,10 +55,10 @@ def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
     return LOSSES[config.optimization.label_loss]
 
 
-def build_train_state(config: RunConfig) -> TrainState:
+def build_train_state(config: RunConfig, run_examples: int) -> TrainState:
     """Builds a run's model, optimizer and counters as they are before the first step, all decided by the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    return TrainState(build_model(config), lambda examples: build_optimizer(config.optimization, examples))
+    return TrainState(build_model(config), lambda seen: build_optimizer(config.optimization, seen, run_examples))
 
 
 def frame_sampling(config: RunConfig, model: keras.Model, training: bool) -> FrameSampling | None:
@@ -103,16 +103,30 @@ class Data:
             LOG.warning("%s", line)
 
 
-def training_data(config: RunConfig, model: keras.Model, worker: int = 0, num_workers: int = 1) -> Data:
-    """Opens the training shards of a run.
+def training_files(config: RunConfig) -> list[str]:
+    """Finds the training shards of a run.
 
     Raises:
         UserError: if no file matches.
     """
-    run = config.training
-    if not run.train_data_pattern:
+    if not config.training.train_data_pattern:
         raise UserError("--train_data_pattern is missing: give the training shards, as in 'DIR/train*.tfrecord'.")
-    files = readers.find_files(run.train_data_pattern, "train_data_pattern")
+    return readers.find_files(config.training.train_data_pattern, "train_data_pattern")
+
+
+def run_examples(config: RunConfig, files: list[str]) -> int:
+    """Returns how many examples a run sees until its end, as far as the sizes of its shards tell."""
+    run = config.training
+    in_steps = run.max_steps * run.batch_size
+    in_epochs = run.num_epochs * readers.estimate_num_records(files) if run.num_epochs else 0
+    return min(filter(None, (in_steps, in_epochs)), default=0)
+
+
+def training_data(
+    config: RunConfig, model: keras.Model, files: list[str], worker: int = 0, num_workers: int = 1
+) -> Data:
+    """Opens the training shards of a run."""
+    run = config.training
     sampling = frame_sampling(config, model, training=True)
     options = readers.ReadOptions(run.num_readers, run.on_bad_record)
     batches = readers.training_batches(

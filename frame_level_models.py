@@ -8,6 +8,8 @@ from yt8m.errors import UserError
 from yt8m.frame_level import FrameLevelModel
 from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames, choose
 from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
 from yt8m.registry import FRAME_LEVEL_MODELS
@@ -17,6 +19,7 @@ from yt8m.schema import DataSpec
 import attention_models  # noqa: F401  registers its models
 import attention_vlad_models  # noqa: F401  registers its models
 import nextvlad_models  # noqa: F401  registers its models
+import rankpool_models  # noqa: F401  registers its models
 import video_level_models  # noqa: F401  registers the classifiers
 import vlad_models  # noqa: F401  registers its models
 
@@ -46,7 +49,7 @@ class FrameLevelLogisticModel(FrameLevelModel):
 class DbofModel(FrameLevelModel):
     """Deep bag of frames: project every frame, pool over time, project again, classify.
 
-        h = f(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
+        h = g(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
 
     In training it sees a few random frames of a video, at evaluation all of them.
 
@@ -59,6 +62,9 @@ class DbofModel(FrameLevelModel):
         hidden_size: the width of the second projection, H.
         pooling_method: `max` or `average` over frames.
         activation: f, `sigmoid` or `relu6`.
+        hidden_activation: g, one of the same; None for f.
+        unit_frames: whether frames are scaled to unit length.
+        input_dropout: the share of their features to drop in training.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -77,24 +83,34 @@ class DbofModel(FrameLevelModel):
         hidden_size: int = 1024,
         pooling_method: str = "max",
         activation: str = "sigmoid",
+        hidden_activation: str | None = None,
+        unit_frames: bool = True,
+        input_dropout: float = 0.0,
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(spec, classifier, classifier_hparams, **kwargs)
         self.training_sampling = FrameSampling("random" if sample_random_frames else "random_sequence", iterations)
+        self.unit_frames = unit_frames
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.bag = DeepBagOfFrames(
             cluster_size, pooling_method, activation, add_batch_norm=add_batch_norm, dtype=self.dtype_policy
         )
         self.hidden = NormalisedDense(hidden_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
-        self.activate = choose(ACTIVATIONS, activation, "activation")
+        self.activate = choose(ACTIVATIONS, hidden_activation or activation, "activation")
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """A few random frames in training, all at evaluation."""
         return self.training_sampling if training else None
 
+    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Scales frames to unit length, if they are to be."""
+        return super().normalise(frames, valid) if self.unit_frames else frames
+
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Bag of frames, then a hidden layer."""
+        frames = self.input_dropout(frames, key=key, training=training)
         bag = self.bag(frames, valid, training=training)
         return self.activate(self.hidden(bag, training=training))
 
@@ -111,6 +127,10 @@ class RecurrentModel(FrameLevelModel):
             an order that is the video's own.
         backward: whether to read from the end.
         iterations: how many frames `random_sequence` draws.
+        unit_frames: whether frames are scaled to unit length.
+        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
+        input_dropout: the share of their features to drop in training.
+        dropout: the share of features to drop between two layers.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
     """
@@ -125,6 +145,10 @@ class RecurrentModel(FrameLevelModel):
         random_sequence: bool,
         backward: bool,
         iterations: int,
+        unit_frames: bool,
+        input_batch_norm: bool,
+        input_dropout: float,
+        dropout: float,
         classifier: str,
         classifier_hparams: dict[str, Any] | None,
         **kwargs: Any,
@@ -134,18 +158,28 @@ class RecurrentModel(FrameLevelModel):
             raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
         self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
         self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
+        self.unit_frames = unit_frames
+        self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.backward = backward
-        self.stack = RecurrentStack(cell, units, num_layers, dtype=self.dtype_policy)
+        self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
 
-    def read(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> list[list[tf.Tensor]]:
+    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Scales frames to unit length, if they are to be."""
+        return super().normalise(frames, valid) if self.unit_frames else frames
+
+    def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
         """Returns the last states of every layer."""
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        frames = self.input_dropout(frames, key=key, training=training)
         if self.backward:
             frames = reverse_frames(frames, valid)
-        return self.stack(frames, valid, training=training)
+        return self.stack(frames, valid, key=key, training=training)
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -161,6 +195,10 @@ class LstmModel(RecurrentModel):
             an order that is the video's own.
         backward: whether to read from the end.
         iterations: how many frames `random_sequence` draws.
+        unit_frames: whether frames are scaled to unit length.
+        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
+        input_dropout: the share of their features to drop in training.
+        dropout: the share of features to drop between two layers.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -180,6 +218,10 @@ class LstmModel(RecurrentModel):
         random_sequence: bool = False,
         backward: bool = False,
         iterations: int = 30,
+        unit_frames: bool = True,
+        input_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -192,6 +234,10 @@ class LstmModel(RecurrentModel):
             random_sequence=random_sequence,
             backward=backward,
             iterations=iterations,
+            unit_frames=unit_frames,
+            input_batch_norm=input_batch_norm,
+            input_dropout=input_dropout,
+            dropout=dropout,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
@@ -200,7 +246,7 @@ class LstmModel(RecurrentModel):
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Reads the video and returns the chosen part of the state."""
-        return self.summarise(self.read(frames, valid, training))
+        return self.summarise(self.read(frames, valid, key, training))
 
 
 def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
@@ -226,6 +272,10 @@ class GruModel(RecurrentModel):
             an order that is the video's own.
         backward: whether to read from the end.
         iterations: how many frames `random_sequence` draws.
+        unit_frames: whether frames are scaled to unit length.
+        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
+        input_dropout: the share of their features to drop in training.
+        dropout: the share of features to drop between two layers.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -241,6 +291,10 @@ class GruModel(RecurrentModel):
         random_sequence: bool = False,
         backward: bool = False,
         iterations: int = 30,
+        unit_frames: bool = True,
+        input_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -253,6 +307,10 @@ class GruModel(RecurrentModel):
             random_sequence=random_sequence,
             backward=backward,
             iterations=iterations,
+            unit_frames=unit_frames,
+            input_batch_norm=input_batch_norm,
+            input_dropout=input_dropout,
+            dropout=dropout,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
@@ -260,4 +318,4 @@ class GruModel(RecurrentModel):
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Reads the video and returns the last outputs of all layers."""
-        return tf.concat([h for (h,) in self.read(frames, valid, training)], axis=-1)
+        return tf.concat([h for (h,) in self.read(frames, valid, key, training)], axis=-1)

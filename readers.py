@@ -9,21 +9,33 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from yt8m.diagnosis import Damage, Examiner, Shard, SkippedRecords, explain_failure, find_layout, open_shards
+from yt8m.diagnosis import (
+    Damage,
+    Examiner,
+    Shard,
+    SkippedRecords,
+    explain_failure,
+    explain_ratings_failure,
+    find_layout,
+    open_shards,
+)
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_positions, permutation
-from yt8m.records import Batch, Layout, batch_parser, multi_hot, parse_labels
+from yt8m.records import Batch, Layout, batch_parser, multi_hot, parse_labels, parse_ratings
 from yt8m.sampling import FrameSampling
-from yt8m.schema import DataSpec
+from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
+from yt8m.segment_ratings import SegmentRatings, add_ratings
 from yt8m.storage import matching_files
 
 __all__ = [
     "ReadOptions",
     "SkippedRecords",
     "class_counts",
+    "estimate_num_records",
     "evaluation_batches",
     "explain_failure",
     "find_files",
+    "segment_ratings",
     "training_batches",
 ]
 
@@ -36,6 +48,8 @@ _WINDOW_BYTES = 1 << 27
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 512, 16384
 _FILES_OF_A_COUNT = 16
 _RECORDS_OF_A_COUNT = 256
+_RECORDS_OF_RATINGS = 64  # they arrive with all of their frames, up to 350 KB each
+_BYTES_AROUND_A_RECORD = 16  # TFRecord: 8 of length, 4 + 4 of checksums
 _NO_END = np.iinfo(np.int64).max
 
 
@@ -179,6 +193,66 @@ def class_counts(
         counts += labels.sum(axis=0)
         num_records += len(labels)
     return counts, num_records
+
+
+def segment_ratings(files: Sequence[str]) -> SegmentRatings:
+    """Reads what raters said of segments of videos; nothing but that is parsed, and the order of reading is free.
+
+    Args:
+        files: frame-level shards; records without ratings add nothing.
+
+    Raises:
+        UserError: if a file or a record cannot be read, or no record has ratings.
+    """
+    opened = open_shards(files)
+    for damage in (shard for shard in opened if isinstance(shard, Damage)):
+        raise UserError(str(damage))
+    shards = [shard for shard in opened if isinstance(shard, Shard)]
+    try:
+        ratings = _merged_ratings(_Source([s.file for s in shards], [s.compression for s in shards], Layout((), ())))
+    except tf.errors.OpError as error:
+        raise explain_ratings_failure(shards) or error from None
+    if not ratings:
+        raise UserError(
+            f"{files[0]}: neither here nor in the other {len(files) - 1} files does a record hold ratings of segments "
+            f"('{SEGMENT_LABELS_KEY}'). Pass frame-level validation shards of 2019, as in 3/frame/validate."
+        )
+    return ratings
+
+
+def _merged_ratings(source: "_Source") -> SegmentRatings:
+    records = source.shards().interleave(
+        source.records, cycle_length=_FILES_OF_A_COUNT, num_parallel_calls=_PARALLEL_PARSES, deterministic=False
+    )
+    ratings: SegmentRatings = {}
+    for batch in records.batch(_RECORDS_OF_RATINGS).map(parse_ratings).prefetch(1).as_numpy_iterator():
+        add_ratings(ratings, batch["id"], batch["class"], batch["start"], batch["score"])
+    return ratings
+
+
+def estimate_num_records(files: Sequence[str]) -> int:
+    """Estimates how many records shards hold, from their sizes: exact where they are small, within some percent else.
+
+        records looked at / their bytes * bytes of all shards
+
+    Args:
+        files: shards of records; at most 256 records of 16 of them, spread evenly, are looked at, and all records of
+            those that are compressed, which tell no sizes.
+    """
+    shards = [shard for shard in open_shards(files) if isinstance(shard, Shard)]
+    looked_at = [_records_and_bytes(shard) for shard in shards[:: -(-len(shards) // _FILES_OF_A_COUNT) or 1]]
+    num_records, num_bytes = (sum(column) for column in zip(*looked_at, strict=True)) if looked_at else (0, 0)
+    all_bytes = sum(tf.io.gfile.stat(shard.file).length for shard in shards)
+    return round(num_records / max(num_bytes, 1) * all_bytes)
+
+
+def _records_and_bytes(shard: Shard) -> tuple[int, int]:
+    """How many of a shard's records were looked at, and how many bytes of the file they take. Damage ends the look."""
+    records = tf.data.TFRecordDataset(shard.file, compression_type=shard.compression)
+    if not shard.compression:
+        records = records.take(_RECORDS_OF_A_COUNT)
+    sizes = [len(record) + _BYTES_AROUND_A_RECORD for record in records.ignore_errors().as_numpy_iterator()]
+    return len(sizes), tf.io.gfile.stat(shard.file).length if shard.compression else sum(sizes)
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ def main(values: flags.FlagValues) -> int:
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
     agree = agreement(strategy)
     old = open_run(values.train_dir, config, values.start_new_model)
+    files = experiment.training_files(config)
+    run_examples = experiment.run_examples(config, files)
     with strategy.scope():
-        state = experiment.build_train_state(config)
-    data = experiment.training_data(config, state.model, worker_index(strategy), num_workers(strategy))
+        state = experiment.build_train_state(config, run_examples)
+    data = experiment.training_data(config, state.model, files, worker_index(strategy), num_workers(strategy))
     try:
         with data.explained():
             if old is None:
@@ -50,7 +52,7 @@ def main(values: flags.FlagValues) -> int:
             if worker_index(strategy) == 0:
                 _prepare_directory(values.train_dir, config, old)
             agree([False])  # nobody looks into the directory before the chief has prepared it
-            return _train(values, config, strategy, state, data, agree)
+            return _train(values, config, strategy, state, data, run_examples, agree)
     except UserError:
         delete_run_without_checkpoint(values.train_dir)
         raise
@@ -72,6 +74,7 @@ def _train(
     strategy: Strategy,
     state: TrainState,
     data: experiment.Data,
+    run_examples: int,
     agree: Callable[[Sequence[bool]], Sequence[bool]],
 ) -> int:
     worker = worker_index(strategy)
@@ -91,7 +94,7 @@ def _train(
     settings = LoopSettings(
         config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
     )
-    report = TrainingReport(values.train_dir, config, int(state.examples_seen.numpy()), log=worker == 0)
+    report = TrainingReport(values.train_dir, config, int(state.examples_seen.numpy()), run_examples, log=worker == 0)
     try:
         signal_number = train(
             step,

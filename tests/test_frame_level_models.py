@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m.errors import UserError
+from yt8m.layers.frames import read_frames
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
@@ -118,6 +119,24 @@ def test_gru_model(backward: bool) -> None:
             inputs = oracles.gru(inputs, *(weight.numpy() for weight in walk.weights))
             last.append(inputs[-1] if inputs else np.zeros(3))
         np.testing.assert_allclose(logits[video], np.concatenate(last) @ kernel + bias, atol=1e-5)
+
+
+def test_raw_frames_by_the_moments_of_training() -> None:
+    model = built(
+        GruModel(SPEC, gru_cells=3, gru_layers=1, unit_frames=False, input_batch_norm=True, classifier="LogisticModel")
+    )
+    mean, variance = np.arange(5) / 7.0, np.arange(5) + 0.5
+    for weight, value in zip(model.input_norm.weights, (np.ones(5), np.zeros(5), mean, variance, 1), strict=True):
+        weight.assign(value)
+    logits, batch = model(make_batch())["logits"], make_batch()
+    kernel, bias = (weight.numpy() for weight in model.classifier.weights)
+    for video in range(3):
+        frames, valid = read_frames(batch, SPEC)
+        raw = frames[video].numpy()[valid[video].numpy()].astype(np.float64)
+        inputs: Any = (raw - mean) / np.sqrt(variance + 1e-3)
+        outputs = oracles.gru(inputs, *(weight.numpy() for weight in model.stack.walks[0].weights))
+        vector = outputs[-1] if len(raw) else np.zeros(3)
+        np.testing.assert_allclose(logits[video], vector @ kernel + bias, atol=1e-5)
 
 
 def test_frames_asked_for_in_training_and_at_evaluation() -> None:

@@ -116,6 +116,11 @@ class TestDropout:
         assert not np.array_equal(y[0], y[1])
         assert not np.array_equal(KeyedDropout(0.5, "b")(x, key=self.KEYS, training=True), y)
 
+    def test_a_feature_goes_from_all_frames_of_a_video_or_from_none(self) -> None:
+        vectors = KeyedDropout(0.5, "a")(tf.ones((50, 8)), key=self.KEYS, training=True)
+        sequences = KeyedDropout(0.5, "a")(tf.ones((50, 3, 8)), key=self.KEYS, training=True)
+        np.testing.assert_array_equal(sequences, np.repeat(vectors[:, None, :], 3, axis=1))
+
     def test_nothing_is_dropped_at_evaluation_or_rate_zero(self) -> None:
         x = tf.ones((2, 3))
         np.testing.assert_array_equal(KeyedDropout(0.5, "a")(x), x)
@@ -348,6 +353,22 @@ class TestRecurrentStack:
             for (h,), walk in zip(states, layer.walks, strict=True):
                 inputs = oracles.gru(inputs, *(weight.numpy() for weight in walk.weights))
                 np.testing.assert_allclose(h[row], inputs[-1] if length else np.zeros(3), atol=1e-5)
+
+    def test_dropout_lies_between_layers(self) -> None:
+        layer, frames, states = self.read("gru")
+        dropping = RecurrentStack("gru", 3, 2, dropout=0.5)
+        dropping.build((None, None, 5))
+        for weight, value in zip(dropping.weights, layer.weights, strict=True):
+            weight.assign(value)
+        valid, key = valid_frames(tf.constant(self.LENGTHS), 4), tf.range(3, dtype=tf.int64)
+        ((lower,), (upper,)), ((other,), _) = dropping(frames, valid, key, training=True), dropping(frames, valid)
+        np.testing.assert_array_equal(lower, states[0][0])
+        np.testing.assert_array_equal(other, lower)
+        walk, kept = layer.walks[1], dropping.dropouts[0](tf.ones((3, 3)), key=key, training=True)
+        outputs = layer.walks[0](frames, mask=valid)[0] * kept[:, tf.newaxis]
+        inputs = oracles.gru(outputs[0].numpy().astype(np.float64), *(weight.numpy() for weight in walk.weights))
+        np.testing.assert_allclose(upper[0], inputs[-1], atol=1e-5)
+        assert 0 < np.count_nonzero(kept == 0.0) < 9
 
     def test_forget_gates_start_open(self) -> None:
         layer = RecurrentStack("lstm", 3, 1)

@@ -21,7 +21,7 @@ from yt8m.sampling import FrameSampling, Method, sample_indices
 from yt8m.schema import DataSpec
 from yt8m.synthetic import frame_record, video_record, write_records
 
-from readers import ReadOptions, class_counts, evaluation_batches, find_files, training_batches
+from readers import ReadOptions, class_counts, estimate_num_records, evaluation_batches, find_files, training_batches
 
 FRAMES = DataSpec(("rgb", "audio"), (6, 3), num_classes=5, frame_features=True, max_frames=4)
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (6, 3), num_classes=5)
@@ -356,6 +356,17 @@ def test_class_counts_of_the_first_records_look_into_every_shard(tmp_path: Path)
     counts, num_records = class_counts(files, FRAMES, limit=15)
     assert counts.tolist() == [3] * 5
     assert num_records == 15
+
+
+def test_num_records_of_small_shards_is_exact(shards: list[str]) -> None:
+    assert estimate_num_records(shards) == NUM_VIDEOS
+
+
+def test_num_records_of_large_shards_is_estimated_from_their_sizes(tmp_path: Path) -> None:
+    # Records of 100 bytes, then of 200: the estimate sees 256 of the first kind alone, 116 bytes each.
+    # 1000 * 116 + 500 * 216 = 224,000 bytes; / 116 = 1931.03
+    file = write_records(tmp_path / "large", [b"x" * 100] * 1000 + [b"x" * 200] * 500)
+    assert estimate_num_records([file]) == 1931
 
 
 def test_compression_is_found_by_content(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
 from yt8m.layers.normalisation import MaskedBatchNormalization
-from yt8m.optimization import build_optimizer
+from yt8m.optimization import LearningRate, build_optimizer
 from yt8m.training import LoopSettings, Measures, TrainState, TrainStep, train
 
 from losses import cross_entropy_loss
@@ -67,7 +67,7 @@ class Run:
         with self.strategy.scope():
             model = NormalisedLogistic()
             model({"mean_rgb": tf.zeros([1, SIZE])})
-            self.state = TrainState(model, lambda examples: build_optimizer(config, examples))
+            self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000))
         batches = make_batches(**data)
         self.iterator = iter(batches)
         self.checkpoints = Checkpoints(str(directory), self.state, 3, fingerprint)
@@ -83,7 +83,13 @@ class Run:
         )
         self.reports: list[tuple[int, int, Measures]] = []
 
-    def train(self, max_steps: int = 0, on_report: Callable[[int], None] = lambda step: None, **settings: int) -> int:
+    def train(
+        self,
+        max_steps: int = 0,
+        on_report: Callable[[int], None] = lambda step: None,
+        evaluate: Callable[[int], None] | None = None,
+        **settings: int,
+    ) -> int:
         """Trains; every argument has the meaning of its flag."""
 
         def report(step: int, examples_seen: int, measures: Measures) -> None:
@@ -94,7 +100,14 @@ class Run:
             max_steps, **({"log_steps": 4, "export_model_steps": 1000} | settings), save_checkpoint_seconds=0
         )
         return train(
-            self.step, self.state, self.iterator, self.checkpoints, loop, agree=lambda wishes: wishes, report=report
+            self.step,
+            self.state,
+            self.iterator,
+            self.checkpoints,
+            loop,
+            agree=lambda wishes: wishes,
+            report=report,
+            evaluate=evaluate,
         )
 
     def weights(self) -> list[np.ndarray]:
@@ -144,6 +157,23 @@ def test_learning_rate_counts_examples(tmp_path: Path) -> None:
     run.train(11, log_steps=1)
     rates = [measures.sums["learning_rate"] for _, _, measures in run.reports]
     assert rates == pytest.approx([0.05] * 5 + [0.025] * 5 + [0.0125])
+
+
+def test_cosine_with_warmup_by_hand() -> None:
+    seen = tf.Variable(0, dtype=tf.int64)
+    config = OptimizationConfig(base_learning_rate=0.1, learning_rate_schedule="cosine", learning_rate_warmup=0.5)
+    rate = LearningRate(config, seen, run_examples=900)
+    # Half of 900 examples to climb. cos(pi / 3) = 1/2 at 300, 0 at 450, -1/2 at 600, -1 at the end and behind it.
+    by_hand = {0: 0.0, 300: 0.1 * (300 / 450) * 0.75, 450: 0.1 * 0.5, 600: 0.1 * 0.25, 900: 0.0, 5000: 0.0}
+    for examples, expected in by_hand.items():
+        seen.assign(examples)
+        assert float(rate(tf.constant(0))) == pytest.approx(expected, abs=1e-8)
+
+
+def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) -> None:
+    evaluated: list[int] = []
+    Run(tmp_path).train(7, export_model_steps=3, evaluate=evaluated.append)
+    assert evaluated == [3, 6, 7]
 
 
 def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> None:

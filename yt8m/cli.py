@@ -58,9 +58,13 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.text("label_loss", opt.label_loss, f"Loss. Known: {', '.join(LOSSES.names())}.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
-    define.number("base_learning_rate", opt.base_learning_rate, "Learning rate at the start.")
-    define.number("learning_rate_decay", opt.learning_rate_decay, "Factor applied to it in steps.")
+    define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
+    define.text(
+        "learning_rate_schedule", opt.learning_rate_schedule, "staircase, or cosine: to 0 at the end of the run."
+    )
+    define.number("learning_rate_decay", opt.learning_rate_decay, "Factor of a step of the staircase.")
     define.integer("learning_rate_decay_examples", opt.learning_rate_decay_examples, "Examples between two such steps.")
+    define.number("learning_rate_warmup", opt.learning_rate_warmup, "Share of the run in which the rate climbs from 0.")
     define.number("clip_gradient_norm", opt.clip_gradient_norm, "Largest gradient norm of a variable; 0: no limit.")
     define.integer(
         "class_prior_examples",

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
 OnBadRecord = Literal["error", "skip"]
+LearningRateSchedule = Literal["staircase", "cosine"]
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
 
 
@@ -40,9 +41,12 @@ class OptimizationConfig:
         label_loss: registered name of the loss.
         regularization_penalty: factor of the models' own weight penalties.
         optimizer: name of the optimizer.
-        base_learning_rate: the rate at the start, before any decay.
-        learning_rate_decay: factor applied every `learning_rate_decay_examples` examples, in steps.
+        base_learning_rate: the rate before any decay.
+        learning_rate_schedule: `staircase` multiplies it by `learning_rate_decay` every `learning_rate_decay_examples`
+            examples; `cosine` lets it fall to 0 at the end of the run along half a cosine.
+        learning_rate_decay: see above.
         learning_rate_decay_examples: see above.
+        learning_rate_warmup: the share of the run in which the rate climbs from 0, whatever the schedule.
         clip_gradient_norm: largest L2 norm of the gradient of one variable; 0 does not clip.
         class_prior_examples: how many training examples the class prior is taken from at which the output biases start;
             0 leaves the biases at zero.
@@ -52,14 +56,23 @@ class OptimizationConfig:
     regularization_penalty: float = 1.0
     optimizer: str = "AdamOptimizer"
     base_learning_rate: float = 0.01
+    learning_rate_schedule: LearningRateSchedule = "staircase"
     learning_rate_decay: float = 0.95
     learning_rate_decay_examples: int = 4_000_000
+    learning_rate_warmup: float = 0.0
     clip_gradient_norm: float = 1.0
     class_prior_examples: int = 10_000
 
     def __post_init__(self) -> None:
         _check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
         _check_not_negative(self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples")
+        if self.learning_rate_schedule not in get_args(LearningRateSchedule):
+            known = ", ".join(get_args(LearningRateSchedule))
+            raise UserError(f"--learning_rate_schedule={self.learning_rate_schedule}: expected one of {known}.")
+        if not 0 <= self.learning_rate_warmup < 1:
+            raise UserError(
+                f"--learning_rate_warmup={self.learning_rate_warmup}: expected a share in [0, 1) of the run."
+            )
 
 
 @dataclass(frozen=True)

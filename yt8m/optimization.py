@@ -1,5 +1,6 @@
 """From gradients to weights: the learning rate, clipping, and the optimizers by name."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -23,35 +24,59 @@ _OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
 OPTIMIZER_NAMES = tuple(f"{name}Optimizer" for name in _OPTIMIZERS)
 
 
-class StaircaseDecay(keras.optimizers.schedules.LearningRateSchedule):
+class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate as a function of the examples seen.
 
-        rate = base_learning_rate * decay ** floor(examples_seen / decay_examples)
+        rate = base_learning_rate * climb * fall
+        climb = min(share / learning_rate_warmup, 1),   share = min(examples_seen / run_examples, 1)
+        fall = decay ** floor(examples_seen / decay_examples)   (staircase)   or   (1 + cos(pi * share)) / 2   (cosine)
 
     It counts examples, not steps, so that it means the same whatever the batch size, also when that changes on the way.
 
     Args:
-        config: the three numbers.
+        config: the schedule and its numbers.
         examples_seen: int64 scalar variable that the training loop advances.
+        run_examples: how many examples the run will see.
 
-    Source: google/youtube-8m, train.py (exponential_decay with staircase=True).
+    Source: google/youtube-8m, train.py (staircase); Loshchilov & Hutter 2017, "SGDR", without restarts (cosine).
     """
 
-    def __init__(self, config: OptimizationConfig, examples_seen: tf.Variable):
+    def __init__(self, config: OptimizationConfig, examples_seen: tf.Variable, run_examples: int):
         super().__init__()
         self._config = config
         self._examples_seen = examples_seen
+        self._run_examples = max(run_examples, 1)
+        self._fall = {"staircase": self._staircase, "cosine": self._cosine}[config.learning_rate_schedule]
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        rate = self._config.base_learning_rate * self._fall()
+        warmup = self._config.learning_rate_warmup
+        return rate * tf.minimum(self._share() / warmup, 1.0) if warmup else rate
+
+    def _staircase(self) -> tf.Tensor:
         exponent = self._examples_seen.read_value() // self._config.learning_rate_decay_examples
-        return self._config.base_learning_rate * tf.pow(self._config.learning_rate_decay, tf.cast(exponent, tf.float32))
+        return tf.pow(self._config.learning_rate_decay, tf.cast(exponent, tf.float32))
+
+    def _cosine(self) -> tf.Tensor:
+        return (1.0 + tf.cos(math.pi * self._share())) / 2.0
+
+    def _share(self) -> tf.Tensor:
+        share = tf.cast(self._examples_seen.read_value(), tf.float64) / self._run_examples
+        return tf.cast(tf.minimum(share, 1.0), tf.float32)
 
     def get_config(self) -> dict:
         raise NotImplementedError("A schedule belongs to a run; its numbers are in the run's config.json.")
 
 
-def build_optimizer(config: OptimizationConfig, examples_seen: tf.Variable) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    config: OptimizationConfig, examples_seen: tf.Variable, run_examples: int
+) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a run. It takes gradients that are summed over the replicas, and clipped, already.
+
+    Args:
+        config: its name and the schedule of its learning rate.
+        examples_seen: int64 scalar variable that the training loop advances.
+        run_examples: how many examples the run will see.
 
     Raises:
         UserError: if there is no optimizer of that name; the message offers the closest one.
@@ -62,7 +87,7 @@ def build_optimizer(config: OptimizationConfig, examples_seen: tf.Variable) -> k
         raise UserError(
             f"--optimizer={config.optimizer}: there is no such optimizer.{hint} Known: {', '.join(OPTIMIZER_NAMES)}."
         )
-    optimizer = _OPTIMIZERS[name](StaircaseDecay(config, examples_seen))
+    optimizer = _OPTIMIZERS[name](LearningRate(config, examples_seen, run_examples))
     # Keras would sum the gradients over the replicas. The loop has done so before it clipped them: only the sum that
     # one device would have computed may be clipped.
     optimizer._all_reduce_sum_gradients = list

@@ -23,13 +23,14 @@ class TrainingReport:
         train_dir: where TensorBoard events go.
         config: is shown as text.
         examples_seen: how many examples the run saw before it was resumed.
+        run_examples: how many it will see, more or less.
         log: whether this process logs; one of several workers does.
     """
 
-    def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, log: bool = True):
+    def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, run_examples: int, log: bool = True):
         self._writer = tf.summary.create_file_writer(train_dir) if log else tf.summary.create_noop_writer()
         self._log = log
-        self._total_examples = config.training.max_steps * config.training.batch_size
+        self._total_examples = run_examples
         self._seen = examples_seen
         self._moment = time.monotonic()
         with self._writer.as_default():

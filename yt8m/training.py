@@ -199,7 +199,8 @@ def train(
         settings: when.
         agree: turns this worker's wishes into those of any worker, so that all workers do the same.
         report: is told the step, the examples seen, and the measures of the step.
-        evaluate: is told the step of each checkpoint that is due by its step.
+        evaluate: is told the step of each checkpoint that is due by its step, and of the last one unless a signal asked
+            to stop.
 
     Returns:
         the number of the signal that stopped the loop, 0 if it came to its end.
@@ -208,7 +209,7 @@ def train(
         UserError: if the loss or the gradient stops being a number.
     """
     clock = _CheckpointClock(settings.save_checkpoint_seconds)
-    at = saved_at = int(state.global_step.numpy())
+    at = saved_at = evaluated_at = int(state.global_step.numpy())
     with stop_signals() as signals:
         while not settings.max_steps or at < settings.max_steps:
             num_steps = settings.steps_until_pause(at)
@@ -225,10 +226,14 @@ def train(
                 saved_at = _save(checkpoints, at, iterator, clock)
             if on_schedule and evaluate is not None:
                 evaluate(at)
+                evaluated_at = at
             if stop:
                 break
         if at != saved_at:
             _save(checkpoints, at, iterator, clock)
+        if at != evaluated_at and evaluate is not None and not signals:
+            evaluate(at)
+        agree([False])  # nobody leaves before the one who evaluates is done: a worker that is missed stops the others
     return signals[0] if signals else 0
 
 

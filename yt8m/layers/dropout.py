@@ -12,7 +12,9 @@ from yt8m.randomness import uniform
 class KeyedDropout(keras.layers.Layer):
     """Sets features to 0 at random in training and scales the others up; the identity at evaluation.
 
-        y[b, e] = x[b, e] * [u(key_b, e) >= rate] / (1 - rate)
+        y[b, ..., e] = x[b, ..., e] * [u(key_b, e) >= rate] / (1 - rate)
+
+    A feature goes from all frames of a video or from none.
 
     Args:
         rate: the share of features to drop, in [0, 1).
@@ -22,11 +24,13 @@ class KeyedDropout(keras.layers.Layer):
         UserError: if the rate is outside [0, 1).
         ValueError: if training gives no keys.
 
-    Source: Srivastava et al. 2014, "Dropout", in the inverted form that needs no scaling at evaluation.
+    Source: Srivastava et al. 2014, "Dropout", in the inverted form that needs no scaling at evaluation; one
+    draw for all frames as in Gal & Ghahramani 2016, "A theoretically grounded application of dropout in RNNs".
     """
 
     def __init__(self, rate: float, salt: str, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True  # Keras' recurrent layers hang a mask on their outputs
         if not 0.0 <= rate < 1.0:
             raise UserError(f"--hparams: dropout={rate}: expected a share in [0, 1) of features to drop.")
         self.rate = rate
@@ -36,10 +40,11 @@ class KeyedDropout(keras.layers.Layer):
         """There are no weights."""
 
     def call(self, x: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Drops features of `x` `(B, E)` with the draws of `key` `(B,)` int64."""
+        """Drops features of `x` `(B, ..., E)` with the draws of `key` `(B,)` int64."""
         if not training or self.rate == 0.0:
             return x
         if key is None:
             raise ValueError("Dropout in training needs the examples' random keys, batch['key'].")
-        is_kept = uniform(key, tf.shape(x)[1], self.salt) >= self.rate
+        is_kept = uniform(key, tf.shape(x)[-1], self.salt) >= self.rate
+        is_kept = tf.reshape(is_kept, [tf.shape(x)[0], *[1] * (x.shape.rank - 2), tf.shape(x)[-1]])
         return tf.where(is_kept, x / tf.cast(1.0 - self.rate, x.dtype), tf.zeros_like(x))

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.layers.dropout import KeyedDropout
+
 _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
@@ -17,12 +19,13 @@ class RecurrentStack(keras.layers.Layer):
         cell: `lstm` or `gru`.
         units: the width of every layer.
         num_layers: how many layers; each reads the outputs of the one before.
+        dropout: the share of features to drop, in training, between two layers.
 
     Source: Hochreiter & Schmidhuber 1997 with forget gates biased to 1; Cho et al. 2014 with the reset gate behind the
     recurrent product, the form that cuDNN computes.
     """
 
-    def __init__(self, cell: str, units: int, num_layers: int, **kwargs: Any):
+    def __init__(self, cell: str, units: int, num_layers: int, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.walks = [
             _CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy)
@@ -31,23 +34,32 @@ class RecurrentStack(keras.layers.Layer):
         for depth, walk in enumerate(self.walks):
             setattr(self, f"walk_{depth}", walk)  # a checkpoint finds attributes, not what is in lists
 
+        self.dropouts = [KeyedDropout(dropout, f"recurrent layer {depth}") for depth in range(num_layers - 1)]
+
     def build(self, input_shape: Any) -> None:
         """Creates the weights of every layer."""
         for walk in self.walks:
             walk.build(input_shape)
             input_shape = (*input_shape[:-1], walk.units)
 
-    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> list[list[tf.Tensor]]:
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> list[list[tf.Tensor]]:
         """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true, and stand in front of padding.
+
+        `key` `(B,)` int64 decides what is dropped.
 
         Returns:
             For each layer its states after the last frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
             a GRU. A video without frames leaves zeros.
         """
         frames, walked = _something_to_walk(frames, valid)
+        key = None if key is None else tf.pad(key, [[0, tf.shape(frames)[0] - tf.shape(key)[0]]])
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         states = []
-        for walk in self.walks:
+        for depth, walk in enumerate(self.walks):
+            if depth:
+                frames = self.dropouts[depth - 1](frames, key=key, training=training)
             frames, *last = walk(frames, mask=walked)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         return states
