@@ -11,6 +11,7 @@ RANKS = {
     "train": 4,
     "eval": 4,
     "inference": 4,
+    "segment_eval_inference": 4,
     "tools": 4,
     "experiment": 3,
     "attention_models": 2,
@@ -71,7 +72,7 @@ def names_used(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("prefix", "homes"),
     [
-        ("absl.flags", {"train.py", "eval.py", "inference.py", "tools", "yt8m/cli.py"}),
+        ("absl.flags", {"train.py", "eval.py", "inference.py", "segment_eval_inference.py", "tools", "yt8m/cli.py"}),
         ("absl.app", {"yt8m/cli.py"}),
         ("tf.distribute", {"yt8m/distribution.py"}),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.errors import UserError
-from yt8m.record_faults import columns_of, fault_of
+from yt8m.record_faults import columns_of, fault_of, ratings_fault_of
 from yt8m.records import Layout, batch_parser
 from yt8m.schema import DataSpec
 from yt8m.storage import enable
@@ -292,6 +292,17 @@ def explain_failure(error: Exception, files: Sequence[str], spec: DataSpec, labe
         for item in examiner.examine(shard):
             if isinstance(item, Damage):
                 return UserError(str(item))
+    return None
+
+
+def explain_ratings_failure(shards: Sequence[Shard]) -> UserError | None:
+    """Finds out in which record ratings of segments cannot be read, as `explain_failure` does for what models read."""
+    for item in itertools.chain.from_iterable(map(stored_records, shards)):
+        if isinstance(item, Damage):
+            return UserError(str(item))
+        fault = ratings_fault_of(item.serialized)
+        if fault is not None:
+            return UserError(str(Damage(item.file, item.number, fault)))
     return None
 
 

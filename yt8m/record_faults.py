@@ -1,5 +1,6 @@
 """One record, looked at slowly: how it stores what a DataSpec names, or in words what is wrong with it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,9 +8,22 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from yt8m.records import MEDIAPIPE_NAMES, Layout
-from yt8m.schema import ID_KEYS, LABELS_KEY, DataSpec
+from yt8m.schema import (
+    ID_KEYS,
+    LABELS_KEY,
+    SEGMENT_LABELS_KEY,
+    SEGMENT_SCORES_KEY,
+    SEGMENT_START_TIMES_KEY,
+    DataSpec,
+)
 
 _KINDS = {"bytes_list": "bytes", "float_list": "floats", "int64_list": "integers", None: "nothing"}
+# Name, kind and largest value of the lists that hold one entry a rating.
+_RATING_LISTS = (
+    (SEGMENT_LABELS_KEY, "integers", math.inf),
+    (SEGMENT_START_TIMES_KEY, "integers", math.inf),
+    (SEGMENT_SCORES_KEY, "floats", 1),
+)
 _WIDTH_ADVICE = "Is --feature_sizes in the order of --feature_names?"
 
 
@@ -28,6 +42,17 @@ def fault_of(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_re
     """
     try:
         _check(serialized, spec, layout, labels_required)
+    except RecordFaultError as fault:
+        return str(fault)
+    return None
+
+
+def ratings_fault_of(serialized: bytes) -> str | None:
+    """Returns what is wrong with the ratings of segments that a record holds, or None. To hold none is not wrong."""
+    try:
+        context = _parsed(serialized).context.feature
+        _check_id(context)
+        _check_ratings(context)
     except RecordFaultError as fault:
         return str(fault)
     return None
@@ -154,6 +179,22 @@ def _check_labels(context: Mapping[str, Any], num_classes: int, labels_required:
     for label in (label for label in values if not 0 <= label < num_classes):
         raise RecordFaultError(
             f"'{LABELS_KEY}' holds class {label}, expected 0 to {num_classes - 1}. Does --num_classes fit this data?"
+        )
+
+
+def _check_ratings(context: Mapping[str, Any]) -> None:
+    lengths = {}
+    for key, expected, largest in _RATING_LISTS:
+        kind, values = _values(context[key]) if key in context else ("nothing", ())
+        if kind not in (expected, "nothing"):
+            raise RecordFaultError(f"'{key}' holds {kind}, expected {expected}.")
+        for value in (value for value in values if not 0 <= value <= largest):
+            raise RecordFaultError(f"'{key}' holds {value}, expected {expected} in [0, {largest}].")
+        lengths[key] = len(values)
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"'{key}' holds {length}" for key, length in lengths.items())
+        raise RecordFaultError(
+            f"{listing}; expected one entry a rating in each. Is this a test shard, whose ratings are kept back?"
         )
 
 

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 from yt8m.randomness import keys_from_ids
 from yt8m.sampling import FrameSampling, sample_indices
-from yt8m.schema import ID_KEYS, LABELS_KEY, DataSpec
+from yt8m.schema import (
+    ID_KEYS,
+    LABELS_KEY,
+    SEGMENT_LABELS_KEY,
+    SEGMENT_SCORES_KEY,
+    SEGMENT_START_TIMES_KEY,
+    DataSpec,
+)
 
 Batch = dict[str, tf.Tensor]
 
@@ -78,6 +85,38 @@ def parse_labels(serialized: tf.Tensor, spec: DataSpec) -> tf.RaggedTensor:
     if spec.frame_features:
         return tf.io.parse_sequence_example(serialized, wanted)[0][LABELS_KEY]
     return tf.io.parse_example(serialized, wanted)[LABELS_KEY]
+
+
+def parse_ratings(serialized: tf.Tensor) -> Batch:
+    """Returns what raters said of segments of the videos in serialized records, and looks at nothing else in them.
+
+    Args:
+        serialized: `(B,)` strings, frame-level records; those without ratings add nothing.
+
+    Returns:
+        Tensors of all N ratings, record after record: `id` `(N,)` string, the video; `class` and `start` `(N,)` int64,
+        the second at which the segment starts; `score` `(N,)` float32, 1 if the class is to be seen there, 0 if not.
+
+    Raises:
+        tf.errors.OpError: if a record's lists do not fit each other or hold something else; yt8m/diagnosis.py finds out
+            which one and why.
+    """
+    integers, floats = (tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for dtype in (tf.int64, tf.float32))
+    lists = {SEGMENT_LABELS_KEY: integers, SEGMENT_START_TIMES_KEY: integers, SEGMENT_SCORES_KEY: floats}
+    ids: dict = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
+    context = tf.io.parse_sequence_example(serialized, ids | lists)[0]
+    labels, starts, scores = (context[key] for key in lists)
+    checks = [
+        tf.debugging.assert_equal(labels.row_splits, starts.row_splits),
+        tf.debugging.assert_equal(labels.row_splits, scores.row_splits),
+        tf.debugging.assert_non_negative(labels.values),
+        tf.debugging.assert_non_negative(starts.values),
+        tf.debugging.Assert(tf.reduce_all((scores.values >= 0) & (scores.values <= 1)), ["A score."]),
+        tf.debugging.Assert(tf.reduce_all(tf.not_equal(_ids(context), "")), ["A record has no id."]),
+    ]
+    with tf.control_dependencies(checks):
+        ids_of_ratings = tf.gather(_ids(context), labels.value_rowids())
+    return {"id": ids_of_ratings, "class": labels.values, "start": starts.values, "score": scores.values}
 
 
 def _parse(serialized: tf.Tensor, spec: DataSpec, layout: Layout) -> tuple[Batch, Batch, Batch]:

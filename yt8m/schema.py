@@ -23,6 +23,15 @@ MAX_FRAMES = 300  # one frame a second; the data set keeps the first 300 of a vi
 ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet
 LABELS_KEY = "labels"
 
+# 2019: what raters said of 5-second segments. A rating is one entry in each of these parallel lists of a frame-level
+# record: a class, the seconds, that is frames, at which the segment starts and ends, and 1 if the class is to be seen
+# there, 0 if not.
+SEGMENT_LABELS_KEY = "segment_labels"
+SEGMENT_START_TIMES_KEY = "segment_start_times"
+SEGMENT_END_TIMES_KEY = "segment_end_times"
+SEGMENT_SCORES_KEY = "segment_scores"
+SEGMENT_SECONDS = 5
+
 # Classes by version of the data set. The 2019 segments are labelled with 1000 of the 3862.
 NUM_CLASSES_BY_YEAR = {2016: 4800, 2017: 4716, 2018: 3862, 2019: 3862}
 NUM_CLASSES = NUM_CLASSES_BY_YEAR[2018]

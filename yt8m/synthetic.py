@@ -12,7 +12,20 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from yt8m.schema import ID_KEYS, LABELS_KEY, MAX_FRAMES, QUANTISATION_OFFSET, QUANTISATION_STEP
+from yt8m.schema import (
+    ID_KEYS,
+    LABELS_KEY,
+    MAX_FRAMES,
+    QUANTISATION_OFFSET,
+    QUANTISATION_STEP,
+    SEGMENT_END_TIMES_KEY,
+    SEGMENT_LABELS_KEY,
+    SEGMENT_SCORES_KEY,
+    SEGMENT_SECONDS,
+    SEGMENT_START_TIMES_KEY,
+)
+
+Rating = tuple[int, int, float]  # the second at which a segment starts, a class, and 1 if it is to be seen there or 0
 
 FRAME_FEATURES = {"rgb": 1024, "audio": 128}
 VIDEO_FEATURES = {"rgb": "mean_rgb", "audio": "mean_audio"}
@@ -31,6 +44,7 @@ def frame_record(
     labels: Iterable[int] | None,
     features: Mapping[str, np.ndarray | Sequence[np.ndarray]],
     id_key: str = ID_KEYS[0],
+    ratings: Sequence[Rating] | None = None,
 ) -> bytes:
     """Returns a serialized SequenceExample.
 
@@ -39,9 +53,12 @@ def frame_record(
         labels: class indices; None for a record without a labels feature.
         features: by name, the frames of a video: uint8 vectors are stored as strings, float ones as lists of floats.
         id_key: the name under which the id is stored.
+        ratings: what raters said of the video's segments; None for a record without such lists.
     """
     record = tf.train.SequenceExample()
     _set_context(record.context, video_id, labels, id_key)
+    if ratings is not None:
+        _set_ratings(record.context, ratings)
     for name, frames in features.items():
         stored = record.feature_lists.feature_list[name]
         for frame in frames:
@@ -67,6 +84,14 @@ def _set_context(context: tf.train.Features, video_id: str, labels: Iterable[int
     context.feature[id_key].bytes_list.value.append(video_id.encode())
     if labels is not None:
         context.feature[LABELS_KEY].int64_list.value.extend(labels)
+
+
+def _set_ratings(context: tf.train.Features, ratings: Sequence[Rating]) -> None:
+    starts = [start for start, _, _ in ratings]
+    context.feature[SEGMENT_START_TIMES_KEY].int64_list.value.extend(starts)
+    context.feature[SEGMENT_END_TIMES_KEY].int64_list.value.extend(start + SEGMENT_SECONDS for start in starts)
+    context.feature[SEGMENT_LABELS_KEY].int64_list.value.extend(label for _, label, _ in ratings)
+    context.feature[SEGMENT_SCORES_KEY].float_list.value.extend(score for _, _, score in ratings)
 
 
 def write_records(path: str | Path, records: Iterable[bytes], compression: str = "") -> str:

@@ -5,6 +5,7 @@ from yt8m.metrics.evaluation_metrics import EvaluationMetrics, batch_metrics, me
 from yt8m.metrics.macro import MacroMetrics
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
 from yt8m.metrics.precision_recall import PrecisionRecallCurves, precision_recall_at_k
+from yt8m.metrics.segment_map import SegmentMeanAveragePrecision
 from yt8m.metrics.top_k import top_k_pairs, top_k_predictions
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MacroMetrics",
     "MeanAveragePrecision",
     "PrecisionRecallCurves",
+    "SegmentMeanAveragePrecision",
     "average_precision",
     "batch_metrics",
     "metrics_of_matrix",

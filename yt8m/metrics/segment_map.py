@@ -1,0 +1,73 @@
+"""Segment MAP@n, the measure of the 2019 challenge: rankings of segments against what raters said of some of them."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from yt8m.errors import UserError
+
+
+class SegmentMeanAveragePrecision:
+    """Segment MAP@n, exact, one class after another: a ranking is forgotten as soon as it is added.
+
+        R[c]  = the first n segments of the ranking of class c, without those that nobody rated for c
+        AP[c] = sum over positives in R[c] of (positives at or above its rank in R[c]) / (its rank in R[c])  /  P[c]
+        MAP   = mean of AP[c] over the classes with P[c] > 0;  AP[c] = 0 for a class without a ranking
+
+    P[c] counts the positives of class c, ranked or not. So a model cannot gain by ranking fewer classes or segments,
+    and loses nothing by ranking segments that nobody rated, until these push rated ones behind the n-th.
+
+    Args:
+        ratings: for each class the segments that were rated for it, and whether it is to be seen there.
+        top_n: how many segments of a ranking count; 0 for all.
+
+    Raises:
+        UserError: if `top_n` is negative.
+
+    Source: the 3rd YouTube-8M challenge, 2019. google/youtube-8m, segment_eval_inference, averages over the classes of
+    the submission instead.
+    """
+
+    def __init__(self, ratings: Mapping[int, Mapping[str, bool]], top_n: int = 0):
+        if top_n < 0:
+            raise UserError(f"--top_n={top_n}: expected how many segments of a class count, or 0 for all.")
+        self._ratings = ratings
+        self._top_n = top_n or None
+        self._num_positives = {c: sum(segments.values()) for c, segments in ratings.items() if any(segments.values())}
+        self._aps = dict.fromkeys(self._num_positives, 0.0)
+        self._num_ranked_pairs = 0
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the mean is over."""
+        return len(self._num_positives)
+
+    @property
+    def num_ranked_pairs(self) -> int:
+        """How many of the rated pairs of a segment and a class are in the rankings so far."""
+        return self._num_ranked_pairs
+
+    def add(self, class_index: int, ranking: Iterable[str]) -> None:
+        """Adds the ranking of a class.
+
+        Args:
+            class_index: which; each class is added once at most.
+            ranking: names of segments, best first, each once.
+        """
+        rated = self._ratings.get(class_index, {})
+        counted = itertools.islice(ranking, self._top_n)
+        hits = np.array([rated[segment] for segment in counted if segment in rated], bool)
+        self._num_ranked_pairs += hits.size
+        if class_index in self._num_positives:
+            precisions = np.cumsum(hits) / np.arange(1, hits.size + 1)
+            self._aps[class_index] = float(precisions[hits].sum()) / self._num_positives[class_index]
+
+    def per_class_ap(self) -> dict[int, float]:
+        """Returns AP of each class that has positives."""
+        return dict(self._aps)
+
+    def result(self) -> float:
+        """Returns MAP in [0, 1]; 0 if no class has a positive."""
+        return math.fsum(self._aps.values()) / max(self.num_classes, 1)
