@@ -2,9 +2,15 @@
 
 from typing import Any
 
+import tensorflow as tf
+
+from yt8m.frame_level import FrameLevelModel
 from yt8m.late_fusion import LateFusionModel, random_frames
 from yt8m.layers.attention_clusters import AttentionClusters
+from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.layers.transformer import TransformerEncoder
 from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.sampling import FrameSampling, fixed_sampling
 from yt8m.schema import DataSpec
 
 
@@ -32,6 +38,10 @@ class AttentionClusterModel(LateFusionModel):
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
         sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        unit_frames: whether frames are scaled to unit length.
+        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
+        input_dropout: the share of the frames' features to drop in training.
+        dropout: the share of the descriptor's features to drop in training.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
 
@@ -56,6 +66,10 @@ class AttentionClusterModel(LateFusionModel):
         sample_random_frames: bool = True,
         sampling: str = "uniform",
         evaluation_sampling: str = "all",
+        unit_frames: bool = True,
+        reverse_whitening: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
         classifier: str = "MoeModel",
         classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -74,7 +88,104 @@ class AttentionClusterModel(LateFusionModel):
             training_sampling=random_frames(iterations, sample_random_frames, sampling),
             evaluation_sampling=evaluation_sampling,
             iterations=iterations,
+            unit_frames=unit_frames,
+            reverse_whitening=reverse_whitening,
+            input_dropout=input_dropout,
+            dropout=dropout,
             classifier=classifier,
             classifier_hparams=classifier_hparams,
             **kwargs,
         )
+
+
+@FRAME_LEVEL_MODELS.register()
+class TransformerModel(FrameLevelModel):
+    """A Transformer over the frames, pooled and classified.
+
+        x_0 = BN(x) [P + positions],   a = x + SelfAttention(LN(x)),   x_l = a + FeedForward(LN(a))
+        p = classifier(pool_t LN(x_L))
+
+    Without positions it does not see the order of frames, unless it pools the first.
+
+    Args:
+        spec: what the records hold.
+        num_layers: L.
+        model_size: the width in which it works; 0 for that of the frames, without P.
+        head_size: the width of an attention head; the number of heads is the largest that divides the frame's width
+            into heads of that width or more.
+        feedforward_size: the width of the hidden layer of FeedForward; 0 for four times the one it works in.
+        activation: behind that layer: `gelu` or `relu`.
+        positions: what is added to a frame for its place: `none`, `sinusoidal` or `learnt`.
+        pooling: `mean`, `first` or `attention`.
+        dropout: the share of features that the output of each part loses in training.
+        late_fusion: whether every feature has a Transformer of its own, and their outputs stand side by side.
+        iterations: how many frames a training example has; 0 for all.
+        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Raises:
+        UserError: if a name is not known or a number too small.
+
+    Source: Vaswani et al. 2017, "Attention is all you need"; over frames of YouTube-8M: hughshaoqz/3rd-Youtube8M-TM,
+    Bert, which normalises behind each part, drops attention weights too, attends to padding, and whose first frame is
+    the last. Here the frames are normalised by the batch in front.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        num_layers: int = 2,
+        model_size: int = 0,
+        head_size: int = 64,
+        feedforward_size: int = 0,
+        activation: str = "gelu",
+        positions: str = "none",
+        pooling: str = "mean",
+        dropout: float = 0.1,
+        late_fusion: bool = False,
+        iterations: int = 0,
+        sample_random_frames: bool = True,
+        sampling: str = "random_without_replacement",
+        evaluation_sampling: str = "all",
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
+        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
+        self.widths = spec.feature_sizes if late_fusion else (spec.total_size,)
+        self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy)
+        self.encoders = [
+            TransformerEncoder(
+                num_layers=num_layers,
+                model_size=model_size,
+                head_size=head_size,
+                feedforward_size=feedforward_size,
+                activation=activation,
+                positions=positions,
+                num_positions=spec.max_frames,
+                pooling=pooling,
+                dropout=dropout,
+                salt=f"encoder {index}",
+                dtype=self.dtype_policy,
+            )
+            for index, _ in enumerate(self.widths)
+        ]
+        for index, encoder in enumerate(self.encoders):
+            setattr(self, f"encoder_{index}", encoder)  # a checkpoint finds attributes, not what is in lists
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """All frames, unless `iterations` says how many."""
+        return self.training_sampling if training else self.evaluation_sampling
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Encodes and pools the frames, or every feature of them."""
+        frames = self.input_norm(frames, valid=valid, training=training)
+        streams = zip(self.encoders, tf.split(frames, self.widths, axis=-1), strict=True)
+        pooled = [encoder(stream, valid, key=key, training=training) for encoder, stream in streams]
+        return tf.concat(pooled, axis=-1)

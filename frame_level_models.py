@@ -18,6 +18,7 @@ from yt8m.schema import DataSpec
 
 import attention_models  # noqa: F401  registers its models
 import attention_vlad_models  # noqa: F401  registers its models
+import bag_models  # noqa: F401  registers its models
 import nextvlad_models  # noqa: F401  registers its models
 import rankpool_models  # noqa: F401  registers its models
 import video_level_models  # noqa: F401  registers the classifiers

@@ -7,6 +7,7 @@ import oracles_models
 import oracles_vlad as oracles
 import tensorflow as tf
 
+from yt8m.frame_level import FrameLevelModel
 from yt8m.layers.assignment import SoftAssignment
 from yt8m.schema import DataSpec
 
@@ -62,3 +63,18 @@ def shares_of(assignment: SoftAssignment, frames: np.ndarray) -> np.ndarray:
 
 def close(seen: Any, expected: Any, atol: float = 2e-5) -> None:
     np.testing.assert_allclose(seen, expected, rtol=0, atol=atol)
+
+
+def make_batch() -> dict[str, tf.Tensor]:
+    """Videos of LENGTHS as the reader gives them, with garbage behind their ends."""
+    features = {
+        name: tf.constant(RNG(7).integers(0, 256, (4, 4, size)), tf.uint8)
+        for name, size in zip(SPEC.feature_names, SPEC.feature_sizes, strict=True)
+    }
+    return features | {"num_frames": tf.constant(LENGTHS), "key": tf.range(4, dtype=tf.int64)}
+
+
+def built(model: FrameLevelModel) -> Any:
+    """Builds a model and gives it random weights."""
+    model.build()
+    return randomise(model)

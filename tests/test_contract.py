@@ -23,6 +23,9 @@ from losses import cross_entropy_loss
 from video_level_models import VideoLevelModel
 
 SIZES: dict[str, dict[str, Any]] = {
+    "AttentionClusterModel": {"cluster_size": 4, "attention_size": 8, "hidden_size": 16},
+    "AttentionEnhancedVLADModel": {"cluster_size": 4, "head_size": 4, "hidden_size": 16},
+    "AttentionSimilarityVLADModel": {"cluster_size": 4, "head_size": 4, "hidden_size": 16},
     "DbofModel": {"cluster_size": 32, "hidden_size": 16},
     "DbofModelLF": {"cluster_size": 16, "hidden_size": 16, "activation": "glu"},
     "GatedDbofModelLF": {"cluster_size": 16, "hidden_size": 16, "max_pool": True, "relu": False},
@@ -36,7 +39,19 @@ SIZES: dict[str, dict[str, Any]] = {
         "gating": True,
         "classifier_hparams": {"prob_gating": True},
     },
+    "RankPoolModel": {"projection_size": 24, "direction": "both", "learns_c": True, "add_batch_norm": True},
+    "AveragePoolModel": {"projection_size": 24, "add_batch_norm": True, "takes_running_mean": True},
+    "MaxPoolModel": {"projection_size": 24},
+    "NonLocalVLADModel": {"cluster_size": 4, "hidden_size": 16},
+    "SecondOrderVLADModel": {
+        "cluster_size": 4,
+        "second_cluster_size": 4,
+        "projected_size": 4,
+        "hidden_size": 16,
+        "approximation_penalty": 0.01,
+    },
     "SoftDbofModelLF": {"cluster_size": 16, "hidden_size": 16, "gating": True},
+    "TransformerModel": {"head_size": 8, "positions": "learnt", "pooling": "attention", "late_fusion": True},
     "LstmModel": {"lstm_cells": 16},
     "GruModel": {"gru_cells": 16},
 }

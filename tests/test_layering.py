@@ -16,8 +16,10 @@ RANKS = {
     "experiment": 3,
     "attention_models": 2,
     "attention_vlad_models": 2,
+    "bag_models": 2,
     "frame_level_models": 2,
     "nextvlad_models": 2,
+    "rankpool_models": 2,
     "video_level_models": 2,
     "vlad_models": 2,
     "readers": 2,
@@ -25,7 +27,15 @@ RANKS = {
     "rankpool_ops": 1,
     "yt8m": 0,
 }
-MODEL_FILES = ("attention_models", "attention_vlad_models", "nextvlad_models", "video_level_models", "vlad_models")
+MODEL_FILES = (
+    "attention_models",
+    "attention_vlad_models",
+    "bag_models",
+    "nextvlad_models",
+    "rankpool_models",
+    "video_level_models",
+    "vlad_models",
+)
 SIDEWAYS = {("frame_level_models", name) for name in MODEL_FILES}
 PRODUCT = sorted(
     path for path in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("yt8m/**/*.py")] if path.is_file()

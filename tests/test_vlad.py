@@ -16,8 +16,10 @@ from layer_checks import (
     RNG,
     SIZE,
     SPEC,
+    built,
     close,
     dense,
+    make_batch,
     norm,
     padded,
     pooled,
@@ -46,10 +48,11 @@ from yt8m.layers.whitening import ReverseWhitening
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
+from bag_models import DbofModelLF, GatedDbofModelLF, SoftDbofModelLF
 from losses import branch_cross_entropy_loss, cross_entropy_loss
 from nextvlad_models import MixNeXtVLADModel, NeXtVLADModel
 from video_level_models import MoeModel
-from vlad_models import DbofModelLF, GatedDbofModelLF, NetFVModelLF, NetVLADModelLF, SoftDbofModelLF
+from vlad_models import NetFVModelLF, NetVLADModelLF
 
 
 class TestVLAD:
@@ -266,12 +269,12 @@ class TestReverseWhitening:
         x = dequantise(tf.fill((1, 2, 1026), tf.constant(127, tf.uint8)))  # 127 * 4/255 - 2 + 4/512
         y = layer(x, tf.constant([[True, False]])).numpy()
         close(y[0, 0, 0], (127 * 4 / 255 - 2) * (3.839 + 1e-4))
-        close(y[0, 0, 1024:], np.full(2, 127 * 4 / 255 - 2 + 4 / 512))
+        close(y[0, 0, 1024:], np.full(2, 127 * 4 / 255 - 2))
         np.testing.assert_array_equal(y[0, 1], np.zeros(1026))
 
-    def test_features_that_were_not_whitened_stay(self) -> None:
+    def test_features_that_were_not_whitened_keep_their_scale(self) -> None:
         layer, x = ReverseWhitening(SPEC), padded()[0]
-        np.testing.assert_array_equal(layer(x, tf.ones((4, 4), tf.bool)), x)
+        np.testing.assert_array_equal(layer(x, tf.ones((4, 4), tf.bool)), x - 4 / 512)
 
 
 class TestGatedProbabilities:
@@ -339,32 +342,25 @@ class TestGatedProbabilities:
             MoeModel(3, **hparams)
 
 
-def make_batch() -> dict[str, tf.Tensor]:
-    features = {
-        name: tf.constant(RNG(7).integers(0, 256, (4, 4, size)), tf.uint8)
-        for name, size in zip(SPEC.feature_names, SPEC.feature_sizes, strict=True)
-    }
-    return features | {"num_frames": tf.constant(LENGTHS), "key": tf.range(4, dtype=tf.int64)}
-
-
-def built(model: FrameLevelModel) -> Any:
-    model.build()
-    return randomise(model)
-
-
 class TestLateFusion:
     @pytest.mark.parametrize("relu", [False, True])
-    def test_from_bytes_to_logits(self, relu: bool) -> None:
-        model = built(
-            NetVLADModelLF(SPEC, cluster_size=5, hidden_size=3, relu=relu, gating=True, classifier="LogisticModel")
-        )
+    @pytest.mark.parametrize("seen", ["unit", "raw", "unwhitened"])
+    def test_from_bytes_to_logits(self, relu: bool, seen: str) -> None:
+        hparams: dict[str, Any] = {"relu": relu, "gating": True, "classifier": "LogisticModel"}
+        hparams |= {"unit_frames": seen == "unit", "reverse_whitening": seen == "unwhitened"}
+        model = built(NetVLADModelLF(SPEC, cluster_size=5, hidden_size=3, **hparams))
         batch = make_batch()
         logits = model(batch)["logits"]
         assert [pool.cluster_size for pool in model.pools] == [5, 2]
         kernel, bias = (weight.numpy() for weight in model.classifier.weights)
         for video, length in enumerate(LENGTHS):
             stored = [batch[name][video].numpy() for name in SPEC.feature_names]
-            x = np.array(oracles_models.unit_frames(stored, length)).reshape(-1, 6)
+            if seen == "unit":
+                x = np.array(oracles_models.unit_frames(stored, length)).reshape(-1, 6)
+            else:
+                x = np.concatenate([np.vectorize(oracles_models.dequantise)(part) for part in stored], axis=1)[:length]
+            if seen == "unwhitened":
+                x = (x - 4 / 512) * model.reverse_whitening.scale.numpy()
             x = norm(model.input_norm, x)
             parts = []
             for pool, stream in zip(model.pools, (x[:, :4], x[:, 4:]), strict=True):
@@ -407,6 +403,15 @@ class TestLateFusion:
         model.build()
         # 25 * 64 * 64 = 102,400 draws of standard deviation 1 / 5, whatever the 1600 inputs; its error is 0.0005.
         close(np.std(model.hidden.kernel.numpy()), 0.2, 0.003)
+
+    @pytest.mark.parametrize("where", ["input_dropout", "dropout"])
+    def test_dropout_in_training(self, where: str) -> None:
+        batch = make_batch()
+        for rate, differ in ((0.0, False), (0.5, True)):
+            model = built(NetVLADModelLF(SPEC, cluster_size=4, hidden_size=3, **{where: rate}))  # type: ignore[arg-type]
+            keys = (batch["key"], batch["key"] + 10)
+            first, second = (model(batch | {"key": key}, training=True)["logits"].numpy() for key in keys)
+            assert np.any(first != second) == differ
 
     def test_frames_asked_for(self) -> None:
         def wish(**hparams: Any) -> FrameSampling | None:
@@ -451,7 +456,7 @@ class TestMixture:
         for video, length in enumerate(LENGTHS):
             stored = [make_batch()[name][video].numpy() for name in SPEC.feature_names]
             values = np.concatenate([np.vectorize(oracles_models.dequantise)(part) for part in stored], axis=1)
-            scaled = values[:length] * model.reverse_whitening.scale.numpy()
+            scaled = (values[:length] - 4 / 512) * model.reverse_whitening.scale.numpy()
             mean = np.sum(scaled, axis=0) / max(length, 1)
             gate = oracles.affine(norm(model.blend_norm, mean), model.blend_gate.kernel.numpy())
             shares = oracles.softmax(gate + model.blend_gate.bias.numpy())
@@ -494,76 +499,6 @@ class TestMixture:
         model.start_at_prior(np.array([0.5, 0.1, 0.01]))
         for classifier in model.classifiers:
             close(tf.sigmoid(classifier.dense.bias), [0.5, 0.1, 0.01])
-
-
-class TestDefectsOfTheOriginals:
-    """What the published code gets wrong, one each: padded and plain must agree here, where there they do not."""
-
-    @staticmethod
-    def longer(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The same videos with three more frames of padding, all white."""
-        white = {name: tf.fill((4, 3, batch[name].shape[2]), tf.constant(255, tf.uint8)) for name in SPEC.feature_names}
-        return batch | {name: tf.concat([batch[name], white[name]], axis=1) for name in white}
-
-    @pytest.mark.parametrize("training", [False, True])
-    def test_nextvlad_leaves_padding_out_of_its_norms(self, training: bool) -> None:
-        model = built(NeXtVLADModel(SPEC, cluster_size=2, groups=2, hidden_size=4, dropout=0.0))
-        model.reverse_whitening.shift[:] = 4 / 512  # padding of 0 would become -4 / 512 times the scale
-        batch = make_batch()
-        plain = model(batch, training=training)["logits"]
-        close(model(self.longer(batch), training=training)["logits"], plain)
-
-    def test_netvlad_assigns_padding_to_no_cluster(self) -> None:
-        frames = tf.constant(RNG(0).normal(size=(1, 2, SIZE)), tf.float32)
-        layer = NetVLAD(3)
-        layer.build(frames.shape)
-        randomise(layer)
-        alone = layer(frames, tf.constant([[True, True]]))
-        zeros = tf.concat([frames, tf.zeros((1, 5, SIZE))], axis=1)
-        close(layer(zeros, tf.constant([[True] * 2 + [False] * 5])), alone)
-        assert np.max(np.abs(layer(zeros, tf.ones((1, 7), tf.bool)) - alone)) > 0.01  # five times a zero frame counts
-
-    @pytest.mark.parametrize(
-        "make",
-        [
-            lambda: NetVLAD(3),
-            lambda: NetRVLAD(3),
-            lambda: GatedVLAD(3),
-            lambda: NetFV(3),
-            lambda: SoftBagOfFrames(3, max_pool=True),
-            lambda: GatedBagOfFrames(3),
-            lambda: MeanAndMaxBagOfFrames(3),
-            lambda: NeXtVLAD(3, groups=2),
-        ],
-    )
-    def test_batch_norm_learns_from_true_frames_alone(self, make: Callable[[], Any]) -> None:
-        frames, valid = padded()
-        layers = [make(), make()]
-        for layer, scale in zip(layers, (1.0, 100.0), strict=True):
-            layer.build(frames.shape)
-            randomise(layer)
-            layer(tf.where(valid[:, :, tf.newaxis], frames, scale * frames), valid, training=True)
-        moments = [[w.numpy() for w in layer.weights if not w.trainable] for layer in layers]
-        assert moments[0]
-        for small, large in zip(*moments, strict=True):
-            close(small, large)
-
-    def test_the_blend_looks_at_the_mean_over_true_frames(self) -> None:
-        model = built(MixNeXtVLADModel(SPEC, **MIX))
-        for weight in model.trunk_0.weights + model.trunk_1.weights:
-            weight.assign(tf.zeros_like(weight))  # every branch is its bias: only the blend's gate sees frames
-        batch = make_batch()
-        twice = {name: tf.repeat(batch[name], 2, axis=1) for name in SPEC.feature_names}
-        seen = model(batch | twice | {"num_frames": 2 * batch["num_frames"]})["logits"]
-        plain = model(batch)["logits"]
-        close(seen, plain)  # a mean over the width of the batch would be the same, too; one over 300 would not be, so:
-        close(model(self.longer(batch))["logits"], plain)
-        assert np.max(np.abs(plain[0] - plain[1])) > 1e-3
-
-    def test_every_cluster_of_the_second_order_counts_alike(self) -> None:
-        layer = NetFV(3)
-        second = pooled(layer)[:, 3 * SIZE :].reshape(4, 3, SIZE)
-        close(np.linalg.norm(second[[0, 1, 3]], axis=2), np.full((3, 3), 3**-0.5))
 
 
 def weights_without_moments(model: FrameLevelModel) -> int:

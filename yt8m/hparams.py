@@ -31,6 +31,8 @@ class ModelFlag:
 _DBOF = ("DbofModel",)
 _BAGS_LF = ("DbofModelLF", "GatedDbofModelLF", "SoftDbofModelLF")
 _NETVLAD = ("NetVLADModelLF",)
+_KMIEC = ("AttentionEnhancedVLADModel", "AttentionSimilarityVLADModel", "SecondOrderVLADModel")
+_VLAD = (*_NETVLAD, *_KMIEC, "NonLocalVLADModel")
 _NETFV = ("NetFVModelLF",)
 _MOE = ("MoeModel",)
 _LSTM = ("LstmModel",)
@@ -55,10 +57,10 @@ MODEL_FLAGS = (
     ModelFlag("dbof_activation", "activation", str, (*_DBOF, "DbofModelLF")),
     ModelFlag("dbof_relu", "relu", bool, _BAGS_LF),
     ModelFlag("softdbof_maxpool", "max_pool", bool, ("GatedDbofModelLF", "SoftDbofModelLF")),
-    ModelFlag("netvlad_cluster_size", "cluster_size", int, _NETVLAD),
-    ModelFlag("netvlad_hidden_size", "hidden_size", int, _NETVLAD),
-    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _NETVLAD),
-    ModelFlag("netvlad_relu", "relu", bool, _NETVLAD),
+    ModelFlag("netvlad_cluster_size", "cluster_size", int, _VLAD),
+    ModelFlag("netvlad_hidden_size", "hidden_size", int, _VLAD),
+    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _VLAD),
+    ModelFlag("netvlad_relu", "relu", bool, _VLAD),
     ModelFlag("netvlad_dimred", "dimred", int, _NETVLAD),
     ModelFlag("lightvlad", "lightvlad", bool, _NETVLAD),
     ModelFlag("vlagd", "vlagd", bool, _NETVLAD),

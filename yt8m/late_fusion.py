@@ -10,8 +10,10 @@ from yt8m.errors import UserError
 from yt8m.frame_level import FrameLevelModel, stream_sizes
 from yt8m.layers.dbof import choose
 from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.gating import GATINGS
 from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.layers.whitening import ReverseWhitening
 from yt8m.sampling import FrameSampling, fixed_sampling, named_sampling
 from yt8m.schema import DataSpec
 
@@ -51,6 +53,10 @@ class LateFusionModel(FrameLevelModel):
         training_sampling: which frames a training example has; None for all.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         iterations: see `evaluation_sampling`.
+        unit_frames: whether frames are scaled to unit length.
+        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
+        input_dropout: the share of the frames' features to drop in training, behind the normalisation.
+        dropout: the share of the descriptor's features to drop in training.
         descriptor_size: the width to which the descriptor is projected first; 0 or less for none.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
@@ -75,6 +81,10 @@ class LateFusionModel(FrameLevelModel):
         training_sampling: FrameSampling | None,
         evaluation_sampling: str = "all",
         iterations: int = 0,
+        unit_frames: bool = True,
+        reverse_whitening: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
         descriptor_size: int = 0,
         classifier: str,
         classifier_hparams: dict[str, Any] | None,
@@ -85,6 +95,10 @@ class LateFusionModel(FrameLevelModel):
             raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
         self.training_sampling = training_sampling
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
+        self.unit_frames = unit_frames
+        self.reverse_whitening = ReverseWhitening(spec) if reverse_whitening else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
+        self.dropout = KeyedDropout(dropout, "descriptor")
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
         widest = max(spec.feature_sizes)
         sizes = zip(spec.feature_sizes, stream_sizes(cluster_size, share, spec), strict=True)
@@ -110,20 +124,28 @@ class LateFusionModel(FrameLevelModel):
         """Usually a few random frames in training, all at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
 
+    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Undoes the whitening and scales to unit length, if it is to."""
+        if self.reverse_whitening is not None:
+            frames = self.reverse_whitening(frames, valid)
+        return super().normalise(frames, valid) if self.unit_frames else frames
+
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Pools every feature, sets the descriptors side by side and maps them to the hidden layer."""
-        streams = zip(self.pools, self.streams(frames, valid, training), strict=True)
-        return self.fuse([pool(stream, valid, training=training) for pool, stream in streams], training)
+        streams = zip(self.pools, self.streams(frames, valid, key, training), strict=True)
+        return self.fuse([pool(stream, valid, training=training) for pool, stream in streams], key, training)
 
-    def streams(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> list[tf.Tensor]:
+    def streams(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
         """Normalises `frames` `(B, T, D)` and parts them into their features, `(B, T, size)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
+        frames = self.input_dropout(frames, key=key, training=training)
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
-    def fuse(self, descriptors: list[tf.Tensor], training: bool) -> tf.Tensor:
+    def fuse(self, descriptors: list[tf.Tensor], key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Sets descriptors `(B, E)` side by side and maps them to the hidden layer, `(B, hidden_size)`."""
         descriptor = tf.cast(tf.concat(descriptors, axis=-1), self.compute_dtype)
+        descriptor = self.dropout(descriptor, key=key, training=training)
         if self.reduction is not None:
             descriptor = self.reduction(descriptor)
         hidden = self.hidden(descriptor, training=training)

@@ -24,14 +24,14 @@ class ReverseWhitening(keras.layers.Layer):
 
         y[b, t, d] = valid[b, t] * (x[b, t, d] - shift_d) * scale_d
 
-    For the 1024 features named rgb, shift is half a step of the quantisation and scale starts at the components'
-    standard deviations; for any other feature they are 0 and 1.
+    The shift is half a step of the quantisation. The scale starts at the components' standard deviations for the 1024
+    features named rgb, and at 1 for any other.
 
     Args:
         spec: names the features and their sizes.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where the scale is fixed and padding, which is not 0
-    after the shift, stays in.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where only rgb is shifted, the scale is fixed, and
+    padding, which is not 0 after the shift, stays in.
     """
 
     def __init__(self, spec: DataSpec, **kwargs: Any):
@@ -40,16 +40,15 @@ class ReverseWhitening(keras.layers.Layer):
         whitened = np.concatenate([np.full(size, (name, size) == ("rgb", RGB_SIZE)) for name, size in features])
         self.initial_scale = np.ones(spec.total_size)
         self.initial_scale[whitened] = rgb_standard_deviations()[: whitened.sum()] + WHITENING_EPSILON
-        self.shift = np.where(whitened, QUANTISATION_HALF_STEP, 0.0).astype(np.float32)
 
     def build(self, input_shape: Any) -> None:
         """Creates the scale."""
         self.scale = self.add_weight(
-            shape=self.shift.shape,
+            shape=self.initial_scale.shape,
             initializer=lambda shape, dtype: tf.constant(self.initial_scale, dtype, shape),
             name="scale",
         )
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Scales `frames` `(B, T, D)`; those where `valid` `(B, T)` is false become 0."""
-        return tf.where(valid[:, :, tf.newaxis], (frames - self.shift) * self.scale, 0.0)
+        return tf.where(valid[:, :, tf.newaxis], (frames - QUANTISATION_HALF_STEP) * self.scale, 0.0)
