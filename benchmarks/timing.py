@@ -4,6 +4,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+from yt8m.allocation import keep_freed_memory
+
+keep_freed_memory()  # as the programs do
+
 
 def interleaved(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Returns each program's seconds, a value a round; all take a turn in every round."""

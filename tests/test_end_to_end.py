@@ -206,6 +206,62 @@ def wait_for_tags(address: str) -> dict:
     raise AssertionError(f"TensorBoard did not answer at {address}")
 
 
+def test_the_starters_video_level_commands_while_the_evaluation_waits(shards: Path, tmp_path: Path) -> None:
+    data, run = f"{shards}/video", tmp_path / "video_level_logistic_model"
+    watch = start(
+        *f"eval.py --eval_data_pattern={data}/validate/validate*.tfrecord --train_dir {run} "
+        f"--vocabulary={write_vocabulary(tmp_path)}".split()
+    )
+    try:
+        assert "Waiting for a run to start" in read_line(watch)
+        finish(
+            start(
+                *f"train.py --train_data_pattern={data}/train/train*.tfrecord --model=LogisticModel "
+                f"--feature_names=mean_rgb,mean_audio --feature_sizes=1024,128 --train_dir {run} --num_classes=20 "
+                "--batch_size=40".split()
+            )
+        )
+        assert "epoch/eval number 30 | Avg_Hit@1: " in read_line(watch)  # 240 videos, 5 epochs, 40 a step
+        while not (run / "eval/per_class_ap.csv").exists():
+            time.sleep(0.1)
+    finally:
+        watch.kill()
+        watch.communicate()
+    header, first, *others = (run / "eval/per_class_ap.csv").read_text().splitlines()
+    assert header == "class,name,num_positives,average_precision"
+    assert first.startswith("0,Name 0,")
+    assert len(others) == 19
+    said = finish(
+        start(
+            *f"inference.py --train_dir {run} --output_file={tmp_path}/missing/solution.csv "
+            f"--input_data_pattern={data}/test/test*.tfrecord".split()
+        ),
+        status=1,
+    )
+    assert said.startswith(f"error: --output_file={tmp_path}/missing/solution.csv cannot be written")
+    assert len(said.splitlines()) == 1
+    finish(
+        start(
+            *f"inference.py --train_dir {run} --output_file={tmp_path}/solution.csv "
+            f"--input_data_pattern={data}/test/test*.tfrecord".split()
+        )
+    )
+    assert len(read_submission(f"{tmp_path}/solution.csv").ids) == 40
+
+
+def write_vocabulary(folder: Path) -> Path:
+    """Names for 20 classes, in the form of the data set's own file."""
+    path = folder / "vocabulary.csv"
+    path.write_text("Index,Name\n" + "".join(f"{index},Name {index}\n" for index in range(20)))
+    return path
+
+
+def read_line(process: subprocess.Popen) -> str:
+    """Waits for the next line of a running program."""
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
 def test_a_wrong_command_is_answered_in_one_line_and_leaves_nothing(shards: Path, tmp_path: Path) -> None:
     pattern = f"--train_data_pattern={shards}/video/train/train*.tfrecord"
     said = finish(start("train.py", "--model=MoeModle", *VIDEO, pattern, f"--train_dir={tmp_path}/run"), status=1)

@@ -9,6 +9,7 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
+from yt8m.allocation import keep_freed_memory
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
 from yt8m.hparams import MODEL_FLAGS, given_hparams, resolve_model
@@ -205,6 +206,7 @@ def run_program(
         main: takes the parsed flags, returns an exit status or None.
         define_flags: defines the program's flags.
     """
+    keep_freed_memory()
     define_flags(flags.FLAGS)
     app.run(lambda _: _exit_status(lambda: main(flags.FLAGS)), flags_parser=_parse)
 

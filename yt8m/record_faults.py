@@ -7,10 +7,11 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from yt8m.records import MEDIAPIPE_NAMES, Layout
+from yt8m.records import Layout
 from yt8m.schema import (
     ID_KEYS,
     LABELS_KEY,
+    MEDIAPIPE_NAMES,
     SEGMENT_LABELS_KEY,
     SEGMENT_SCORES_KEY,
     SEGMENT_START_TIMES_KEY,

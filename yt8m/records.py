@@ -18,10 +18,6 @@ from yt8m.schema import (
 
 Batch = dict[str, tf.Tensor]
 
-# The names under which MediaPipe's feature extraction writes lists of floats.
-# Source: google-ai-edge/mediapipe, the graphs of mediapipe/graphs/youtube8m.
-MEDIAPIPE_NAMES = {"rgb": "RGB/feature/floats", "audio": "AUDIO/feature/floats"}
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -23,6 +23,10 @@ MAX_FRAMES = 300  # one frame a second; the data set keeps the first 300 of a vi
 ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet
 LABELS_KEY = "labels"
 
+# The names under which MediaPipe's feature extraction writes lists of floats.
+# Source: google-ai-edge/mediapipe, the graphs of mediapipe/graphs/youtube8m.
+MEDIAPIPE_NAMES = {"rgb": "RGB/feature/floats", "audio": "AUDIO/feature/floats"}
+
 # 2019: what raters said of 5-second segments. A rating is one entry in each of these parallel lists of a frame-level
 # record: a class, the seconds, that is frames, at which the segment starts and ends, and 1 if the class is to be seen
 # there, 0 if not.
