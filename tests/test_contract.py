@@ -51,7 +51,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "approximation_penalty": 0.01,
     },
     "SoftDbofModelLF": {"cluster_size": 16, "hidden_size": 16, "gating": True},
-    "TransformerModel": {"head_size": 8, "positions": "learnt", "pooling": "attention", "late_fusion": True},
+    "TransformerModel": {
+        "num_layers": 1,
+        "head_size": 8,
+        "positions": "learnt",
+        "pooling": "attention",
+        "late_fusion": True,
+    },
     "LstmModel": {"lstm_cells": 16},
     "GruModel": {"gru_cells": 16},
 }

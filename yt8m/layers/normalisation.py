@@ -1,4 +1,4 @@
-"""Normalisation: to unit length, and by the moments of a batch that may hold padding."""
+"""Normalisation: to unit length, by the moments of a frame, and by those of a batch that may hold padding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -158,3 +158,61 @@ def _moments(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf
 def _weighted_sum(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """`(N,)` times `(N, F)`, as a product of matrices: the rows are read once."""
     return tf.linalg.matvec(rows, weights, transpose_a=True)
+
+
+class LayerNormalization(keras.layers.Layer):
+    """Normalises every position by the moments of its own features.
+
+        y = gamma * (x - mean(x)) / sqrt(variance(x) + epsilon) + beta
+
+    Args:
+        epsilon: added to the variance.
+
+    Source: Ba, Kiros & Hinton 2016, "Layer normalization". tf.contrib.layers.layer_norm, which the code of Kmiec, Bae &
+    An 2018 calls, takes moments over all positions of a video, padding included.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Any) -> None:
+        """Creates a scale and an offset a feature, float32 whatever the policy."""
+        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", autocast=False, name="gamma")
+        self.beta = self.add_weight(shape=(input_shape[-1],), initializer="zeros", autocast=False, name="beta")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalises `x` `(..., F)`."""
+        rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
+        y = _normalise_rows(rows, self.gamma.value, self.beta.value, self.epsilon)
+        return tf.cast(tf.reshape(y, tf.shape(x)), x.dtype)
+
+
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def _normalise_rows(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
+    """Normalises rows `(N, F)` by their own moments; of tensors of that size only x is kept for the gradient.
+
+    With z = (x - mean) / sqrt(variance + epsilon), upstream gradients g, h = gamma * g and means over a row's features:
+
+        d loss / d x = (h - mean(h) - z mean(h z)) / sqrt(variance + epsilon)
+    """
+    mean = _row_means(x)
+    inverse = tf.math.rsqrt(_row_means(tf.math.squared_difference(x, mean)) + epsilon)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        z = (x - mean) * inverse
+        ones, product = tf.ones_like(mean[:, 0]), upstream * z
+        # With gamma as the weights of a sum, h itself is never made.
+        share, share_z = (tf.linalg.matvec(rows, gamma)[:, tf.newaxis] / rows.shape[1] for rows in (upstream, product))
+        to_x = inverse * (upstream * gamma - share - z * share_z)
+        return to_x, _weighted_sum(ones, product), _weighted_sum(ones, upstream), None
+
+    return (x - mean) * (inverse * gamma) + beta, gradient
+
+
+def _row_means(rows: tf.Tensor) -> tf.Tensor:
+    """`(N, F)` to `(N, 1)`, as a product of matrices."""
+    return tf.linalg.matvec(rows, tf.fill((rows.shape[1],), 1.0 / rows.shape[1]))[:, tf.newaxis]

@@ -34,3 +34,18 @@ def masked_max(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     # Padding counts as minus infinity: zeros would be a floor under the features of a short video.
     largest = tf.reduce_max(tf.where(valid[:, :, tf.newaxis], frames, frames.dtype.min), axis=1)
     return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
+
+
+def first_frame(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Takes the first frame of each video.
+
+    Args:
+        frames: `(B, T, D)` float.
+        valid: `(B, T)` bool.
+
+    Returns:
+        `(B, D)` of the dtype of `frames`.
+    """
+    # One more frame of zeros, so that a batch of videos without frames has a first one too.
+    seen = tf.where(valid[:, :1, tf.newaxis], frames[:, :1], 0.0)
+    return tf.pad(seen, [[0, 0], [0, 1], [0, 0]])[:, 0]

@@ -1,0 +1,252 @@
+"""Self-attention over the frames that exist, without ever holding an attention tensor of the whole batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.distribution import all_replica_sum
+from yt8m.errors import UserError
+from yt8m.layers.normalisation import MaskedBatchNormalization, moving_rate
+
+# Attention weights that exist at a time: 16 MB. Few enough to stay in a CPU's cache between a product and its softmax,
+# enough to fill a GPU.
+_WEIGHTS_AT_A_TIME = 1 << 22
+
+Rows = tuple[tf.Tensor, ...]
+
+
+def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Blends values, for every query, by how well their keys fit it.
+
+        o[b, h, i] = sum_j a[i, j] v[b, h, j],   a[i] = softmax_j(q[b, h, i] . k[b, h, j])   over j with valid[b, j]
+
+    The weights a are computed a few rows at a time and once more for the gradient, so memory grows with T, not T^2.
+
+    Args:
+        queries: `(B, H, T, W)` float, H heads of width W, scaled as the softmax is to see them.
+        keys: `(B, H, T, W)`.
+        values: `(B, H, T, W)`.
+        valid: `(B, T)` bool.
+
+    Returns:
+        `(B, H, T, W)` of the dtype of `values`, 0 in a video without frames. Computed in float32 under every policy.
+
+    Source: Vaswani et al. 2017, "Attention is all you need"; recomputation as in Rabe & Staats 2021, "Self-attention
+    does not need O(n^2) memory".
+    """
+    shape = tf.shape(queries)
+    rows = [tf.reshape(x, (shape[0] * shape[1], shape[2], queries.shape[3])) for x in (queries, keys, values)]
+    exists = tf.reshape(tf.tile(valid[:, tf.newaxis, :], (1, shape[1], 1)), (shape[0] * shape[1], shape[2]))
+    return tf.reshape(_attend_rows(*rows, exists), shape)
+
+
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def _attend_rows(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
+    """Attends in rows `(B * H, T, W)`.
+
+    With upstream gradients g and d_i = g_i . o_i, which is the sum over j of a_ij g_i . v_j:
+
+        to logits: z_ij = a_ij (g_i . v_j - d_i),   to q_i: sum_j z_ij k_j,   to k_j: sum_i z_ij q_i,
+        to v_j: sum_i a_ij g_i
+    """
+    (outputs,) = _in_chunks(_blend, (queries, keys, values, exists), 1)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        to_rows = _in_chunks(_blend_gradient, (queries, keys, values, exists, outputs, upstream), 3)
+        return (*to_rows, None)
+
+    return outputs, gradient
+
+
+def _weights(queries: tf.Tensor, keys: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
+    # Padding is put out of sight in front of the softmax: behind it, all that is left might have underflowed. Where a
+    # video has no frames nothing is in sight, and all weights are 0.
+    bias = tf.where(exists, 0.0, -1e9)[:, tf.newaxis, :]
+    weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) + bias)
+    return tf.where(tf.reduce_any(exists, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
+
+
+def _blend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor) -> Rows:
+    return (tf.matmul(_weights(queries, keys, exists), values),)
+
+
+def _blend_gradient(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor, outputs: tf.Tensor, upstream: tf.Tensor
+) -> Rows:
+    weights = _weights(queries, keys, exists)
+    shared = tf.reduce_sum(upstream * outputs, axis=-1, keepdims=True)
+    to_logits = weights * (tf.matmul(upstream, values, transpose_b=True) - shared)
+    return (
+        tf.matmul(to_logits, keys),
+        tf.matmul(to_logits, queries, transpose_a=True),
+        tf.matmul(weights, upstream, transpose_a=True),
+    )
+
+
+def _in_chunks(work: Callable[..., Rows], rows: Rows, num_results: int) -> Rows:
+    """Applies `work` to a few rows of all tensors at a time, in float32; results have the dtype of the first tensor."""
+    count, length = tf.unstack(tf.shape(rows[0])[:2])
+    size = tf.maximum(_WEIGHTS_AT_A_TIME // tf.maximum(length * length, 1), 1)
+    num_chunks = tf.maximum((count + size - 1) // size, 1)  # a batch of no videos is a chunk of no rows
+    dtype = rows[0].dtype
+
+    def step(index: tf.Tensor, *results: tf.TensorArray) -> tuple[Any, ...]:
+        chunk = [row[index * size : (index + 1) * size] for row in rows]
+        done = work(*(tf.cast(part, tf.float32) if part.dtype.is_floating else part for part in chunk))
+        writes = zip(results, done, strict=True)
+        return index + 1, *(result.write(index, tf.cast(part, dtype)) for result, part in writes)
+
+    arrays = [tf.TensorArray(dtype, num_chunks, infer_shape=False) for _ in range(num_results)]
+    # One chunk at a time: several would be in memory together.
+    loop = tf.while_loop(lambda index, *_: index < num_chunks, step, (0, *arrays), parallel_iterations=1)
+    width = rows[0].shape[2]
+    return tuple(tf.reshape(array.concat(), (count, length, width)) for array in loop[1:])
+
+
+class LogitNormalization(keras.layers.Layer):
+    """Batch normalisation of attention logits, a head at a time, as the factor that a softmax sees of it.
+
+        z[b, h, i, j] = q[b, h, i] . k[b, h, j],   y = gamma_h (z - mean_h) / sqrt(variance_h + epsilon) + beta_h
+
+    with moments over all pairs (i, j) of frames that exist. The softmax over j takes no notice of what is the same for
+    all j, so neither mean nor beta has a part in it, and neither is kept: queries are multiplied by
+
+        gamma_h / sqrt(variance_h + epsilon)
+
+    The variance needs no logits. For n frames with means q' and k', centred q" and k", sums over pairs come apart:
+
+        sum_ij (z_ij - q' . k')^2 = n sum_i (q"_i . k')^2 + n sum_j (q' . k"_j)^2 + sum_ij (q"_i . k"_j)^2
+
+    and the last of them is the product, summed, of the matrices sum_i q"_i q"_i^T and sum_j k"_j k"_j^T.
+
+    Args:
+        momentum: how much of the moving variance a step of a long run keeps.
+        epsilon: added to the variance.
+
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification": batch normalisation in place of
+    the division by sqrt(W). Their code has a scale for every position of a key and counts padding in its moments.
+    """
+
+    def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, **kwargs: Any):
+        super().__init__(autocast=False, **kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Any) -> None:
+        """Creates a scale and a moving variance a head, for queries of `input_shape` `(B, H, T, W)`."""
+        shape, fixed = (input_shape[1],), {"trainable": False, "autocast": False, "aggregation": "mean"}
+        self.gamma = self.add_weight(shape=shape, initializer="ones", autocast=False, name="gamma")
+        self.moving_variance = self.add_weight(shape=shape, initializer="ones", name="moving_variance", **fixed)
+        self.num_updates = self.add_weight(shape=(), initializer="zeros", name="num_updates", **fixed)
+
+    def call(self, queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Scales `queries` `(B, H, T, W)`; pairs count whose frames exist where `valid` `(B, T)` is true."""
+        variance = self.moving_variance.value
+        if training:
+            variance, count = _logit_variance(tf.cast(queries, tf.float32), tf.cast(keys, tf.float32), valid)
+            rate = moving_rate(self.num_updates, count, self.momentum)
+            self.moving_variance.assign_add(rate * (variance - self.moving_variance))
+            self.num_updates.assign_add(tf.cast(count > 0.0, tf.float32))
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        return queries * tf.cast(scale, queries.dtype)[:, tf.newaxis, tf.newaxis]
+
+
+def _logit_variance(queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the variance `(H,)` of q . k over the pairs of all videos and replicas, and their number."""
+    exists = tf.cast(valid, tf.float32)[:, tf.newaxis, :, tf.newaxis]
+    num_frames = tf.reduce_sum(exists, axis=(2, 3))
+    query, from_query = _centred(queries, exists, num_frames)
+    key, from_key = _centred(keys, exists, num_frames)
+    means = tf.reduce_sum(query * key, axis=2)
+    within = num_frames * (_quadratic(from_query, key) + _quadratic(from_key, query))
+    within += tf.reduce_sum(from_query * from_key, axis=(2, 3))
+    pairs = tf.square(num_frames)
+    *sums, count = tf.unstack(all_replica_sum(tf.concat([tf.reduce_sum(pairs * means, 0), [tf.reduce_sum(pairs)]], 0)))
+    mean = tf.stack(sums) / tf.maximum(count, 1.0)
+    squares = all_replica_sum(tf.reduce_sum(within + pairs * tf.square(means - mean), axis=0))
+    return squares / tf.maximum(count, 1.0), count
+
+
+def _centred(rows: tf.Tensor, exists: tf.Tensor, num_frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the means `(B, H, W)` of rows that exist, and the sums `(B, H, W, W)` of x x^T of the centred rows x."""
+    mean = tf.reduce_sum(rows * exists, axis=2) / tf.maximum(num_frames, 1.0)[:, :, tf.newaxis]
+    centred = (rows - mean[:, :, tf.newaxis, :]) * exists
+    return mean, tf.matmul(centred, centred, transpose_a=True)
+
+
+def _quadratic(matrices: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(vectors * tf.linalg.matvec(matrices, vectors), axis=2)
+
+
+def num_heads(width: int, head_size: int) -> int:
+    """The number of heads of `head_size` or more that frames of a width can be cut into: a divisor of the width.
+
+    Raises:
+        UserError: if the size is below 1.
+    """
+    if head_size < 1:
+        raise UserError(f"--hparams: head_size={head_size}: expected at least 1.")
+    return max(heads for heads in range(1, max(1, width // head_size) + 1) if width % heads == 0)
+
+
+class SelfAttention(keras.layers.Layer):
+    """Every frame looks at all frames of its video, with several heads.
+
+        [q_i, k_i, v_i] = x_i P,   o_i = heads of attend(q / sqrt(W), k, v) side by side,   y_i = o_i O + b
+
+    or, normalised by the batch,
+
+        o_i = BN(heads of attend(LogitNormalization(q, k), k, v) side by side)
+
+    P has no bias: one of k would cancel in the softmax.
+
+    Args:
+        head_size: W, at least; see `num_heads`.
+        add_batch_norm: whether to normalise by the batch.
+
+    Raises:
+        UserError: if the size is below 1.
+
+    Source: Vaswani et al. 2017, "Attention is all you need"; normalised: Kmiec, Bae & An 2018.
+    """
+
+    def __init__(self, head_size: int, add_batch_norm: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.head_size = head_size
+        policy = self.dtype_policy
+        self.logit_norm = LogitNormalization(dtype=policy) if add_batch_norm else None
+        self.output_norm = MaskedBatchNormalization(dtype=policy) if add_batch_norm else None
+
+    def build(self, input_shape: Any) -> None:
+        """Creates P and O, of which each square part starts from Glorot's uniform distribution."""
+        size = input_shape[-1]
+        self.num_heads = num_heads(size, self.head_size)
+        glorot = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
+        self.projection = self.add_weight(shape=(size, 3 * size), initializer=glorot, name="projection")
+        self.output_map = keras.layers.Dense(size, dtype=self.dtype_policy)
+        self.output_map.build(input_shape)
+        if self.logit_norm is not None and self.output_norm is not None:
+            self.logit_norm.build((None, self.num_heads, None, size // self.num_heads))
+            self.output_norm.build(input_shape)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        size, width = frames.shape[2], frames.shape[2] // self.num_heads
+        count, length = tf.unstack(tf.shape(valid))
+        mapped = tf.tensordot(frames, tf.convert_to_tensor(self.projection), axes=1)
+        mapped = tf.reshape(mapped, (count, length, 3, self.num_heads, width))
+        queries, keys, values = tf.unstack(tf.transpose(mapped, (2, 0, 3, 1, 4)))
+        if self.logit_norm is None:
+            queries *= tf.cast(width**-0.5, queries.dtype)
+        else:
+            queries = self.logit_norm(queries, keys, valid, training=training)
+        blends = tf.transpose(attend(queries, keys, values, valid), (0, 2, 1, 3))
+        blends = tf.reshape(blends, (count, length, size))
+        if self.output_norm is not None:
+            blends = self.output_norm(blends, valid=valid, training=training)
+        return self.output_map(blends)

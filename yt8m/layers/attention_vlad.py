@@ -1,0 +1,128 @@
+"""VLAD with self-attention: around it, or in place of its assignment."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.layers.assignment import cluster_mass, masked_softmax, weighted_sums
+from yt8m.layers.dbof import choose
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.transformer import NormalisedAttention, NormalisedBlock
+from yt8m.layers.vlad import NetVLAD, unit_descriptor
+
+
+class AttentionEnhancedVLAD(keras.layers.Layer):
+    """NetVLAD between two encoders: frames look at each other, then clusters do.
+
+        V = NetVLAD(NormalisedBlock(x)),   y = L2(flatten(NormalisedBlock(V)))   with every V_k at unit length first
+
+    Args:
+        cluster_size: the number of clusters, K.
+        head_size: see SelfAttention.
+        dropout: the share of features that attention drops in training.
+        salt: names the draws of the dropout.
+        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+
+    Raises:
+        UserError: if there is no cluster.
+
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", first model. Their code leaves
+    the first encoder out, and gives the second one tokens that mix clusters and features, scaled to 1 / sqrt(K), which
+    it then does not scale back to unit length.
+    """
+
+    def __init__(
+        self, cluster_size: int, head_size: int, dropout: float, salt: str, add_batch_norm: bool = True, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.frame_encoder = NormalisedBlock(head_size, dropout, f"{salt} frames", dtype=policy)
+        self.vlad = NetVLAD(cluster_size, add_batch_norm, flatten=False, dtype=policy)
+        self.cluster_encoder = NormalisedBlock(head_size, dropout, f"{salt} clusters", dtype=policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights."""
+        self.frame_encoder.build(input_shape)
+        self.vlad.build(input_shape)
+        self.cluster_encoder.build((None, self.vlad.cluster_size, input_shape[-1]))
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        frames = self.frame_encoder(frames, valid, key=key, training=training)
+        clusters = self.vlad(frames, valid, training=training)
+        has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
+        # All clusters of a video exist, or, if it has no frames, none: those would count in the moments of the batch.
+        exists = tf.tile(has_frames, (1, self.vlad.cluster_size))
+        clusters = self.cluster_encoder(clusters, exists, key=key, training=training)
+        return unit_descriptor(tf.where(has_frames[:, :, tf.newaxis], clusters, tf.zeros_like(clusters)))
+
+
+class AttentionSimilarityVLAD(keras.layers.Layer):
+    """VLAD in which self-attention says how similar a frame is to every cluster.
+
+        h = NormalisedAttention(NormalisedBlock(x)),   z = BN(relu(h W1 + b1)) W2 + b2
+        a[t] = BN(relu(z_t))   or   softmax_k(BN(z_t))
+        V_k = sum_t a[t, k] (x_t - c_k),   y = V / |V|   with every V_k at unit length first
+
+    Args:
+        cluster_size: the number of clusters, K.
+        head_size: see SelfAttention.
+        dropout: the share of features that attention drops in training.
+        salt: names the draws of the dropout.
+        similarity: `bn_relu`, shares of any size and sign, or `softmax`, shares that add up to 1 for each frame.
+
+    Raises:
+        UserError: if there is no such similarity.
+
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", second model, with `bn_relu`.
+    Their code leaves the first encoder out.
+    """
+
+    def __init__(
+        self, cluster_size: int, head_size: int, dropout: float, salt: str, similarity: str = "bn_relu", **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.cluster_size = cluster_size
+        self.similarity = choose({name: name for name in ("bn_relu", "softmax")}, similarity, "similarity")
+        self.encoder = NormalisedBlock(head_size, dropout, f"{salt} encoder", dtype=policy)
+        self.attention = NormalisedAttention(head_size, dropout, f"{salt} similarity", dtype=policy)
+        self.hidden_norm = MaskedBatchNormalization(dtype=policy)
+        self.similarity_norm = MaskedBatchNormalization(dtype=policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights."""
+        size, clusters = input_shape[-1], (*input_shape[:-1], self.cluster_size)
+        hidden = (*input_shape[:-1], 4 * size)
+        self.widening = keras.layers.Dense(4 * size, activation="relu", dtype=self.dtype_policy)
+        self.narrowing = keras.layers.Dense(self.cluster_size, dtype=self.dtype_policy)
+        built = {self.encoder: input_shape, self.attention: input_shape, self.widening: input_shape}
+        built |= {self.hidden_norm: hidden, self.narrowing: hidden, self.similarity_norm: clusters}
+        for layer, shape in built.items():
+            layer.build(shape)
+        normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(size))
+        self.centres = self.add_weight(shape=(self.cluster_size, size), initializer=normal, name="centres")
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        shares = self.assign(frames, valid, key, training)
+        mass = tf.cast(cluster_mass(shares), frames.dtype)
+        clusters = weighted_sums(shares, frames) - mass[:, :, tf.newaxis] * self.centres
+        return unit_descriptor(l2_normalise(clusters))
+
+    def assign(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
+        seen = self.encoder(frames, valid, key=key, training=training)
+        seen = self.attention(seen, valid, key=key, training=training)
+        hidden = self.hidden_norm(self.widening(seen), valid=valid, training=training)
+        logits = self.narrowing(hidden)
+        if self.similarity == "softmax":
+            return masked_softmax(self.similarity_norm(logits, valid=valid, training=training), valid)
+        shares = self.similarity_norm(tf.nn.relu(logits), valid=valid, training=training)
+        return tf.where(valid[:, :, tf.newaxis], shares, tf.zeros_like(shares))

@@ -1,0 +1,297 @@
+"""Transformer encoders over the frames that exist: the plain one, and Kmiec's with batch normalisation inside."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.layers.assignment import weighted_sums
+from yt8m.layers.attention import SelfAttention
+from yt8m.layers.attention_clusters import FrameAttention
+from yt8m.layers.dbof import choose
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.normalisation import LayerNormalization
+from yt8m.layers.pooling import first_frame, masked_mean
+
+ACTIVATIONS = {"gelu": tf.nn.gelu, "relu": tf.nn.relu}
+POSITIONS = ("none", "sinusoidal", "learnt")
+POOLINGS = ("mean", "first", "attention")
+
+
+class FeedForward(keras.layers.Layer):
+    """Two dense layers that every frame passes on its own.
+
+        y = f(x W1 + b1) W2 + b2
+
+    Args:
+        hidden_size: the width of x W1; 0 for four times that of x.
+        activation: f, a name of `ACTIVATIONS`.
+
+    Raises:
+        UserError: if there is no such activation, or the width is below 0.
+    """
+
+    def __init__(self, hidden_size: int = 0, activation: str = "relu", **kwargs: Any):
+        super().__init__(**kwargs)
+        if hidden_size < 0:
+            raise UserError(
+                f"--hparams: feedforward_size={hidden_size}: expected a width, or 0 for four times a frame's."
+            )
+        self.hidden_size = hidden_size
+        self.activate = choose(ACTIVATIONS, activation, "activation")
+
+    def build(self, input_shape: Any) -> None:
+        """Creates W1 and W2 from Glorot's uniform distribution, b1 and b2 at 0."""
+        width = self.hidden_size or 4 * input_shape[-1]
+        self.widening = keras.layers.Dense(width, dtype=self.dtype_policy)
+        self.narrowing = keras.layers.Dense(input_shape[-1], dtype=self.dtype_policy)
+        self.widening.build(input_shape)
+        self.narrowing.build((*input_shape[:-1], width))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps `x` `(..., D)` to `(..., D)`."""
+        return self.narrowing(self.activate(self.widening(x)))
+
+
+class EncoderBlock(keras.layers.Layer):
+    """A layer of the plain encoder, normalised in front of each part.
+
+        a = x + dropout(SelfAttention(LN(x))),   y = a + dropout(FeedForward(LN(a)))
+
+    Args:
+        head_size: see SelfAttention.
+        feedforward_size: see FeedForward.
+        activation: see FeedForward.
+        dropout: the share of features to drop in training.
+        salt: names the draws of the dropout.
+
+    Source: Vaswani et al. 2017, "Attention is all you need", with the normalisation where Xiong et al. 2020, "On layer
+    normalization in the Transformer architecture", put it: without it, training needs a warm-up.
+    """
+
+    def __init__(
+        self, head_size: int, feedforward_size: int, activation: str, dropout: float, salt: str, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.attention = SelfAttention(head_size, dtype=policy)
+        self.feedforward = FeedForward(feedforward_size, activation, dtype=policy)
+        self.attention_norm, self.feedforward_norm = LayerNormalization(dtype=policy), LayerNormalization(dtype=policy)
+        self.attention_dropout = KeyedDropout(dropout, f"{salt} attention")
+        self.feedforward_dropout = KeyedDropout(dropout, f"{salt} feedforward")
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights of both parts."""
+        for layer in (self.attention_norm, self.attention, self.feedforward_norm, self.feedforward):
+            layer.build(input_shape)
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        seen = self.attention(self.attention_norm(frames), valid, training=training)
+        frames += self.attention_dropout(seen, key=key, training=training)
+        thought = self.feedforward(self.feedforward_norm(frames))
+        return frames + self.feedforward_dropout(thought, key=key, training=training)
+
+
+class NormalisedAttention(keras.layers.Layer):
+    """The first part of Kmiec's encoder, normalised by the batch inside and behind it by the frame.
+
+        a = LN(x + dropout(SelfAttention(x)))
+
+    Args:
+        head_size: see SelfAttention.
+        dropout: the share of features to drop in training.
+        salt: names the draws of the dropout.
+
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification". One of the two encoders in
+    their code does not drop, the other drops 90 %.
+    """
+
+    def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.attention = SelfAttention(head_size, add_batch_norm=True, dtype=self.dtype_policy)
+        self.dropout = KeyedDropout(dropout, salt)
+        self.norm = LayerNormalization(dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights."""
+        self.attention.build(input_shape)
+        self.norm.build(input_shape)
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        seen = self.attention(frames, valid, training=training)
+        return self.norm(frames + self.dropout(seen, key=key, training=training))
+
+
+class NormalisedBlock(keras.layers.Layer):
+    """Kmiec's encoder.
+
+        a = LN(x + dropout(SelfAttention(x))),   y = LN(a + FeedForward(a))
+
+    Args:
+        head_size: see SelfAttention.
+        dropout: the share of features to drop in training.
+        salt: names the draws of the dropout.
+
+    Source: Kmiec, Bae & An 2018. Their code adds a and normalises a second time, and has a second relu, behind W2.
+    """
+
+    def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.attention = NormalisedAttention(head_size, dropout, salt, dtype=self.dtype_policy)
+        self.feedforward = FeedForward(dtype=self.dtype_policy)
+        self.norm = LayerNormalization(dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights of both parts."""
+        for layer in (self.attention, self.feedforward, self.norm):
+            layer.build(input_shape)
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        seen = self.attention(frames, valid, key=key, training=training)
+        return self.norm(seen + self.feedforward(seen))
+
+
+def sinusoids(length: tf.Tensor | int, size: int) -> tf.Tensor:
+    """Returns the positions 0 ... length - 1 as `(length, size)` float32: sines, then cosines.
+
+        p[t, i] = sin(t / 10000^(i / n)),   p[t, n + i] = cos(t / 10000^(i / n)),   n = ceil(size / 2)
+
+    Source: Vaswani et al. 2017, where sines and cosines take turns: the same up to the order of features.
+    """
+    half = (size + 1) // 2
+    rates = (10000.0 ** (-np.arange(half) / half)).astype(np.float32)
+    angles = tf.range(tf.cast(length, tf.float32))[:, tf.newaxis] * rates
+    return tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)[:, :size]
+
+
+class PositionEmbedding(keras.layers.Layer):
+    """Adds to every frame what says where it stands among those that the model sees.
+
+    Args:
+        kind: `sinusoidal`, see `sinusoids`; `learnt`, a vector a position; `none`, and order is not seen.
+        num_positions: how many positions are learnt; frames behind share the last of them.
+
+    Raises:
+        UserError: if there is no such kind.
+    """
+
+    def __init__(self, kind: str, num_positions: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.kind = choose({name: name for name in POSITIONS}, kind, "position")
+        self.num_positions = num_positions
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the learnt vectors from a normal distribution of standard deviation 0.02, BERT's."""
+        if self.kind == "learnt":
+            normal = keras.initializers.RandomNormal(stddev=0.02)
+            self.embedding = self.add_weight(
+                shape=(self.num_positions, input_shape[-1]), initializer=normal, name="embedding"
+            )
+
+    def call(self, frames: tf.Tensor) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` to `(B, T, D)`."""
+        length = tf.shape(frames)[1]
+        if self.kind == "none":
+            return frames
+        if self.kind == "sinusoidal":
+            return frames + tf.cast(sinusoids(length, frames.shape[2]), frames.dtype)
+        # As a product of matrices its gradient is a tensor like any other, not slices.
+        places = tf.one_hot(
+            tf.minimum(tf.range(length), self.num_positions - 1), self.num_positions, dtype=frames.dtype
+        )
+        return frames + tf.matmul(places, tf.convert_to_tensor(self.embedding))
+
+
+class TransformerEncoder(keras.layers.Layer):
+    """A stack of encoder blocks, and the pooling of what they make of the frames.
+
+        x_0 = x P + positions,   x_l = EncoderBlock(x_{l-1}),   y = pool_t LN(x_L)
+
+    Without frames y is 0.
+
+    Args:
+        num_layers: L.
+        model_size: the width of x P; 0 for x itself.
+        head_size: see SelfAttention.
+        feedforward_size: see FeedForward.
+        activation: see FeedForward.
+        positions: see PositionEmbedding.
+        num_positions: see PositionEmbedding.
+        pooling: `mean`; `first`, the first frame; `attention`, sum_t a[t] x_t with a = softmax_t(x_t w).
+        dropout: the share of features to drop in training.
+        salt: names the draws of the dropout.
+
+    Raises:
+        UserError: if a name is not known or a number too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        model_size: int,
+        head_size: int,
+        feedforward_size: int,
+        activation: str,
+        positions: str,
+        num_positions: int,
+        pooling: str,
+        dropout: float,
+        salt: str,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if num_layers < 1 or model_size < 0:
+            raise UserError(
+                f"--hparams: num_layers={num_layers}, model_size={model_size}: expected at least 1 layer, and a width "
+                "or 0 for that of the frames."
+            )
+        policy = self.dtype_policy
+        self.entrance = NormalisedDense(model_size, add_batch_norm=False, dtype=policy) if model_size else None
+        self.positions = PositionEmbedding(positions, num_positions, dtype=policy)
+        self.blocks = [
+            EncoderBlock(head_size, feedforward_size, activation, dropout, f"{salt} {depth}", dtype=policy)
+            for depth in range(num_layers)
+        ]
+        for depth, block in enumerate(self.blocks):
+            setattr(self, f"block_{depth}", block)  # a checkpoint finds attributes, not what is in lists
+        self.norm = LayerNormalization(dtype=policy)
+        self.pooling = choose({name: name for name in POOLINGS}, pooling, "pooling")
+        self.scorer = FrameAttention(1, dtype=policy) if pooling == "attention" else None
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights of every part."""
+        if self.entrance is not None:
+            self.entrance.build(input_shape)
+            input_shape = (*input_shape[:-1], self.entrance.units)
+        for layer in (self.positions, *self.blocks, self.norm, self.scorer):
+            if layer is not None:
+                layer.build(input_shape)
+
+    def call(
+        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Pools `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, D)`, or `(B, model_size)`."""
+        if self.entrance is not None:
+            frames = self.entrance(frames)
+        frames = self.positions(frames)
+        for block in self.blocks:
+            frames = block(frames, valid, key=key, training=training)
+        return self._pool(self.norm(frames), valid)
+
+    def _pool(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        if self.scorer is not None:
+            return weighted_sums(self.scorer(frames, valid), frames)[:, 0]
+        return masked_mean(frames, valid) if self.pooling == "mean" else first_frame(frames, valid)
