@@ -1,0 +1,117 @@
+"""How programs that fill tables measure a run: trained through train.py, scored through eval.py, on the real data."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from absl import flags
+
+from yt8m.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE_START, TABLE_END = "<!-- table -->", "<!-- end of table -->"
+
+# data set -> split -> (training shards, evaluation shards)
+SPLITS = {
+    "video": {
+        "evaluation": ("validate00[0-2]?.tfrecord,validate003[01].tfrecord", "validate003[2-9].tfrecord"),
+        "validation": (
+            "validate00[01]?.tfrecord,validate002[0-7].tfrecord",
+            "validate002[89].tfrecord,validate003[01].tfrecord",
+        ),
+    },
+    "audioset": {
+        "evaluation": ("bal_train-*.tfrecord", "eval-*.tfrecord"),
+        "validation": ("bal_train-0000[0-5]-*.tfrecord", "bal_train-0000[67]-*.tfrecord"),
+    },
+}
+FOLDERS = {"video": "yt8m-2018-video", "audioset": "audioset"}
+METRICS = ["gap", "hit_at_one", "map", "macro_ap"]
+
+
+def define_measuring_flags(values: flags.FlagValues) -> None:
+    """Defines which part of the data is scored, and how often."""
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "One run for each.", flag_values=values)
+    flags.DEFINE_enum(
+        "split",
+        "evaluation",
+        ["evaluation", "validation"],
+        "validation: train on a part of the training shards and score the rest, to choose settings.",
+        flag_values=values,
+    )
+
+
+def real_data() -> Path:
+    """The folder of real records.
+
+    Raises:
+        UserError: if the environment does not name one.
+    """
+    folder = Path(os.environ.get("YT8M_REAL_DATA") or "-")
+    if not folder.is_dir():
+        raise UserError("YT8M_REAL_DATA is not set to a folder. Lay out the real records there as docs/data.md says.")
+    return folder
+
+
+def check_names(given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses names of runs that there are not.
+
+    Raises:
+        UserError: if there is such a name.
+    """
+    for name in set(given) - set(known):
+        raise UserError(f"--only={name}: there is no such run. Known: {', '.join(known)}.")
+
+
+def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:
+    """Trains into `run` and returns rounded metrics, steps, and the seconds of the whole training program."""
+    train_pattern, eval_pattern = (
+        ",".join(str(real_data() / FOLDERS[data_set] / pattern) for pattern in patterns.split(","))
+        for patterns in SPLITS[data_set][split]
+    )
+    data, directory = f"--train_data_pattern={train_pattern}", f"--train_dir={run}"
+    start = time.monotonic()
+    run_program("train.py", *train_flags, data, f"--seed={seed}", directory, "--start_new_model")
+    seconds = time.monotonic() - start
+    run_program("eval.py", f"--eval_data_pattern={eval_pattern}", directory, "--run_once", "--macro")
+    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    scores = {key: round(metrics[key], 5) for key in METRICS}
+    return {"train_seconds": round(seconds)} | scores | {"steps": metrics["global_step"]}
+
+
+def run_program(program: str, *arguments: str) -> None:
+    """Runs one of the programs as a user would.
+
+    Raises:
+        UserError: if it fails; the message ends with what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, program, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"{program} {' '.join(arguments)} ended with status {done.returncode}: {done.stderr[-2000:]}")
+
+
+def add_line(path: Path, line: dict, keys: Sequence[str]) -> None:
+    """Adds a run to a CSV file, in place of an older one with the same `keys`."""
+    lines = pd.DataFrame([line]).astype({"seed": str})
+    if path.exists():
+        lines = pd.concat([pd.read_csv(path, dtype={"seed": str}), lines])
+    lines.drop_duplicates(keys, keep="last").sort_values(list(keys)).to_csv(path, index=False)
+
+
+def replace_table(path: Path, rows: Sequence[str]) -> None:
+    """Puts rows between the marks of a Markdown file."""
+    head, _, rest = path.read_text().partition(TABLE_START)
+    _, _, tail = rest.partition(TABLE_END)
+    path.write_text("\n".join([f"{head}{TABLE_START}", *rows, f"{TABLE_END}{tail}"]))
+
+
+def spread(values: pd.Series) -> str:
+    """Mean and standard deviation over the seeds."""
+    return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")
