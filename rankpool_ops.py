@@ -24,6 +24,9 @@ from yt8m.rankpool.sequences import (
 from yt8m.rankpool.solver import Problem
 
 __all__ = [
+    "Direction",
+    "GradientName",
+    "Method",
     "RankPoolInfo",
     "RankPooling",
     "approximate_rank_pool",

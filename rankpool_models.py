@@ -1,0 +1,244 @@
+"""Registered models that pool a sequence in one step: rank pooling, and average and maximum to compare it with."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from yt8m.frame_level import FrameLevelModel
+from yt8m.layers.dbof import ACTIVATIONS, Activation, choose
+from yt8m.layers.dense import NormalisedDense
+from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.pooling import masked_max, masked_mean
+from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.schema import DataSpec
+
+from rankpool_ops import Direction, GradientName, Method, RankPooling, running_mean, signed_sqrt, unit_length
+
+_ACTIVATIONS: dict[str, Activation] = {**ACTIVATIONS, "relu": tf.nn.relu, "linear": tf.identity}
+
+
+class SequencePoolModel(FrameLevelModel):
+    """What these models share: all that stands before and behind the pooling.
+
+        x' = f(BN(BN(x) W)),   z_t = L2(sqrt(mean_(i <= t) x'_i)),   p = classifier(L2(sqrt(pool(z))))
+
+    where every step but the last L2 is optional, and sqrt keeps the sign. Frames come as they were stored, not of unit
+    length.
+
+    Args:
+        spec: what the records hold.
+        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the share of features of a frame to drop in training.
+        projection_size: the width of W, which is trained through the pooling; 0 for no projection.
+        projection_activation: f, behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: pools the running means of the frames, not the frames.
+        takes_frame_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        takes_pooled_sqrt: of every feature of the pooled vector, before its length is made 1.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Raises:
+        UserError: if there is no such activation.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        add_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        projection_size: int = 0,
+        projection_activation: str = "relu",
+        takes_running_mean: bool = False,
+        takes_frame_sqrt: bool = False,
+        takes_unit_length: bool = True,
+        takes_pooled_sqrt: bool = True,
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
+        self.projection: keras.layers.Layer | None = None
+        if projection_size > 0:
+            self.projection = NormalisedDense(projection_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
+        self.activate = choose(_ACTIVATIONS, projection_activation, "activation")
+        self.takes_running_mean, self.takes_frame_sqrt = takes_running_mean, takes_frame_sqrt
+        self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
+
+    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Leaves frames as they are: what is scaled to unit length is what is pooled."""
+        return frames
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Projects frames, pools them and makes the result a vector of unit length."""
+        frames = self._projected(self.input_dropout(frames, key=key, training=training), valid, training)
+        # In float32: a regression on frames that differ by little is what mixed precision is not made for.
+        pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
+        return l2_normalise(signed_sqrt(pooled) if self.takes_pooled_sqrt else pooled)
+
+    def _projected(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        if self.projection is None:
+            return frames
+        return self.activate(self.projection(frames, valid=valid, training=training))
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Turns `frames` `(B, T, D)` float32 that exist where `valid` `(B, T)` is true into `(B, E)` float32."""
+        raise NotImplementedError
+
+    def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Does to frames what `RankPooling` does before it pools."""
+        if self.takes_running_mean:
+            frames = running_mean(frames, _num_frames(valid))
+        if self.takes_frame_sqrt:
+            frames = signed_sqrt(frames)
+        return unit_length(frames) if self.takes_unit_length else frames
+
+
+@FRAME_LEVEL_MODELS.register()
+class RankPoolModel(SequencePoolModel):
+    """Rank pooling: the weights of the linear machine that orders the frames are classified.
+
+        u = argmin_u |u|^2 / 2 + c / 2 sum_t max(0, |t - u.z_t| - epsilon)^2,   p = classifier(L2(sqrt(u)))
+
+    over the projected, averaged and normalised frames z_t of `SequencePoolModel`; for two directions of time the two u
+    side by side. The projection is trained through the regression.
+
+    Args:
+        spec: what the records hold.
+        c: the weight of the order against the norm of u; where it is learned, its initial value.
+        epsilon: half the width of the tube in which a frame costs nothing.
+        learns_c: whether c is trained.
+        method: `rank_pool`, or `approximate` for fixed weights of the frames (Bilen et al. 2016).
+        gradient: through the regression: `exact`, or `diagonal`, the paper's approximation.
+        direction: `forward`, `reverse` or `both`.
+        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the share of features of a frame to drop in training.
+        projection_size: the width of the projection; 0 for none.
+        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: pools the running means of the frames, not the frames.
+        takes_frame_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        takes_pooled_sqrt: of every feature of u, before its length is made 1.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Raises:
+        UserError: if a choice is not known or a number out of range.
+
+    Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling"; running mean and both
+    directions as in Fernando et al. 2015; square root and length as in Perronnin et al. 2010.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        c: float = 1.0,
+        epsilon: float = 0.1,
+        learns_c: bool = False,
+        method: Method = "rank_pool",
+        gradient: GradientName = "exact",
+        direction: Direction = "forward",
+        add_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        projection_size: int = 0,
+        projection_activation: str = "relu",
+        takes_running_mean: bool = True,
+        takes_frame_sqrt: bool = False,
+        takes_unit_length: bool = True,
+        takes_pooled_sqrt: bool = True,
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            spec,
+            add_batch_norm=add_batch_norm,
+            input_dropout=input_dropout,
+            projection_size=projection_size,
+            projection_activation=projection_activation,
+            takes_pooled_sqrt=takes_pooled_sqrt,
+            classifier=classifier,
+            classifier_hparams=classifier_hparams,
+            **kwargs,
+        )
+        self.rank_pooling = RankPooling(
+            c,
+            epsilon,
+            learns_c=learns_c,
+            method=method,
+            gradient=gradient,
+            takes_running_mean=takes_running_mean,
+            takes_signed_sqrt=takes_frame_sqrt,
+            takes_unit_length=takes_unit_length,
+            direction=direction,
+        )
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Rank pooling; what comes before it is part of its layer, because the reverse direction repeats it."""
+        return self.rank_pooling(frames, _num_frames(valid))
+
+
+@FRAME_LEVEL_MODELS.register()
+class AveragePoolModel(SequencePoolModel):
+    """The average of the frames, with all that `RankPoolModel` has around the pooling.
+
+        p = classifier(L2(sqrt(mean_t z_t)))
+
+    Args:
+        spec: what the records hold.
+        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the share of features of a frame to drop in training.
+        projection_size: the width of the projection; 0 for none.
+        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: averages the running means of the frames, which early frames then weigh more in.
+        takes_frame_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        takes_pooled_sqrt: of every feature of the average, before its length is made 1.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: the baseline of Fernando & Gould 2016, table 1.
+    """
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Averages over the frames that exist."""
+        return masked_mean(self._prepared(frames, valid), valid)
+
+
+@FRAME_LEVEL_MODELS.register()
+class MaxPoolModel(SequencePoolModel):
+    """The largest value of every feature, with all that `RankPoolModel` has around the pooling.
+
+        p = classifier(L2(sqrt(max_t z_t)))
+
+    Args:
+        spec: what the records hold.
+        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the share of features of a frame to drop in training.
+        projection_size: the width of the projection; 0 for none.
+        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: takes the maximum of the running means of the frames, which depends on their order.
+        takes_frame_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        takes_pooled_sqrt: of every feature of the maximum, before its length is made 1.
+        classifier: the name of a video-level model.
+        classifier_hparams: its hyper-parameters.
+
+    Source: the baseline of Fernando & Gould 2016, table 1.
+    """
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Takes the maximum over the frames that exist."""
+        return masked_max(self._prepared(frames, valid), valid)
+
+
+def _num_frames(valid: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(valid, tf.int32), axis=1)
