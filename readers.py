@@ -214,7 +214,7 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
         raise explain_ratings_failure(shards) or error from None
     if not ratings:
         raise UserError(
-            f"{files[0]}: neither here nor in the other {len(files) - 1} files does a record hold ratings of segments "
+            f"No record of {files[0]} or of the other files ({len(files)} in all) holds ratings of segments "
             f"('{SEGMENT_LABELS_KEY}'). Pass frame-level validation shards of 2019, as in 3/frame/validate."
         )
     return ratings

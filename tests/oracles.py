@@ -93,3 +93,23 @@ def submission_text(ids: Sequence[str], predictions: Matrix, k: int) -> str:
         pairs = [f"{c:d} {float(row[c]):g}" for c in best_classes(row, k)]
         text += video_id + "," + " ".join(pairs) + "\n"
     return text
+
+
+def segment_map(
+    ratings: Sequence[tuple[str, int, float]], submission: Sequence[tuple[int, Sequence[str]]], top_n: int
+) -> float:
+    """MAP of rankings of segments; a rating is (segment, class, score), a row of the submission (class, segments)."""
+    aps = []
+    for c in {rated_class for _, rated_class, _ in ratings}:
+        rated = {segment for segment, rated_class, _ in ratings if rated_class == c}
+        positives = {segment for segment, rated_class, score in ratings if rated_class == c and score > 0}
+        if not positives:
+            continue
+        ranking = [segment for row_class, segments in submission if row_class == c for segment in segments]
+        counted = [segment for segment in (ranking[:top_n] if top_n else ranking) if segment in rated]
+        total = 0.0
+        for rank, segment in enumerate(counted, start=1):
+            if segment in positives:
+                total += sum(other in positives for other in counted[:rank]) / rank
+        aps.append(total / len(positives))
+    return sum(aps) / len(aps) if aps else 0.0

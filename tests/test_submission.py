@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -194,6 +194,7 @@ def test_an_id_that_breaks_the_csv_is_named(tmp_path: Path, bad: bytes) -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_read_of_write_is_the_same(data: st.DataObject) -> None:
     ids = data.draw(st.lists(IDS, max_size=6, unique=True))
     shape = len(ids), data.draw(st.integers(1, 5))
