@@ -37,16 +37,31 @@ _POOLED = ("--iterations=0", "--hidden_size=512", *_MOE)
 _BAG = (*_POOLED, "--dbof_cluster_size=512", "--dbof_relu=False")
 _FISHER = ("--model=NetFVModelLF", *_POOLED, "--fv_cluster_size=16", "--fv_relu=False", "--fv_couple_weights=False")
 _VLAD = ("--model=NetVLADModelLF", *_POOLED, "--netvlad_cluster_size=32", "--netvlad_relu=False")
-_RECURRENT = (*_MOE, "--hparams=input_batch_norm=True", "--hparams=dropout=0.3")
+# Learning rates and dropout of recipes/audioset-gru.flags and audioset-lstm.flags: recurrent models learn by heart sooner.
+_RECURRENT = (
+    "--batch_size=128",
+    "--base_learning_rate=0.003",
+    "--moe_l2=1e-6",
+    "--hparams=unit_frames=False",
+    "--hparams=input_batch_norm=True",
+    "--hparams=input_dropout=0.2",
+    "--hparams=dropout=0.3",
+    "--hparams=classifier.dropout=0.65",
+)
 _KMIEC = (*_POOLED, "--netvlad_cluster_size=32")
 _GATED = ("--gating", "--moe_prob_gating")
-_AVERAGE = ("--model=AveragePoolModel", "--hparams=takes_unit_length=False", "--hparams=takes_pooled_sqrt=False")
+_AVERAGE = (
+    "--model=AveragePoolModel",
+    "--base_learning_rate=0.01",  # there is one layer only
+    "--hparams=takes_unit_length=False",
+    "--hparams=takes_pooled_sqrt=False",
+)
 
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "average-logistic": (*_AVERAGE, "--video_level_classifier_model=LogisticModel", "--hparams=classifier.dropout=0.5"),
     "average-moe-cg": (*_AVERAGE, *_MOE, "--moe_prob_gating"),
-    "lstm": ("--model=LstmModel", "--lstm_cells=512", "--hparams=state=all", *_RECURRENT),
-    "gru": ("--model=GruModel", "--gru_cells=512", *_RECURRENT),
+    "lstm": ("--model=LstmModel", "--lstm_cells=256", "--hparams=state=all", *_RECURRENT),
+    "gru": ("--model=GruModel", "--gru_cells=256", *_RECURRENT),
     "softdbof": ("--model=SoftDbofModelLF", *_BAG),
     "netfv": _FISHER,
     "netrvlad": (*_VLAD, "--lightvlad"),
