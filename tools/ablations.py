@@ -37,7 +37,7 @@ _POOLED = ("--iterations=0", "--hidden_size=512", *_MOE)
 _BAG = (*_POOLED, "--dbof_cluster_size=512", "--dbof_relu=False")
 _FISHER = ("--model=NetFVModelLF", *_POOLED, "--fv_cluster_size=16", "--fv_relu=False", "--fv_couple_weights=False")
 _VLAD = ("--model=NetVLADModelLF", *_POOLED, "--netvlad_cluster_size=32", "--netvlad_relu=False")
-# Learning rates and dropout of recipes/audioset-gru.flags and audioset-lstm.flags: recurrent models learn by heart sooner.
+# As recipes/audioset-gru.flags and audioset-lstm.flags have them: recurrent models learn by heart sooner.
 _RECURRENT = (
     "--batch_size=128",
     "--base_learning_rate=0.003",
