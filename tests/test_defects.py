@@ -18,9 +18,10 @@ from yt8m.layers.fisher import NetFV
 from yt8m.layers.frames import read_frames
 from yt8m.layers.nextvlad import NeXtVLAD
 from yt8m.layers.non_local import NonLocalBlock, NonLocalVLAD
-from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.normalisation import LayerNormalization, MaskedBatchNormalization, l2_normalise
 from yt8m.layers.pooling import masked_max, masked_mean
 from yt8m.layers.second_order import TEmbedding
+from yt8m.layers.transformer import NormalisedBlock
 from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.records import multi_hot
@@ -142,7 +143,7 @@ def test_10_every_cluster_of_the_second_order_counts_alike() -> None:
 
 
 def test_11_lengths_are_a_vectors_own_and_clusters_stay_whole() -> None:
-    # Two of the five: normalised without an axis, a vector is scaled by its batch; (F, K) read as (K, F), cluster k is
+    # Two of five: normalised without an axis, a vector is scaled by its batch; (F, K) read as (K, F), cluster k is
     # a mixture of all.
     x = tf.constant([[3.0, 4.0], [600.0, 800.0]])
     close(l2_normalise(x), [[0.6, 0.8], [0.6, 0.8]])
@@ -157,6 +158,34 @@ def test_11_lengths_are_a_vectors_own_and_clusters_stay_whole() -> None:
             - tf.reduce_sum(shares[:, :, k], 1)[:, None] * layer.centres[k]
         )
         close(layer(frames, valid)[:, k], l2_normalise(alone))
+
+
+def _published_encoder() -> tuple[NormalisedBlock, tf.Tensor]:
+    layer, (frames, valid) = NormalisedBlock(2, 0.1, "block"), padded()
+    layer.build(frames.shape)
+    randomise(layer)
+    return layer, layer.attention(frames, valid)
+
+
+def test_11_a_tenth_is_dropped_not_nine() -> None:
+    dropout = _published_encoder()[0].attention.dropout
+    ones = dropout(tf.ones((100, 1, 100)), key=tf.range(100, dtype=tf.int64), training=True)
+    # 10,000 draws: a share of 0.9, give or take 0.003
+    assert abs(np.count_nonzero(ones) / 10_000 - 0.9) < 0.015
+
+
+def test_11_a_residual_is_added_once() -> None:
+    layer, seen = _published_encoder()
+    once = layer.norm(seen + layer.feedforward(seen))
+    np.testing.assert_array_equal(layer(*padded()), once)
+    assert np.max(np.abs(layer.norm(once + seen) - once)) > 0.01
+
+
+def test_11_a_frame_is_normalised_by_its_own_moments() -> None:
+    layer, frames = LayerNormalization(), padded()[0]
+    layer.build(frames.shape)
+    louder = tf.concat([frames[:, :1], 100.0 * frames[:, 1:]], axis=1)
+    close(layer(louder)[:, 0], layer(frames)[:, 0])
 
 
 def test_12_non_local_values_are_not_the_keys() -> None:
