@@ -11,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: demo test bench results clean
 
 demo: .venv/run-installed
-	$(BIN)/python tools/demo.py --directory=demo
+	$(BIN)/python -m tools.demo --directory=demo
 
 test: .venv/dev-installed
 	$(BIN)/ruff format --check .
@@ -23,7 +23,7 @@ bench: .venv/dev-installed
 	for program in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$program || exit 1; done
 
 results: .venv/dev-installed
-	$(BIN)/python tools/results.py
+	$(BIN)/python -m tools.results
 
 clean:
 	rm -rf .venv demo runs .mypy_cache .ruff_cache .hypothesis

@@ -262,6 +262,11 @@ def read_line(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
+def test_tools_are_found_from_the_checkout(shards: Path) -> None:
+    said = finish(start("-m", "tools.check_dataset", *VIDEO, f"--data_pattern={shards}/video/train/train*.tfrecord"))
+    assert said == ""
+
+
 def test_a_wrong_command_is_answered_in_one_line_and_leaves_nothing(shards: Path, tmp_path: Path) -> None:
     pattern = f"--train_data_pattern={shards}/video/train/train*.tfrecord"
     said = finish(start("train.py", "--model=MoeModle", *VIDEO, pattern, f"--train_dir={tmp_path}/run"), status=1)

@@ -1,6 +1,6 @@
 """Repeats the papers' comparisons of architectures on AudioSet and writes docs/ablations.md, rows in the papers' order.
 
-    YT8M_REAL_DATA=... PYTHONPATH=. python tools/ablations.py [--only=NAME,...] [--seeds=0,1,2] [--split=validation]
+    YT8M_REAL_DATA=... python -m tools.ablations [--only=NAME,...] [--seeds=0,1,2] [--split=validation]
 
 A row is a set of flags for train.py, common to all but for what the row is about. Every run becomes a line of
 docs/ablations.csv, and the tables are made from these lines. --trial_epochs=N trains for N epochs, and records nothing.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 from absl import flags
-from measuring import ROOT, add_line, check_names, define_measuring_flags, replace_table, spread, train_and_score
 
+from tools.measuring import ROOT, add_line, check_names, define_measuring_flags, replace_table, spread, train_and_score
 from yt8m import cli
 
 LOG = logging.getLogger("yt8m.ablations")

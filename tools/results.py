@@ -1,4 +1,4 @@
-"""Measures recipes on the real data and fills the table of docs/results.md: python tools/results.py [--only=NAME,...]
+"""Measures recipes on the real data and fills the table of docs/results.md: python -m tools.results [--only=NAME,...]
 
 A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
 for each seed; every run becomes a line of docs/results.csv, and the table is made from these lines.
@@ -8,7 +8,8 @@ import logging
 
 import pandas as pd
 from absl import flags
-from measuring import (
+
+from tools.measuring import (
     METRICS,
     ROOT,
     SPLITS,
@@ -19,7 +20,6 @@ from measuring import (
     spread,
     train_and_score,
 )
-
 from yt8m import cli
 
 LOG = logging.getLogger("yt8m.results")
