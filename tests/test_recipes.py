@@ -18,8 +18,8 @@ import losses  # noqa: F401  registers all losses
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*.flags"))
-ablations = importlib.import_module("ablations")
-measuring = importlib.import_module("measuring")
+ablations = importlib.import_module("tools.ablations")
+measuring = importlib.import_module("tools.measuring")
 
 
 def config(*arguments: str) -> RunConfig:
