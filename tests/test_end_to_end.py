@@ -262,6 +262,22 @@ def read_line(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
+def test_real_shards_from_training_to_submission(real_data: Path, tmp_path: Path) -> None:
+    run, shards = tmp_path / "run", real_data / "audioset"
+    recipe = ROOT / "recipes" / "audioset-logistic.flags"
+    training = f"--train_data_pattern={shards}/bal_train-00000-*"
+    finish(start("train.py", f"--flagfile={recipe}", training, f"--train_dir={run}", "--num_epochs=8"))
+    evaluation = f"--eval_data_pattern={shards}/bal_train-00001-*"
+    finish(start("eval.py", evaluation, f"--train_dir={run}", "--run_once"))
+    metrics = json.loads((run / "eval/metrics.json").read_text())
+    assert metrics["num_examples"] == 2802
+    assert metrics["gap"] > 0.15  # by the class prior alone: 0.055
+    output = tmp_path / "solution.csv"
+    unlabelled = f"--input_data_pattern={shards}/eval-00000-*"
+    finish(start("inference.py", unlabelled, f"--train_dir={run}", f"--output_file={output}"))
+    assert len(read_submission(str(output)).ids) == 2474
+
+
 def test_tools_are_found_from_the_checkout(shards: Path) -> None:
     said = finish(start("-m", "tools.check_dataset", *VIDEO, f"--data_pattern={shards}/video/train/train*.tfrecord"))
     assert said == ""

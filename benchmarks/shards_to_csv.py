@@ -1,6 +1,6 @@
 """Inference to the CSV in videos/s, beside its parts alone: reading, reading and the model, and the writer.
 
-    PYTHONPATH=. python benchmarks/inference.py [--videos 4096] [--rounds 5]
+    PYTHONPATH=. python benchmarks/shards_to_csv.py [--videos 4096] [--rounds 5]
 
 Video-level records of random features, 3862 classes, the 20 best of each video, batches of 512 as inference.py has
 them. Programs take turns, round by round; times are medians.
