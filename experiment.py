@@ -58,7 +58,11 @@ def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
 def build_train_state(config: RunConfig, run_examples: int) -> TrainState:
     """Builds a run's model, optimizer and counters as they are before the first step, all decided by the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    return TrainState(build_model(config), lambda seen: build_optimizer(config.optimization, seen, run_examples))
+    return TrainState(
+        build_model(config),
+        lambda seen: build_optimizer(config.optimization, seen, run_examples),
+        config.optimization.weights_halflife,
+    )
 
 
 def frame_sampling(config: RunConfig, model: keras.Model, training: bool) -> FrameSampling | None:

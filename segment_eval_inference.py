@@ -70,7 +70,7 @@ def _ratings(pattern: str, cache: str) -> SegmentRatings:
     files = readers.find_files(pattern, "eval_data_pattern")
     if not cache:
         return readers.segment_ratings(files)
-    with WholeFile(cache, "label_cache", RATINGS_HEADER) as file:
+    with WholeFile(cache, RATINGS_HEADER, "label_cache") as file:
         ratings = readers.segment_ratings(files)
         file.write(format_ratings(ratings))
     return ratings

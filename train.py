@@ -21,7 +21,7 @@ from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
 from yt8m.errors import UserError
 from yt8m.summaries import EvaluationReport, TrainingReport
-from yt8m.training import LoopSettings, TrainState, TrainStep, train
+from yt8m.training import LoopSettings, TrainState, TrainStep, num_weights, train
 
 import experiment
 
@@ -78,6 +78,8 @@ def _train(
     agree: Callable[[Sequence[bool]], Sequence[bool]],
 ) -> int:
     worker = worker_index(strategy)
+    if worker == 0:
+        LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
     checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
     iterator = iter(data.batches)
     if not checkpoints.restore(iterator):
@@ -133,12 +135,13 @@ def _periodic_evaluation(
     report = EvaluationReport(values.train_dir)
 
     def evaluate(step: int) -> None:
-        with data.explained():
-            summary = {"global_step": step} | evaluator.evaluate(data.batches).summary
-        report(summary, config.data.num_classes)
-        save_evaluation(values.train_dir, summary)
-        if summary["gap"] > best_gap(values.train_dir):
-            save_best(values.train_dir, config, state.model, summary)
+        with state.evaluated_weights():
+            with data.explained():
+                summary = {"global_step": step} | evaluator.evaluate(data.batches).summary
+            report(summary, config.data.num_classes)
+            save_evaluation(values.train_dir, summary)
+            if summary["gap"] > best_gap(values.train_dir):
+                save_best(values.train_dir, config, state.model, summary)
         training.restart_clock()
 
     return evaluate

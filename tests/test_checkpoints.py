@@ -119,8 +119,8 @@ def test_unwritable_places_are_user_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be made: .* Choose a place that you may write to\."):
         checkpoints.save_config(str(tmp_path / "file" / "run"), CONFIG)
-    with pytest.raises(UserError, match=r"cannot be written: .* Choose a place that you may write to\."):
-        checkpoints.write_text(str(tmp_path / "nowhere" / "x.json"), "{}")
+    with pytest.raises(UserError, match=r"nowhere/.*metrics\.json cannot be written \(.*\)\. Expected"):
+        checkpoints.write_text(str(tmp_path / "nowhere" / "metrics.json"), "{}")
 
 
 def test_only_the_newest_checkpoint_is_handed_on(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ The numbers are those of the list of defects in docs/models.md.
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from layer_checks import RNG, SIZE, SPEC, built, close, make_batch, padded, pooled, randomise
 
+from yt8m.averages import WeightAverages
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.attention_clusters import AttentionClusters, softmax_over_frames
 from yt8m.layers.dbof import GatedBagOfFrames, MeanAndMaxBagOfFrames, SoftBagOfFrames
@@ -225,6 +227,18 @@ def test_15_a_video_without_frames_is_a_zero_vector() -> None:
     for method in ("random", "random_sequence", "uniform"):
         _, num_frames = sample_indices(FrameSampling(method, 5), tf.constant([0]), tf.zeros(1, tf.int64))
         assert num_frames.numpy().tolist() == [0]  # not frame 0, which is padding
+
+
+def test_16_a_half_life_is_the_age_at_which_a_value_counts_half() -> None:
+    model = keras.Sequential([keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.build((None, 1))
+    averages = WeightAverages(model, halflife=40.0)
+    averages.num_updates.assign(10_000.0)  # a long run: the warm-up is over
+    model.set_weights([np.ones((1, 1))])
+    for _ in range(40):
+        averages.update(model)
+    # A time constant of 40 would leave 1 / e of the way, at 0.632.
+    close(averages.averages[0], [[0.5]], 1e-5)
 
 
 def test_17_batch_norm_is_as_good_after_thirty_steps_as_after_thousands() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m.checkpoints import Checkpoints, require_checkpoint
+from yt8m.checkpoints import Checkpoints, load_weights, require_checkpoint
 from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
@@ -57,7 +57,13 @@ class Run:
     """A run of the small model in one directory."""
 
     def __init__(
-        self, directory: Path, num_devices: int = 1, fingerprint: str = "a", decay_examples: int = 10**6, **data: Any
+        self,
+        directory: Path,
+        num_devices: int = 1,
+        fingerprint: str = "a",
+        decay_examples: int = 10**6,
+        halflife: float = 0.0,
+        **data: Any,
     ):
         self.strategy = build_strategy(num_devices)
         keras.utils.set_random_seed(1)
@@ -67,7 +73,7 @@ class Run:
         with self.strategy.scope():
             model = NormalisedLogistic()
             model({"mean_rgb": tf.zeros([1, SIZE])})
-            self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000))
+            self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000), halflife)
         batches = make_batches(**data)
         self.iterator = iter(batches)
         self.checkpoints = Checkpoints(str(directory), self.state, 3, fingerprint)
@@ -137,6 +143,57 @@ def test_ten_steps_are_five_and_five(tmp_path: Path) -> None:
     for a, b in zip(whole.weights(), resumed.weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert whole.reports[-1] == resumed.reports[-1]
+
+
+def averages_by_hand(values: list[np.ndarray], halflife: float) -> np.ndarray:
+    """From the definition: each step's values, oldest first."""
+    average = np.zeros_like(values[0], dtype=np.float64)
+    for step, value in enumerate(values):
+        rate = max(1 - 0.5 ** (1 / halflife), 10 / (10 + step))
+        average += rate * (value - average)
+    return average
+
+
+def test_averages_of_all_weights_are_evaluated_and_training_goes_on_without_them(tmp_path: Path) -> None:
+    run, plain = Run(tmp_path / "averaged", halflife=3.0), Run(tmp_path / "plain")
+    history: list[list[np.ndarray]] = []
+    run.train(12, log_steps=1, on_report=lambda step: history.append(run.weights()))
+    plain.train(12)
+    expected = [averages_by_hand(list(values), 3.0) for values in zip(*history, strict=True)]
+    with run.state.evaluated_weights():
+        for weight, average in zip(run.weights(), expected, strict=True):
+            np.testing.assert_allclose(weight, average, rtol=1e-5, atol=1e-6)
+    other = NormalisedLogistic()
+    other({"mean_rgb": tf.zeros([1, SIZE])})
+    load_weights(other, require_checkpoint(str(tmp_path / "averaged")))
+    for weight, average in zip(other.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=1e-5, atol=1e-6)
+    for a, b in zip(run.weights(), plain.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_averages_on_two_devices_and_in_two_parts_are_the_same(tmp_path: Path) -> None:
+    whole, two = Run(tmp_path / "whole", halflife=3.0), Run(tmp_path / "two", num_devices=2, halflife=3.0)
+    Run(tmp_path / "parts", halflife=3.0).train(5)
+    parts = Run(tmp_path / "parts", halflife=3.0)
+    for run in (whole, two, parts):
+        run.train(10)
+    with whole.state.evaluated_weights(), two.state.evaluated_weights(), parts.state.evaluated_weights():
+        for a, b, c in zip(whole.weights(), two.weights(), parts.weights(), strict=True):
+            np.testing.assert_array_equal(a, c)
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_averages_may_begin_when_a_run_is_resumed(tmp_path: Path) -> None:
+    Run(tmp_path).train(5)
+    resumed = Run(tmp_path, halflife=3.0)
+    own = resumed.weights()
+    with resumed.state.evaluated_weights():
+        for a, b in zip(own, resumed.weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    resumed.train(6)
+    assert resumed.state.averages is not None
+    assert int(resumed.state.averages.num_updates.numpy()) == 1
 
 
 def test_changed_data_start_from_the_front(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import statistics
 import subprocess
 import sys
 import time
@@ -69,23 +71,39 @@ def check_names(given: Sequence[str], known: Sequence[str]) -> None:
 
 
 def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:
-    """Trains into `run` and returns rounded metrics, steps, and the seconds of the whole training program."""
+    """Trains into `run` and returns what it took, rounded metrics, and steps.
+
+    `train_seconds` are those of the whole training program; `examples_per_second` is the median of what it logs, which
+    leaves out the start; `parameters` are the weights that are trained.
+    """
     train_pattern, eval_pattern = (
         ",".join(str(real_data() / FOLDERS[data_set] / pattern) for pattern in patterns.split(","))
         for patterns in SPLITS[data_set][split]
     )
     data, directory = f"--train_data_pattern={train_pattern}", f"--train_dir={run}"
     start = time.monotonic()
-    run_program("train.py", *train_flags, data, f"--seed={seed}", directory, "--start_new_model")
+    log = run_program("train.py", *train_flags, data, f"--seed={seed}", directory, "--start_new_model")
     seconds = time.monotonic() - start
     run_program("eval.py", f"--eval_data_pattern={eval_pattern}", directory, "--run_once", "--macro")
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     scores = {key: round(metrics[key], 5) for key in METRICS}
-    return {"train_seconds": round(seconds)} | scores | {"steps": metrics["global_step"]}
+    return {"train_seconds": round(seconds)} | cost_in_log(log) | scores | {"steps": metrics["global_step"]}
 
 
-def run_program(program: str, *arguments: str) -> None:
-    """Runs one of the programs as a user would.
+def cost_in_log(log: str) -> dict[str, int]:
+    """Finds the number of weights and the median speed in what train.py logs."""
+    weights = re.search(r"([\d,]+) weights to train", log)
+    rates = [float(rate) for rate in re.findall(r"Examples/sec: ([\d.]+)", log)]
+    if weights is None or not rates:
+        raise ValueError(f"No weights or no speed in the log: {log[-500:]}")
+    return {
+        "parameters": int(weights[1].replace(",", "")),
+        "examples_per_second": round(statistics.median(rates)),
+    }
+
+
+def run_program(program: str, *arguments: str) -> str:
+    """Runs one of the programs as a user would, and returns what it logs.
 
     Raises:
         UserError: if it fails; the message ends with what it said.
@@ -95,6 +113,7 @@ def run_program(program: str, *arguments: str) -> None:
     )
     if done.returncode:
         raise UserError(f"{program} {' '.join(arguments)} ended with status {done.returncode}: {done.stderr[-2000:]}")
+    return done.stderr
 
 
 def add_line(path: Path, line: dict, keys: Sequence[str]) -> None:

@@ -1,11 +1,12 @@
 """Measures recipes on the real data and fills the table of docs/results.md: python -m tools.results [--only=NAME,...]
 
 A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
-for each seed; every run becomes a line of docs/results.csv, and the table is made from these lines.
+for each seed; every run becomes a line of docs/results.csv, and the table and the figure are made from these lines.
 """
 
 import logging
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from absl import flags
 
@@ -26,6 +27,7 @@ LOG = logging.getLogger("yt8m.results")
 
 RUNS = ROOT / "runs" / "results"
 LINES = ROOT / "docs" / "results.csv"
+COSTS = ("parameters", "steps", "examples_per_second", "train_seconds")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -42,6 +44,7 @@ def main(values: flags.FlagValues) -> None:
         for seed in values.seeds:
             measure(name, seed, values.split)
     write_table()
+    draw_scores()
 
 
 def measure(name: str, seed: str, split: str) -> None:
@@ -55,13 +58,39 @@ def measure(name: str, seed: str, split: str) -> None:
 
 def write_table() -> None:
     """Rewrites the table of docs/results.md from docs/results.csv."""
-    lines = pd.read_csv(LINES)
-    rows = ["| recipe | runs | GAP | Hit@1 | MAP | macro AP | steps | training, s |", "| --- " * 8 + "|"]
-    for name, runs in lines[lines["split"] == "evaluation"].groupby("recipe"):
-        cells = [f"[{name}](../recipes/{name}.flags)", str(len(runs)), *(spread(runs[metric]) for metric in METRICS)]
-        cells += [f"{runs['steps'].median():.0f}", f"{runs['train_seconds'].median():.0f}"]
+    columns = ["recipe", "runs", "parameters", "GAP", "Hit@1", "MAP", "macro AP", "steps", "examples/s", "training, s"]
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    for name, runs in evaluated_runs().groupby("recipe"):
+        medians = {column: f"{runs[column].median():,.0f}" for column in COSTS}
+        cells = [f"[{name}](../recipes/{name}.flags)", str(len(runs)), medians["parameters"]]
+        cells += [*(spread(runs[metric]) for metric in METRICS), medians["steps"]]
+        cells += [medians["examples_per_second"], medians["train_seconds"]]
         rows.append(f"| {' | '.join(cells)} |")
     replace_table(ROOT / "docs" / "results.md", rows)
+
+
+def evaluated_runs() -> pd.DataFrame:
+    """The lines of docs/results.csv that are scores of evaluation shards."""
+    lines = pd.read_csv(LINES)
+    return lines[lines["split"] == "evaluation"]
+
+
+def draw_scores() -> None:
+    """Draws docs/results.svg: GAP of the models over frames against their parameters, and against their training."""
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 8}
+    runs = evaluated_runs()
+    models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").median(numeric_only=True)
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    for panel, column, label in zip(
+        panels, ("parameters", "train_seconds"), ("parameters", "training on 2 cores, s"), strict=True
+    ):
+        panel.scatter(models[column], models["gap"], s=12)
+        for name, model in models.iterrows():
+            panel.annotate(str(name).removeprefix("audioset-"), (model[column], model["gap"]), fontsize=7)
+        panel.set(xscale="log", xlabel=label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("GAP, AudioSet eval-0000[0-3]")
+    figure.savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ import keras
 import pandas as pd
 import tensorflow as tf
 
+from yt8m.averages import has_averages, load_averages
 from yt8m.config import RunConfig, architecture_differences
 from yt8m.errors import UserError
+from yt8m.whole_file import write_text
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_PREFIX = "ckpt"
@@ -32,21 +34,6 @@ _DATA_DIRECTORY = "data"
 def join(directory: str, *names: str) -> str:
     """Joins path names with slashes, which every storage scheme understands."""
     return "/".join([directory.rstrip("/"), *names])
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file beside its name and renames it when it is whole, so that no reader meets half of it.
-
-    Raises:
-        UserError: if the place cannot be written to.
-    """
-    temporary = f"{path}.writing"
-    try:
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(text)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-    except tf.errors.OpError as error:
-        raise UserError(f"{path} cannot be written: {error.message} Choose a place that you may write to.") from error
 
 
 def save_config(train_dir: str, config: RunConfig) -> None:
@@ -114,7 +101,7 @@ def checkpoint_step(path: str) -> int:
 
 
 def load_weights(model: keras.Model, path: str) -> None:
-    """Reads a model's weights, and nothing else, from a checkpoint.
+    """Reads the weights that are to be evaluated, and nothing else, from a checkpoint: averages, if it has any.
 
     Raises:
         UserError: if the checkpoint lacks a weight of the model.
@@ -122,6 +109,8 @@ def load_weights(model: keras.Model, path: str) -> None:
     try:
         status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
         status.assert_existing_objects_matched()
+        if has_averages(path):
+            load_averages(model, path)
     except (AssertionError, ValueError) as error:
         raise UserError(
             f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
@@ -204,7 +193,13 @@ class Checkpoints:
         newest = self._manager.latest_checkpoint
         if newest is None:
             return True
-        self._state.restore(newest).assert_existing_objects_matched()
+        status = self._state.restore(newest)
+        averages = getattr(self._state, "averages", None)
+        if averages is None or has_averages(newest):
+            status.assert_existing_objects_matched()
+        else:  # the run goes on with averages that it did not have
+            status.expect_partial()
+            averages.restart(self._state.model)
         return self._restore_data(checkpoint_step(newest), iterator)
 
     def _restore_data(self, step: int, iterator: Any) -> bool:

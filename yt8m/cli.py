@@ -72,6 +72,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
         opt.class_prior_examples,
         "Training examples that give the class prior at which output biases start; 0: they start at zero.",
     )
+    define.number(
+        "weights_halflife",
+        opt.weights_halflife,
+        "Half-life in steps of an average of the weights, which is evaluated in their place; 0: none.",
+    )
     define.boolean("start_new_model", False, "Overwrite the run in --train_dir instead of resuming it.")
     define.integer("num_gpu", 1, "Devices of this machine to train on.")
     define.integer("export_model_steps", 1000, "Steps between two checkpoints.")

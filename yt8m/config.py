@@ -50,6 +50,7 @@ class OptimizationConfig:
         clip_gradient_norm: largest L2 norm of the gradient of one variable; 0 does not clip.
         class_prior_examples: how many training examples the class prior is taken from at which the output biases start;
             0 leaves the biases at zero.
+        weights_halflife: half-life in steps of an average of the weights, which is evaluated in their place; 0: none.
     """
 
     label_loss: str = "CrossEntropyLoss"
@@ -62,10 +63,13 @@ class OptimizationConfig:
     learning_rate_warmup: float = 0.0
     clip_gradient_norm: float = 1.0
     class_prior_examples: int = 10_000
+    weights_halflife: float = 0.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
-        _check_not_negative(self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples")
+        _check_not_negative(
+            self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples", "weights_halflife"
+        )
         if self.learning_rate_schedule not in get_args(LearningRateSchedule):
             known = ", ".join(get_args(LearningRateSchedule))
             raise UserError(f"--learning_rate_schedule={self.learning_rate_schedule}: expected one of {known}.")

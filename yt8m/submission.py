@@ -70,7 +70,7 @@ class SubmissionWriter:
     """
 
     def __init__(self, path: str, flag: str = "output_file"):
-        self._file = WholeFile(path, flag, HEADER)
+        self._file = WholeFile(path, HEADER, flag)
         self._seen: set[str] = set()
 
     def __enter__(self) -> Self:

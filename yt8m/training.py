@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from yt8m.averages import WeightAverages
 from yt8m.checkpoints import Checkpoints
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.errors import UserError
@@ -26,15 +27,36 @@ def model_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
 
 
-class TrainState(tf.train.Checkpoint):
-    """Everything of a run that a step changes, apart from the place in the data."""
+def num_weights(model: keras.Model) -> int:
+    """How many numbers of a model are trained."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
-    def __init__(self, model: keras.Model, build_optimizer: Callable[[tf.Variable], keras.optimizers.Optimizer]):
+
+class TrainState(tf.train.Checkpoint):
+    """Everything of a run that a step changes, apart from the place in the data.
+
+    Args:
+        model: the built model.
+        build_optimizer: makes the optimizer from the number of examples seen.
+        weights_halflife: half-life of averages of the weights, in steps; 0: there are none.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        build_optimizer: Callable[[tf.Variable], keras.optimizers.Optimizer],
+        weights_halflife: float = 0.0,
+    ):
         global_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step")
         examples_seen = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples_seen")
         optimizer = build_optimizer(examples_seen)
         optimizer.build(model.trainable_variables)
         super().__init__(model=model, optimizer=optimizer, global_step=global_step, examples_seen=examples_seen)
+        self.averages = WeightAverages(model, weights_halflife) if weights_halflife else None
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """While this lasts, the model has the weights that are to be evaluated: the averages, if there are any."""
+        return self.averages.in_place(self.model) if self.averages is not None else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,8 @@ class TrainStep:
         }
         clipped = clip_each(gradients, self._clip_gradient_norm)
         self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
+        if self._state.averages is not None:
+            self._state.averages.update(self._state.model)
         return sums, top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:

@@ -14,7 +14,7 @@ from yt8m.errors import UserError
 class WholeFile:
     """Writes a text file beside its target and renames it when it is whole.
 
-        with WholeFile(path, "output_file", header) as file:
+        with WholeFile(path, header, "output_file") as file:
             file.write(rows)
 
     The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
@@ -22,16 +22,16 @@ class WholeFile:
 
     Args:
         path: the target, any path that `tf.io.gfile` writes to.
-        flag: the flag that holds the path, for error messages.
         header: what the file begins with.
+        flag: the flag that holds the path, for error messages, if one does.
 
     Raises:
         UserError: if the target cannot be written.
     """
 
-    def __init__(self, path: str, flag: str, header: str):
+    def __init__(self, path: str, header: str, flag: str = ""):
         self._path = path
-        self._where = f"--{flag}={path}"
+        self._where = f"--{flag}={path}" if flag else path
         self._header = header
         # In the target's own folder: only there is a rename atomic.
         self._partial_path = f"{path}.{uuid.uuid4().hex[:8]}.partial"
@@ -88,6 +88,16 @@ class WholeFile:
             self._file.close()
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(self._partial_path)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file, so that no reader meets half of it.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    with WholeFile(path, text):
+        pass
 
 
 def first_line(error: tf.errors.OpError) -> str:

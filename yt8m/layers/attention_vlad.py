@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from yt8m.layers.assignment import cluster_mass, masked_softmax, weighted_sums
 from yt8m.layers.dbof import choose
-from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import NormalisedAttention, NormalisedBlock
-from yt8m.layers.vlad import NetVLAD, unit_descriptor
+from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
 
 
 class AttentionEnhancedVLAD(keras.layers.Layer):
@@ -114,7 +114,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         shares = self.assign(frames, valid, key, training)
         mass = tf.cast(cluster_mass(shares), frames.dtype)
         clusters = weighted_sums(shares, frames) - mass[:, :, tf.newaxis] * self.centres
-        return unit_descriptor(l2_normalise(clusters))
+        return unit_clusters(clusters)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from yt8m.layers.assignment import SoftAssignment, cluster_mass, weighted_sums
 from yt8m.layers.normalisation import l2_normalise
-from yt8m.layers.vlad import unit_descriptor
+from yt8m.layers.vlad import unit_clusters
 
 _SMALLEST_SPREAD = 1e-6  # of antoine77340/Youtube-8M-WILLOW, NetFV
 
@@ -82,7 +82,7 @@ class NetFV(keras.layers.Layer):
         sums, squares = weighted_sums(shares, frames), weighted_sums(shares, tf.square(frames))
         first = (sums - mass * centres) / spreads
         second = (squares + mass * tf.square(centres) - 2.0 * centres * sums) / tf.square(spreads) - mass
-        parts = [unit_descriptor(l2_normalise(first)), unit_descriptor(l2_normalise(second))]
+        parts = [unit_clusters(first), unit_clusters(second)]
         return tf.concat(parts + self._mixture_part(mass[:, :, 0]), axis=1)
 
     def _mixture_part(self, mass: tf.Tensor) -> list[tf.Tensor]:

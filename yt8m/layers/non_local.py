@@ -6,8 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.layers.normalisation import l2_normalise
-from yt8m.layers.vlad import NetRVLAD, NetVLAD, unit_descriptor
+from yt8m.layers.vlad import NetRVLAD, NetVLAD, unit_clusters
 
 
 class NonLocalBlock(keras.layers.Layer):
@@ -86,4 +85,4 @@ class NonLocalVLAD(keras.layers.Layer):
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
         shares = self.vlad.assign(frames, valid, training)
-        return unit_descriptor(l2_normalise(self.block(self.vlad.aggregate(shares, frames))))
+        return unit_clusters(self.block(self.vlad.aggregate(shares, frames)))

@@ -27,9 +27,12 @@ def l2_normalise(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
         The shape and dtype of `x`; the length is computed in float32.
     """
     exact = tf.cast(x, tf.float32)
-    squares = tf.reduce_sum(tf.square(exact), axis=axis, keepdims=True)
-    scale = tf.where(squares > _TINY_SQUARE, tf.math.rsqrt(tf.maximum(squares, _TINY_SQUARE)), 1.0)
-    return tf.cast(exact * scale, x.dtype)
+    return tf.cast(exact * unit_scale(tf.reduce_sum(tf.square(exact), axis=axis, keepdims=True)), x.dtype)
+
+
+def unit_scale(squares: tf.Tensor) -> tf.Tensor:
+    """Returns what `l2_normalise` multiplies vectors by, of their squared lengths."""
+    return tf.where(squares > _TINY_SQUARE, tf.math.rsqrt(tf.maximum(squares, _TINY_SQUARE)), 1.0)
 
 
 class MaskedBatchNormalization(keras.layers.Layer):

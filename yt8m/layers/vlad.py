@@ -7,12 +7,25 @@ import keras
 import tensorflow as tf
 
 from yt8m.layers.assignment import SoftAssignment, cluster_mass, masked_softmax, weighted_sums
-from yt8m.layers.normalisation import l2_normalise
+from yt8m.layers.normalisation import l2_normalise, unit_scale
 
 
 def unit_descriptor(clusters: tf.Tensor) -> tf.Tensor:
     """Sets the clusters `(B, K, D)` of each video side by side and scales them to unit length: `(B, K * D)`."""
     return l2_normalise(tf.reshape(clusters, (-1, clusters.shape[1] * clusters.shape[2])))
+
+
+def unit_clusters(clusters: tf.Tensor) -> tf.Tensor:
+    """Scales every cluster of `(B, K, D)`, and then all of a video side by side, to unit length: `(B, K * D)`.
+
+    The second length follows from those of the clusters, so the clusters are read and multiplied once.
+    """
+    exact = tf.cast(clusters, tf.float32)
+    squares = tf.reduce_sum(tf.square(exact), axis=2)
+    own = unit_scale(squares)
+    scale = own * unit_scale(tf.reduce_sum(squares * tf.square(own), axis=1, keepdims=True))
+    scaled = tf.cast(exact * scale[:, :, tf.newaxis], clusters.dtype)
+    return tf.reshape(scaled, (-1, clusters.shape[1] * clusters.shape[2]))
 
 
 class NetRVLAD(keras.layers.Layer):
@@ -56,8 +69,8 @@ class NetRVLAD(keras.layers.Layer):
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true. A video without frames pools to zeros."""
-        clusters = l2_normalise(self.aggregate(self.assign(frames, valid, training), frames))
-        return unit_descriptor(clusters) if self.flatten else clusters
+        clusters = self.aggregate(self.assign(frames, valid, training), frames)
+        return unit_clusters(clusters) if self.flatten else l2_normalise(clusters)
 
 
 class GatedVLAD(NetRVLAD):
