@@ -1,51 +1,78 @@
-"""Registered VLAD models with attention, or with more than first-order statistics."""
+"""Registered VLAD models with attention, or with more than first-order statistics: those of Kmiec, Bae & An."""
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from yt8m.errors import UserError
-from yt8m.late_fusion import LateFusionModel, random_frames
+from yt8m.late_fusion import LateFusionModel
 from yt8m.layers.attention_vlad import AttentionEnhancedVLAD, AttentionSimilarityVLAD
 from yt8m.layers.frames import read_frames
 from yt8m.layers.second_order import SecondOrderPooling
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
+_SHARE = 4  # any feature but the widest has a quarter of the clusters
+
+
+class KmiecModel(LateFusionModel):
+    """What the models of Kmiec et al. have in common: 256 frames at equal distances, a linear hidden layer, a gate.
+
+    Args:
+        spec: what the records hold.
+        cluster_size: as in LateFusionModel.
+        hidden_size: as in LateFusionModel.
+        relu: as in LateFusionModel.
+        gating: as in LateFusionModel.
+        iterations: as in LateFusionModel.
+        sampling: as in LateFusionModel.
+        inherited: see LateFusionModel.
+
+    Source: Kmiec, Bae & An 2018; pomonam/LearnablePoolingMethods.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        cluster_size: int = 256,
+        hidden_size: int = 512,
+        relu: bool = False,
+        gating: bool = True,
+        iterations: int = 256,
+        sampling: str = "uniform",
+        **inherited: Any,
+    ):
+        super().__init__(
+            spec,
+            cluster_size=cluster_size,
+            hidden_size=hidden_size,
+            relu=relu,
+            gating=gating,
+            iterations=iterations,
+            sampling=sampling,
+            **inherited,
+        )
+
 
 @FRAME_LEVEL_MODELS.register()
-class SecondOrderVLADModel(LateFusionModel):
+class SecondOrderVLADModel(KmiecModel):
     """Directions of frames, and products of directions, of every feature; a hidden layer, context gating, a classifier.
 
         V_k = sum_t a[t, k] white(u[t, k]),   u[t, k] = (x_t - c_k) / |x_t - c_k|                 see TEmbedding
         G_k = sum_t a'[t, k] (u'[t, k] u'[t, k]^T - E[u' u'^T]), the same of z_t = x_t P          see FAEmbedding
 
+    The widest feature has `cluster_size` clusters of directions, others a quarter of it.
+
     Args:
         spec: what the records hold.
-        cluster_size: clusters of the directions of the widest feature; others have a quarter of it, at least 1.
         second_cluster_size: clusters of the products of the widest feature; others have a quarter, at least 1.
         projected_size: the width of z for the widest feature; half of it for others.
         weighted: whether a = SoftAssignment(x); if not, a = 1, as in T-embedding.
         whitening: of directions: `diagonal`, `full` (features of at most 256 numbers) or `none`.
         approximation_penalty: how much the approximation error of FAemb adds to the loss; 0 for not at all.
         cubic: mu of that error: see approximation_error.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see KmiecModel.
 
     Raises:
         UserError: if there is no such whitening, a size is below 1 or a penalty below 0.
@@ -59,72 +86,34 @@ class SecondOrderVLADModel(LateFusionModel):
         self,
         spec: DataSpec,
         *,
-        cluster_size: int = 256,
         second_cluster_size: int = 64,
         projected_size: int = 32,
         weighted: bool = True,
         whitening: str = "diagonal",
         approximation_penalty: float = 0.0,
         cubic: float = 0.1,
-        hidden_size: int = 512,
-        add_batch_norm: bool = True,
-        relu: bool = False,
-        gating: bool = True,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 256,
-        sample_random_frames: bool = True,
-        sampling: str = "uniform",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
         if min(approximation_penalty, cubic) < 0.0 or min(second_cluster_size, projected_size) < 1:
             raise UserError(
                 f"--hparams: approximation_penalty={approximation_penalty}, cubic={cubic}: expected 0 or more; "
                 f"second_cluster_size={second_cluster_size}, projected_size={projected_size}: expected at least 1."
             )
+        super().__init__(spec, **inherited)
+        self.approximation_penalty = approximation_penalty
 
         def make_pool(clusters: int, is_widest: bool) -> SecondOrderPooling:
-            second = second_cluster_size if is_widest else max(1, second_cluster_size // 4)
             return SecondOrderPooling(
                 clusters,
-                second,
+                second_cluster_size if is_widest else max(1, second_cluster_size // _SHARE),
                 projected_size if is_widest else max(1, projected_size // 2),
-                add_batch_norm=add_batch_norm,
+                add_batch_norm=self.add_batch_norm,
                 weighted=weighted,
                 whitening=whitening,
                 cubic=cubic,
             )
 
-        super().__init__(
-            spec,
-            make_pool,
-            cluster_size=cluster_size,
-            share=4,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
-        self.approximation_penalty = approximation_penalty
+        self.pool_each(make_pool, _SHARE)
 
     def call(self, batch: Any, training: bool = False) -> dict[str, Any]:
         """Maps a batch to predictions and logits `(B, C)`; in training the approximation error may be a loss."""
@@ -140,7 +129,7 @@ class SecondOrderVLADModel(LateFusionModel):
         return outputs
 
 
-class AttentionVLADModel(LateFusionModel):
+class AttentionVLADModel(KmiecModel):
     """What Kmiec's attention models share: layers that pool a feature and drop by the examples' keys."""
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
@@ -155,27 +144,13 @@ class AttentionEnhancedVLADModel(AttentionVLADModel):
 
         y = L2(E'(NetVLAD(E(x)))): frames look at each other in E, clusters in E'; see AttentionEnhancedVLAD
 
+    The widest feature has `cluster_size` clusters, others a quarter of it.
+
     Args:
         spec: what the records hold.
-        cluster_size: the number of clusters of the widest feature; others have a quarter of it, at least 1.
         head_size: the width of an attention head; a feature has as many heads as its width can be divided into.
         attention_dropout: the share of features that the output of attention loses in training.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise around the encoders too; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see KmiecModel.
 
     Raises:
         UserError: if a name is not known or a number too small.
@@ -184,60 +159,16 @@ class AttentionEnhancedVLADModel(AttentionVLADModel):
     pomonam/LearnablePoolingMethods, NetVladV1, whose audio has heads half as wide.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        cluster_size: int = 256,
-        head_size: int = 16,
-        attention_dropout: float = 0.1,
-        hidden_size: int = 512,
-        add_batch_norm: bool = True,
-        relu: bool = False,
-        gating: bool = True,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 256,
-        sample_random_frames: bool = True,
-        sampling: str = "uniform",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
+    def __init__(self, spec: DataSpec, *, head_size: int = 16, attention_dropout: float = 0.1, **inherited: Any):
+        super().__init__(spec, **inherited)
         salts = iter(spec.feature_names)
 
-        def make_pool(clusters: int, _: bool) -> keras.layers.Layer:
+        def make_pool(clusters: int, _: bool) -> AttentionEnhancedVLAD:
             return AttentionEnhancedVLAD(
-                clusters, head_size, attention_dropout, next(salts), add_batch_norm, dtype=self.dtype_policy
+                clusters, head_size, attention_dropout, next(salts), self.add_batch_norm, dtype=self.dtype_policy
             )
 
-        super().__init__(
-            spec,
-            make_pool,
-            cluster_size=cluster_size,
-            share=4,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        self.pool_each(make_pool, _SHARE)
 
 
 @FRAME_LEVEL_MODELS.register(aliases=("NetVladV2",))
@@ -246,28 +177,14 @@ class AttentionSimilarityVLADModel(AttentionVLADModel):
 
         V_k = sum_t a[t, k] (x_t - c_k),   a by self-attention over the frames; see AttentionSimilarityVLAD
 
+    The widest feature has `cluster_size` clusters, others a quarter of it.
+
     Args:
         spec: what the records hold.
-        cluster_size: the number of clusters of the widest feature; others have a quarter of it, at least 1.
         head_size: the width of an attention head; a feature has as many heads as its width can be divided into.
         attention_dropout: the share of features that the output of attention loses in training.
         similarity: `bn_relu`, the paper's, or `softmax`.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise around the encoders too; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see KmiecModel.
 
     Raises:
         UserError: if a name is not known or a number too small.
@@ -280,54 +197,17 @@ class AttentionSimilarityVLADModel(AttentionVLADModel):
         self,
         spec: DataSpec,
         *,
-        cluster_size: int = 256,
         head_size: int = 16,
         attention_dropout: float = 0.1,
         similarity: str = "bn_relu",
-        hidden_size: int = 512,
-        add_batch_norm: bool = True,
-        relu: bool = False,
-        gating: bool = True,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 256,
-        sample_random_frames: bool = True,
-        sampling: str = "uniform",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
+        super().__init__(spec, **inherited)
         salts = iter(spec.feature_names)
 
-        def make_pool(clusters: int, _: bool) -> keras.layers.Layer:
+        def make_pool(clusters: int, _: bool) -> AttentionSimilarityVLAD:
             return AttentionSimilarityVLAD(
                 clusters, head_size, attention_dropout, next(salts), similarity, dtype=self.dtype_policy
             )
 
-        super().__init__(
-            spec,
-            make_pool,
-            cluster_size=cluster_size,
-            share=4,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        self.pool_each(make_pool, _SHARE)

@@ -4,10 +4,12 @@ from typing import Any
 
 import keras
 
-from yt8m.late_fusion import LateFusionModel, random_frames
+from yt8m.late_fusion import LateFusionModel
 from yt8m.layers.dbof import GatedBagOfFrames, MeanAndMaxBagOfFrames, SoftBagOfFrames
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
+
+_SHARE = 8  # a bag of any feature but the widest has an eighth of the clusters
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -20,72 +22,15 @@ class SoftDbofModelLF(LateFusionModel):
         spec: what the records hold.
         cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
         max_pool: whether the largest share of each cluster follows the sums.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see LateFusionModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, SoftDbofModelLF.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        cluster_size: int = 8192,
-        max_pool: bool = False,
-        hidden_size: int = 1024,
-        add_batch_norm: bool = True,
-        relu: bool = True,
-        gating: bool = False,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 30,
-        sample_random_frames: bool = True,
-        sampling: str = "random",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            spec,
-            lambda clusters, _: SoftBagOfFrames(clusters, max_pool, add_batch_norm, dtype=self.dtype_policy),
-            cluster_size=cluster_size,
-            share=8,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, max_pool: bool = False, **inherited: Any):
+        super().__init__(spec, cluster_size=cluster_size, **inherited)
+        options = (max_pool, self.add_batch_norm)
+        self.pool_each(lambda clusters, _: SoftBagOfFrames(clusters, *options, dtype=self.dtype_policy), _SHARE)
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -98,77 +43,20 @@ class GatedDbofModelLF(LateFusionModel):
         spec: what the records hold.
         cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
         max_pool: whether the largest share of each cluster follows the sums of the other features.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see LateFusionModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDbofModelLF.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        cluster_size: int = 8192,
-        max_pool: bool = False,
-        hidden_size: int = 1024,
-        add_batch_norm: bool = True,
-        relu: bool = True,
-        gating: bool = False,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 30,
-        sample_random_frames: bool = True,
-        sampling: str = "random",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
+    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, max_pool: bool = False, **inherited: Any):
+        super().__init__(spec, cluster_size=cluster_size, **inherited)
+
         def make_pool(clusters: int, is_widest: bool) -> keras.layers.Layer:
             if is_widest:
-                return GatedBagOfFrames(clusters, add_batch_norm, dtype=self.dtype_policy)
-            return SoftBagOfFrames(clusters, max_pool, add_batch_norm, dtype=self.dtype_policy)
+                return GatedBagOfFrames(clusters, self.add_batch_norm, dtype=self.dtype_policy)
+            return SoftBagOfFrames(clusters, max_pool, self.add_batch_norm, dtype=self.dtype_policy)
 
-        super().__init__(
-            spec,
-            make_pool,
-            cluster_size=cluster_size,
-            share=8,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        self.pool_each(make_pool, _SHARE)
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -181,22 +69,7 @@ class DbofModelLF(LateFusionModel):
         spec: what the records hold.
         cluster_size: the number of detectors of the widest feature; others have an eighth of it, at least 1.
         activation: f, `relu6`, `sigmoid` or `glu`.
-        hidden_size: the width of the hidden layer.
-        add_batch_norm: whether to normalise; if not, biases take its place.
-        relu: whether the hidden layer is relu6 of its batch normalisation; if not, it is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training.
-        dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see LateFusionModel.
 
     Raises:
         UserError: if there is no such activation.
@@ -204,49 +77,7 @@ class DbofModelLF(LateFusionModel):
     Source: antoine77340/Youtube-8M-WILLOW, DbofModelLF.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        cluster_size: int = 8192,
-        activation: str = "relu6",
-        hidden_size: int = 1024,
-        add_batch_norm: bool = True,
-        relu: bool = True,
-        gating: bool = False,
-        gating_form: str = "context",
-        gating_remove_diag: bool = False,
-        iterations: int = 30,
-        sample_random_frames: bool = True,
-        sampling: str = "random",
-        evaluation_sampling: str = "all",
-        unit_frames: bool = True,
-        reverse_whitening: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            spec,
-            lambda clusters, _: MeanAndMaxBagOfFrames(clusters, activation, add_batch_norm, dtype=self.dtype_policy),
-            cluster_size=cluster_size,
-            share=8,
-            hidden_size=hidden_size,
-            add_batch_norm=add_batch_norm,
-            relu=relu,
-            gating=gating,
-            gating_form=gating_form,
-            gating_remove_diag=gating_remove_diag,
-            training_sampling=random_frames(iterations, sample_random_frames, sampling),
-            evaluation_sampling=evaluation_sampling,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            reverse_whitening=reverse_whitening,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, activation: str = "relu6", **inherited: Any):
+        super().__init__(spec, cluster_size=cluster_size, **inherited)
+        options = (activation, self.add_batch_norm)
+        self.pool_each(lambda clusters, _: MeanAndMaxBagOfFrames(clusters, *options, dtype=self.dtype_policy), _SHARE)

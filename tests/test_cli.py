@@ -128,6 +128,14 @@ def test_willow_pooling_commands(line: str, hparams: dict, classifier: dict, ste
     FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
 
 
+def test_a_model_has_the_hyper_parameters_of_the_class_above_and_its_own_defaults() -> None:
+    plain, kmiec = (FRAME_LEVEL_MODELS.hyper_parameters(name) for name in ("NetVLADModelLF", "NetVladV1"))
+    assert plain.keys() - kmiec.keys() == {"lightvlad", "vlagd", "tied"}
+    assert kmiec.keys() - plain.keys() == {"head_size", "attention_dropout"}
+    changed = {"cluster_size": 256, "hidden_size": 512, "relu": False, "gating": True, "iterations": 256}
+    assert plain | kmiec == plain | changed | {"sampling": "uniform", "head_size": 16, "attention_dropout": 0.1}
+
+
 def test_other_flags_of_willow_and_their_defaults() -> None:
     run = config(
         WILLOW + "--model=NetVLADModelLF --vlagd --nonetvlad_add_batch_norm --netvlad_dimred=512 --gating_remove_diag "

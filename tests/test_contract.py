@@ -321,9 +321,10 @@ def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) 
 
 @every_model
 def test_the_documentation_is_complete(registry: Registry, name: str) -> None:
-    documentation = inspect.getdoc(registry[name]) or ""
-    assert "Source:" in documentation
+    assert "Source:" in (inspect.getdoc(registry[name]) or "")
     hparams = registry.hyper_parameters(name)
+    above = inspect.getmro(registry[name])  # where a class inherits hyper-parameters, they are explained
+    documentation = "\n".join(inspect.getdoc(base) or "" for base in above)
     for hparam in hparams:
         assert f"\n    {hparam}: " in documentation, f"{name} says nothing about {hparam}"
     assert json.loads(json.dumps(hparams)) == hparams

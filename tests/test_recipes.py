@@ -56,7 +56,7 @@ def test_a_published_recipe_names_its_score(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ablations.CONFIGURATIONS)
 def test_a_row_of_a_comparison_is_a_run(name: str) -> None:
-    run = config(*ablations.COMMON, *ablations.CONFIGURATIONS[name])
+    run = config(*ablations.CONFIGURATIONS[name].arguments())
     assert run.data.feature_names == ("audio_embedding",)
     check(run)
 
@@ -86,6 +86,7 @@ def test_only_evaluated_runs_get_into_the_document(tmp_path: Path, monkeypatch: 
     document.write_text(f"before\n{measuring.TABLE_START}\nold\n{measuring.TABLE_END}\nafter\n")
     monkeypatch.setattr(ablations, "ROOT", tmp_path)
     monkeypatch.setattr(ablations, "LINES", tmp_path / "lines.csv")
+    monkeypatch.setattr(ablations.results, "LINES", tmp_path / "recipes.csv")
     keys = ["name", "split", "seed"]
     for new in (
         line("netvlad", "0", 0.3),
@@ -93,12 +94,15 @@ def test_only_evaluated_runs_get_into_the_document(tmp_path: Path, monkeypatch: 
         line("netfv", "0", 0.7, split="validation"),
     ):
         measuring.add_line(tmp_path / "lines.csv", new, keys)
+    recipe = line("", "0", 0.6) | {"recipe": "audioset-netvlad"}
+    measuring.add_line(tmp_path / "recipes.csv", recipe, ["recipe", "split", "seed"])
     ablations.write_tables()
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "| NetVLAD (256 clusters) | 82.4 | 0.4000 | 0.3000 | 0.5000 | 1 | 60 |" in text
+    assert "| Gated NetVLAD (256 clusters) | 83.2 | 0.6000 |" in text  # a recipe as it is
     assert "0.7000" not in text
     assert text.count("0.4000") == 2  # the same run without a gate stands in two tables
 

@@ -2,8 +2,8 @@
 
     YT8M_REAL_DATA=... python -m tools.ablations [--only=NAME,...] [--seeds=0,1,2] [--split=validation]
 
-A row is a set of flags for train.py, common to all but for what the row is about. Every run becomes a line of
-docs/ablations.csv, and the tables are made from these lines. --trial_epochs=N trains for N epochs, and records nothing.
+A row is a recipe, with some flags changed or as it is. Every run of a changed one becomes a line of docs/ablations.csv;
+those of recipes as they are stand in docs/results.csv (tools/results.py). The tables are made from these lines.
 """
 
 import logging
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from absl import flags
 
+from tools import results
 from tools.measuring import ROOT, add_line, check_names, define_measuring_flags, replace_table, spread, train_and_score
 from yt8m import cli
 
@@ -20,63 +21,56 @@ LOG = logging.getLogger("yt8m.ablations")
 RUNS = ROOT / "runs" / "ablations"
 LINES = ROOT / "docs" / "ablations.csv"
 
-COMMON = (
-    "--frame_features",
-    "--feature_names=audio_embedding",
-    "--feature_sizes=128",
-    "--num_classes=527",
-    "--batch_size=256",
-    "--num_epochs=15",
-    "--base_learning_rate=0.001",
-    "--learning_rate_schedule=cosine",
-    "--learning_rate_warmup=0.05",
-)
-# 10 frames of 128 features and 22,160 clips: an eighth of the papers' clusters, half of their hidden layer, dropout.
-_MOE = ("--moe_l2=1e-6", "--hparams=classifier.dropout=0.5")
-_POOLED = ("--iterations=0", "--hidden_size=512", *_MOE)
-_BAG = (*_POOLED, "--dbof_cluster_size=512", "--dbof_relu=False")
-_FISHER = ("--model=NetFVModelLF", *_POOLED, "--fv_cluster_size=16", "--fv_relu=False", "--fv_couple_weights=False")
-_VLAD = ("--model=NetVLADModelLF", *_POOLED, "--netvlad_cluster_size=32", "--netvlad_relu=False")
-# As recipes/audioset-gru.flags and audioset-lstm.flags have them: recurrent models learn by heart sooner.
-_RECURRENT = (
-    "--batch_size=128",
-    "--base_learning_rate=0.003",
-    "--moe_l2=1e-6",
-    "--hparams=unit_frames=False",
-    "--hparams=input_batch_norm=True",
-    "--hparams=input_dropout=0.2",
-    "--hparams=dropout=0.3",
-    "--hparams=classifier.dropout=0.65",
-)
-_KMIEC = (*_POOLED, "--netvlad_cluster_size=32")
-_GATED = ("--gating", "--moe_prob_gating")
-_AVERAGE = (
-    "--model=AveragePoolModel",
-    "--base_learning_rate=0.01",  # there is one layer only
-    "--hparams=takes_unit_length=False",
-    "--hparams=takes_pooled_sqrt=False",
-)
 
-CONFIGURATIONS: dict[str, tuple[str, ...]] = {
-    "average-logistic": (*_AVERAGE, "--video_level_classifier_model=LogisticModel", "--hparams=classifier.dropout=0.5"),
-    "average-moe-cg": (*_AVERAGE, *_MOE, "--moe_prob_gating"),
-    "lstm": ("--model=LstmModel", "--lstm_cells=256", "--hparams=state=all", *_RECURRENT),
-    "gru": ("--model=GruModel", "--gru_cells=256", *_RECURRENT),
-    "softdbof": ("--model=SoftDbofModelLF", *_BAG),
-    "netfv": _FISHER,
-    "netrvlad": (*_VLAD, "--lightvlad"),
-    "netvlad": _VLAD,
-    "gated-dbof": ("--model=GatedDbofModelLF", *_BAG),
-    "gated-netfv": (*_FISHER, *_GATED),
-    "gated-netrvlad": (*_VLAD, "--lightvlad", *_GATED),
-    "gated-netvlad": (*_VLAD, *_GATED),
-    "cg-after-pooling": (*_VLAD, "--gating"),
-    "cg-after-moe": (*_VLAD, "--moe_prob_gating"),
-    "glu-after-pooling": (*_VLAD, *_GATED, "--hparams=gating_form=glu"),
-    "second-order": ("--model=SecondOrderVLADModel", *_KMIEC, "--hparams=second_cluster_size=8"),
-    "attention-enhanced": ("--model=NetVladV1", *_KMIEC),
-    "attention-similarity": ("--model=NetVladV2", *_KMIEC),
+@dataclass(frozen=True)
+class Configuration:
+    """A recipe, with or without changes.
+
+    Attributes:
+        recipe: its name.
+        changes: flags that follow those of the recipe.
+    """
+
+    recipe: str
+    changes: tuple[str, ...] = ()
+
+    def arguments(self) -> tuple[str, ...]:
+        """The flags of train.py, apart from data and directory."""
+        return (f"--flagfile={ROOT / 'recipes' / self.recipe}.flags", *self.changes)
+
+
+_PLAIN = ("--gating=False", "--moe_prob_gating=False")
+_NETVLAD = "audioset-netvlad"
+
+CONFIGURATIONS = {
+    "average-logistic": Configuration("audioset-logistic"),
+    "average-moe-cg": Configuration(
+        "audioset-averagepool",
+        (
+            "--moe_prob_gating",
+            "--hparams=projection_size=0",
+            "--hparams=takes_unit_length=False",
+            "--hparams=takes_pooled_sqrt=False",
+        ),
+    ),
+    "lstm": Configuration("audioset-lstm"),
+    "gru": Configuration("audioset-gru"),
+    "softdbof": Configuration("audioset-softdbof", _PLAIN),
+    "netfv": Configuration("audioset-netfv", _PLAIN),
+    "netrvlad": Configuration("audioset-netrvlad", _PLAIN),
+    "netvlad": Configuration(_NETVLAD, _PLAIN),
+    "gated-dbof": Configuration("audioset-gated-dbof"),
+    "gated-netfv": Configuration("audioset-netfv"),
+    "gated-netrvlad": Configuration("audioset-netrvlad"),
+    "gated-netvlad": Configuration(_NETVLAD),
+    "cg-after-pooling": Configuration(_NETVLAD, ("--moe_prob_gating=False",)),
+    "cg-after-moe": Configuration(_NETVLAD, ("--gating=False",)),
+    "glu-after-pooling": Configuration(_NETVLAD, ("--hparams=gating_form=glu",)),
+    "second-order": Configuration("audioset-second-order-vlad"),
+    "attention-enhanced": Configuration("audioset-attention-enhanced-vlad"),
+    "attention-similarity": Configuration("audioset-attention-similarity-vlad"),
 }
+CHANGED = [name for name, configuration in CONFIGURATIONS.items() if configuration.changes]
 
 
 @dataclass(frozen=True)
@@ -140,36 +134,32 @@ TABLES = (
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
     flags.DEFINE_list("only", [], "Configurations to measure, by name; all without it.", flag_values=values)
-    flags.DEFINE_integer(
-        "trial_epochs", 0, "Train for so many epochs and record nothing; 0: in earnest.", flag_values=values
-    )
     define_measuring_flags(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Measures configurations and rewrites the tables."""
-    check_names(values.only, list(CONFIGURATIONS))
-    for name in values.only or CONFIGURATIONS:
+    check_names(values.only, CHANGED)
+    for name in values.only or CHANGED:
         for seed in values.seeds:
-            measure(name, seed, values.split, values.trial_epochs)
-    if not values.trial_epochs:
-        write_tables()
+            measure(name, seed, values.split)
+    write_tables()
 
 
-def measure(name: str, seed: str, split: str, trial_epochs: int = 0) -> None:
-    """Trains and scores one configuration with one seed, and adds a line to docs/ablations.csv unless it is a trial."""
-    trial = (f"--num_epochs={trial_epochs}",) if trial_epochs else ()
-    run = RUNS / f"{name}-{split}-{seed}{'-trial' if trial else ''}"
-    measured = train_and_score(run, "audioset", split, seed, *COMMON, *CONFIGURATIONS[name], *trial)
-    if not trial:
-        add_line(LINES, {"name": name, "split": split, "seed": seed} | measured, ["name", "split", "seed"])
+def measure(name: str, seed: str, split: str) -> None:
+    """Trains and scores one configuration with one seed, and adds a line to docs/ablations.csv."""
+    run = RUNS / f"{name}-{split}-{seed}"
+    measured = train_and_score(run, "audioset", split, seed, *CONFIGURATIONS[name].arguments())
+    add_line(LINES, {"name": name, "split": split, "seed": seed} | measured, ["name", "split", "seed"])
     LOG.info("%s seed %s: %s", name, seed, measured)
 
 
 def write_tables() -> None:
-    """Rewrites the tables of docs/ablations.md from docs/ablations.csv."""
+    """Rewrites the tables of docs/ablations.md from docs/ablations.csv and docs/results.csv."""
     lines = pd.read_csv(LINES)
     runs = dict(list(lines[lines["split"] == "evaluation"].groupby("name")))
+    recipes = dict(list(results.evaluated_runs().groupby("recipe")))
+    runs |= {name: recipes[c.recipe] for name, c in CONFIGURATIONS.items() if not c.changes and c.recipe in recipes}
     parts = [row for table in TABLES for row in table_rows(table, runs)]
     replace_table(ROOT / "docs" / "ablations.md", parts)
 

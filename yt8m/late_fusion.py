@@ -39,27 +39,31 @@ class LateFusionModel(FrameLevelModel):
     H starts from a normal distribution of standard deviation 1 / sqrt(K) for the K clusters of the widest feature,
     whatever the width of the descriptor: its parts have unit length, so h starts with numbers of that size.
 
+    A model is what it pools with: it calls `pool_each` when it is constructed.
+
     Args:
         spec: what the records hold.
-        make_pool: `(clusters, is_widest) -> layer` that pools one feature.
         cluster_size: clusters of the widest feature, K.
-        share: of how many clusters of the widest feature the others have one.
+        dimred: the width to which the descriptor is projected in front of the hidden layer; -1 for none.
         hidden_size: the width of h.
         add_batch_norm: whether to normalise; if not, biases take its place.
         relu: whether f is relu6 behind batch normalisation; if not, the hidden layer is linear.
         gating: whether the hidden layer is gated.
-        gating_form: a name of `GATINGS`.
+        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
         gating_remove_diag: whether a hidden unit has no say in its own gate.
-        training_sampling: which frames a training example has; None for all.
+        iterations: how many frames a training example has; 0 for all.
+        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        iterations: see `evaluation_sampling`.
         unit_frames: whether frames are scaled to unit length.
         reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
         input_dropout: the share of the frames' features to drop in training, behind the normalisation.
         dropout: the share of the descriptor's features to drop in training.
-        descriptor_size: the width to which the descriptor is projected first; 0 or less for none.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters.
+
+    Raises:
+        UserError: if there is no cluster, or a name is not known.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW. Unlike
     the latter they draw no frames at evaluation.
@@ -68,48 +72,44 @@ class LateFusionModel(FrameLevelModel):
     def __init__(
         self,
         spec: DataSpec,
-        make_pool: Callable[[int, bool], keras.layers.Layer],
         *,
-        cluster_size: int,
-        share: int,
-        hidden_size: int,
-        add_batch_norm: bool,
-        relu: bool,
-        gating: bool,
-        gating_form: str,
-        gating_remove_diag: bool,
-        training_sampling: FrameSampling | None,
+        cluster_size: int = 64,
+        dimred: int = -1,
+        hidden_size: int = 1024,
+        add_batch_norm: bool = True,
+        relu: bool = True,
+        gating: bool = False,
+        gating_form: str = "context",
+        gating_remove_diag: bool = False,
+        iterations: int = 30,
+        sample_random_frames: bool = True,
+        sampling: str = "random",
         evaluation_sampling: str = "all",
-        iterations: int = 0,
         unit_frames: bool = True,
         reverse_whitening: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
-        descriptor_size: int = 0,
-        classifier: str,
-        classifier_hparams: dict[str, Any] | None,
+        classifier: str = "MoeModel",
+        classifier_hparams: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(spec, classifier, classifier_hparams, **kwargs)
         if cluster_size < 1:
             raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
-        self.training_sampling = training_sampling
+        self.cluster_size = cluster_size
+        self.add_batch_norm = add_batch_norm
+        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.unit_frames = unit_frames
         self.reverse_whitening = ReverseWhitening(spec) if reverse_whitening else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.dropout = KeyedDropout(dropout, "descriptor")
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
-        widest = max(spec.feature_sizes)
-        sizes = zip(spec.feature_sizes, stream_sizes(cluster_size, share, spec), strict=True)
-        self.pools = [make_pool(clusters, width == widest) for width, clusters in sizes]
-        for index, layer in enumerate(self.pools):
-            setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
         stddev = cluster_size**-0.5
         self.reduction = None
-        if descriptor_size > 0:
+        if dimred > 0:
             self.reduction = NormalisedDense(
-                descriptor_size, add_batch_norm=False, kernel_stddev=stddev, dtype=self.dtype_policy
+                dimred, add_batch_norm=False, kernel_stddev=stddev, dtype=self.dtype_policy
             )
         self.relu = relu
         self.hidden = NormalisedDense(
@@ -119,6 +119,19 @@ class LateFusionModel(FrameLevelModel):
             dtype=self.dtype_policy,
         )
         self.gate = _build_gate(gating_form, gating_remove_diag, add_batch_norm, self.dtype_policy) if gating else None
+
+    def pool_each(self, make_pool: Callable[[int, bool], keras.layers.Layer], share: int) -> None:
+        """Makes the layers that pool, one a feature.
+
+        Args:
+            make_pool: `(clusters, is_widest) -> layer`.
+            share: of how many clusters of the widest feature the others have one.
+        """
+        widest = max(self.spec.feature_sizes)
+        sizes = zip(self.spec.feature_sizes, stream_sizes(self.cluster_size, share, self.spec), strict=True)
+        self.pools = [make_pool(clusters, width == widest) for width, clusters in sizes]
+        for index, layer in enumerate(self.pools):
+            setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """Usually a few random frames in training, all at evaluation."""

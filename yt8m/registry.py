@@ -1,6 +1,7 @@
 """Names for classes and functions: `--model=MoeModel` finds the class that was registered under that name.
 
 The signature of what is registered is the list of its hyper-parameters: names, defaults and documentation in one place.
+A class with a parameter `**inherited` passes that on to the class above it, whose signature continues the list.
 """
 
 import inspect
@@ -69,13 +70,11 @@ class Registry:
         return self._entries[self.resolve(name)]
 
     def hyper_parameters(self, name: str) -> dict[str, Any]:
-        """Returns the keyword arguments of an entry that have a default, with their defaults, in order."""
-        parameters = inspect.signature(self[name]).parameters.values()
-        return {
-            parameter.name: parameter.default
-            for parameter in parameters
-            if parameter.default is not inspect.Parameter.empty
-        }
+        """Returns the keyword arguments of an entry that have a default, with their defaults, in order.
+
+        An entry that takes `**inherited` has those of the class above it too.
+        """
+        return _defaults(self[name])
 
     def check_hyper_parameters(self, name: str, given: Mapping[str, Any]) -> None:
         """Checks that an entry takes every given hyper-parameter.
@@ -89,6 +88,15 @@ class Registry:
                 f"--hparams: {self.resolve(name)} has no hyper-parameter '{unknown}'.{did_you_mean(unknown, known)} "
                 f"It has: {', '.join(known) or 'none'}."
             )
+
+
+def _defaults(entry: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(entry).parameters
+    own = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    if not isinstance(entry, type) or "inherited" not in parameters:
+        return own
+    above = next(base for base in entry.__mro__[1:] if "__init__" in vars(base))
+    return own | {name: default for name, default in _defaults(above).items() if name not in own}
 
 
 VIDEO_LEVEL_MODELS = Registry("model", "video-level model")
