@@ -5,12 +5,12 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.frame_level import FrameLevelModel
-from yt8m.late_fusion import LateFusionModel, random_frames
+from yt8m.late_fusion import LateFusionModel
 from yt8m.layers.attention_clusters import AttentionClusters
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import TransformerEncoder
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling, fixed_sampling
+from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
 
 
@@ -77,8 +77,7 @@ class TransformerModel(FrameLevelModel):
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
         sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see FrameLevelModel.
 
     Raises:
         UserError: if a name is not known or a number too small.
@@ -105,11 +104,9 @@ class TransformerModel(FrameLevelModel):
         sample_random_frames: bool = True,
         sampling: str = "random_without_replacement",
         evaluation_sampling: str = "all",
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        super().__init__(spec, **inherited)
         self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.widths = spec.feature_sizes if late_fusion else (spec.total_size,)

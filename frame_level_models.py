@@ -13,7 +13,7 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling
+from yt8m.sampling import FrameSampling, random_frames
 from yt8m.schema import DataSpec
 
 import attention_models  # noqa: F401  registers its models
@@ -56,18 +56,17 @@ class DbofModel(FrameLevelModel):
 
     Args:
         spec: what the records hold.
-        iterations: how many frames a training example has.
+        iterations: how many frames a training example has; 0 for all.
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         add_batch_norm: whether to normalise the input and both projections; if not, the projections have biases.
         cluster_size: the width of the first projection, W.
         hidden_size: the width of the second projection, H.
         pooling_method: `max` or `average` over frames.
         activation: f, `sigmoid` or `relu6`.
         hidden_activation: g, one of the same; None for f.
-        unit_frames: whether frames are scaled to unit length.
         input_dropout: the share of their features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see FrameLevelModel.
 
     Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel. Unlike the latter it draws no frames
     at evaluation.
@@ -79,21 +78,18 @@ class DbofModel(FrameLevelModel):
         *,
         iterations: int = 30,
         sample_random_frames: bool = True,
+        sampling: str = "random",
         add_batch_norm: bool = True,
         cluster_size: int = 8192,
         hidden_size: int = 1024,
         pooling_method: str = "max",
         activation: str = "sigmoid",
         hidden_activation: str | None = None,
-        unit_frames: bool = True,
         input_dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
-        self.training_sampling = FrameSampling("random" if sample_random_frames else "random_sequence", iterations)
-        self.unit_frames = unit_frames
+        super().__init__(spec, **inherited)
+        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.bag = DeepBagOfFrames(
             cluster_size, pooling_method, activation, add_batch_norm=add_batch_norm, dtype=self.dtype_policy
@@ -104,10 +100,6 @@ class DbofModel(FrameLevelModel):
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """A few random frames in training, all at evaluation."""
         return self.training_sampling if training else None
-
-    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales frames to unit length, if they are to be."""
-        return super().normalise(frames, valid) if self.unit_frames else frames
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Bag of frames, then a hidden layer."""
@@ -128,12 +120,10 @@ class RecurrentModel(FrameLevelModel):
             an order that is the video's own.
         backward: whether to read from the end.
         iterations: how many frames `random_sequence` draws.
-        unit_frames: whether frames are scaled to unit length.
         input_batch_norm: whether their features are normalised by the moments of all frames that exist.
         input_dropout: the share of their features to drop in training.
         dropout: the share of features to drop between two layers.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see FrameLevelModel.
     """
 
     def __init__(
@@ -143,23 +133,19 @@ class RecurrentModel(FrameLevelModel):
         units: int,
         num_layers: int,
         *,
-        random_sequence: bool,
-        backward: bool,
-        iterations: int,
-        unit_frames: bool,
-        input_batch_norm: bool,
-        input_dropout: float,
-        dropout: float,
-        classifier: str,
-        classifier_hparams: dict[str, Any] | None,
-        **kwargs: Any,
+        random_sequence: bool = False,
+        backward: bool = False,
+        iterations: int = 30,
+        input_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        super().__init__(spec, **inherited)
         if num_layers < 1 or units < 1:
             raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
         self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
         self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
-        self.unit_frames = unit_frames
         self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.backward = backward
@@ -168,10 +154,6 @@ class RecurrentModel(FrameLevelModel):
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
-
-    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales frames to unit length, if they are to be."""
-        return super().normalise(frames, valid) if self.unit_frames else frames
 
     def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
         """Returns the last states of every layer."""
@@ -192,16 +174,7 @@ class LstmModel(RecurrentModel):
         lstm_cells: the width of every layer.
         lstm_layers: how many.
         state: what the classifier sees: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
-        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
-            an order that is the video's own.
-        backward: whether to read from the end.
-        iterations: how many frames `random_sequence` draws.
-        unit_frames: whether frames are scaled to unit length.
-        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
-        input_dropout: the share of their features to drop in training.
-        dropout: the share of features to drop between two layers.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see RecurrentModel.
 
     Raises:
         UserError: if `state` is neither.
@@ -216,33 +189,9 @@ class LstmModel(RecurrentModel):
         lstm_cells: int = 1024,
         lstm_layers: int = 2,
         state: str = "last_h",
-        random_sequence: bool = False,
-        backward: bool = False,
-        iterations: int = 30,
-        unit_frames: bool = True,
-        input_batch_norm: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(
-            spec,
-            "lstm",
-            lstm_cells,
-            lstm_layers,
-            random_sequence=random_sequence,
-            backward=backward,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            input_batch_norm=input_batch_norm,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        super().__init__(spec, "lstm", lstm_cells, lstm_layers, **inherited)
         self.summarise = choose(LSTM_STATES, state, "LSTM state")
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
@@ -269,16 +218,7 @@ class GruModel(RecurrentModel):
         spec: what the records hold.
         gru_cells: the width of every layer.
         gru_layers: how many.
-        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
-            an order that is the video's own.
-        backward: whether to read from the end.
-        iterations: how many frames `random_sequence` draws.
-        unit_frames: whether frames are scaled to unit length.
-        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
-        input_dropout: the share of their features to drop in training.
-        dropout: the share of features to drop between two layers.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see RecurrentModel.
 
     Source: antoine77340/Youtube-8M-WILLOW, GruModel.
     """
@@ -289,33 +229,9 @@ class GruModel(RecurrentModel):
         *,
         gru_cells: int = 1024,
         gru_layers: int = 2,
-        random_sequence: bool = False,
-        backward: bool = False,
-        iterations: int = 30,
-        unit_frames: bool = True,
-        input_batch_norm: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(
-            spec,
-            "gru",
-            gru_cells,
-            gru_layers,
-            random_sequence=random_sequence,
-            backward=backward,
-            iterations=iterations,
-            unit_frames=unit_frames,
-            input_batch_norm=input_batch_norm,
-            input_dropout=input_dropout,
-            dropout=dropout,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Reads the video and returns the last outputs of all layers."""

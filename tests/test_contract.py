@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -323,7 +323,7 @@ def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) 
 def test_the_documentation_is_complete(registry: Registry, name: str) -> None:
     assert "Source:" in (inspect.getdoc(registry[name]) or "")
     hparams = registry.hyper_parameters(name)
-    above = inspect.getmro(registry[name])  # where a class inherits hyper-parameters, they are explained
+    above = inspect.getmro(cast(type, registry[name]))  # where a class inherits hyper-parameters, they are explained
     documentation = "\n".join(inspect.getdoc(base) or "" for base in above)
     for hparam in hparams:
         assert f"\n    {hparam}: " in documentation, f"{name} says nothing about {hparam}"

@@ -171,7 +171,7 @@ def test_any_classifier_with_its_hyper_parameters() -> None:
         (lambda: LstmModel(SPEC, classifier_hparams={"mixtures": 2}), "no hyper-parameter 'mixtures'"),
         (lambda: LstmModel(SPEC, state="h"), "no LSTM state 'h'.*last_h, all"),
         (lambda: LstmModel(SPEC, lstm_layers=0), "lstm_layers=0"),
-        (lambda: DbofModel(SPEC, iterations=0), "at least 1 frame"),
+        (lambda: DbofModel(SPEC, iterations=-1), "at least 1 frame"),
         (lambda: DbofModel(SPEC, pooling_method="attention"), "no pooling method 'attention'"),
         (lambda: DbofModel(SPEC, activation="glu"), "no activation 'glu'"),
     ],

@@ -41,12 +41,14 @@ def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
 class FrameLevelModel(keras.Model):
     """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
 
-    A model overrides `pool` and, if it does not want all frames or not of unit length, `frame_sampling`, `normalise`.
+    A model overrides `pool` and, if it does not want all frames, or scales them in its own way, `frame_sampling` and
+    `normalise`.
 
     Args:
         spec: names the features and their sizes, and has the number of classes.
         classifier: the name of a registered video-level model.
         classifier_hparams: its hyper-parameters, where they differ from its defaults.
+        unit_frames: whether frames are scaled to unit length.
 
     Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation of every frame.
     """
@@ -56,10 +58,12 @@ class FrameLevelModel(keras.Model):
         spec: DataSpec,
         classifier: str = "MoeModel",
         classifier_hparams: Mapping[str, Any] | None = None,
+        unit_frames: bool = True,
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
         self.spec = spec
+        self.unit_frames = unit_frames
         self.classifier = build_classifier(classifier, spec.num_classes, classifier_hparams)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
@@ -67,8 +71,8 @@ class FrameLevelModel(keras.Model):
         return None
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length."""
-        return l2_normalise(frames)
+        """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if they are to be."""
+        return l2_normalise(frames) if self.unit_frames else frames
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Turns `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true into vectors `(B, E)`."""

@@ -14,21 +14,8 @@ from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.gating import GATINGS
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.whitening import ReverseWhitening
-from yt8m.sampling import FrameSampling, fixed_sampling, named_sampling
+from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
-
-
-def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
-    """The frames of a training example: `iterations` of them as `sampling` says; 0 iterations mean all frames.
-
-    Not `one_by_one` is the starter's way to say `random_sequence`.
-
-    Raises:
-        UserError: if there is no such sampling, or it is not the starter's.
-    """
-    if not one_by_one and sampling not in ("random", "random_sequence"):
-        raise UserError(f"--nosample_random_frames is sampling=random_sequence, not {sampling}: give one of the two.")
-    return named_sampling(sampling if one_by_one else "random_sequence", iterations) if iterations else None
 
 
 class LateFusionModel(FrameLevelModel):
@@ -55,12 +42,10 @@ class LateFusionModel(FrameLevelModel):
         sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
         sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        unit_frames: whether frames are scaled to unit length.
         reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
         input_dropout: the share of the frames' features to drop in training, behind the normalisation.
         dropout: the share of the descriptor's features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see FrameLevelModel.
 
     Raises:
         UserError: if there is no cluster, or a name is not known.
@@ -85,22 +70,18 @@ class LateFusionModel(FrameLevelModel):
         sample_random_frames: bool = True,
         sampling: str = "random",
         evaluation_sampling: str = "all",
-        unit_frames: bool = True,
         reverse_whitening: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        super().__init__(spec, **inherited)
         if cluster_size < 1:
             raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
         self.cluster_size = cluster_size
         self.add_batch_norm = add_batch_norm
         self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
-        self.unit_frames = unit_frames
         self.reverse_whitening = ReverseWhitening(spec) if reverse_whitening else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.dropout = KeyedDropout(dropout, "descriptor")
@@ -138,10 +119,10 @@ class LateFusionModel(FrameLevelModel):
         return self.training_sampling if training else self.evaluation_sampling
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening and scales to unit length, if it is to."""
+        """Undoes the whitening, if it is to, and scales to unit length, if it is to."""
         if self.reverse_whitening is not None:
             frames = self.reverse_whitening(frames, valid)
-        return super().normalise(frames, valid) if self.unit_frames else frames
+        return super().normalise(frames, valid)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Pools every feature, sets the descriptors side by side and maps them to the hidden layer."""

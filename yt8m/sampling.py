@@ -60,6 +60,19 @@ def named_sampling(name: str, num_frames: int) -> FrameSampling | None:
     return FrameSampling(name, num_frames)  # type: ignore[arg-type]
 
 
+def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
+    """The frames of a training example: `iterations` of them as `sampling` says; 0 iterations mean all frames.
+
+    Not `one_by_one` is the starter's way to say `random_sequence`.
+
+    Raises:
+        UserError: if there is no such sampling, or it is not the starter's.
+    """
+    if not one_by_one and sampling not in ("random", "random_sequence"):
+        raise UserError(f"--nosample_random_frames is sampling=random_sequence, not {sampling}: give one of the two.")
+    return named_sampling(sampling if one_by_one else "random_sequence", iterations) if iterations else None
+
+
 def fixed_sampling(name: str, num_frames: int) -> FrameSampling | None:
     """Does the same for evaluation, where nothing is left to chance.
 
