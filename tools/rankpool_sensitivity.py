@@ -76,14 +76,15 @@ def main(values: flags.FlagValues) -> None:
     check_names(values.only, list(FEATURES))
     for features in values.only or FEATURES:
         for row in ROWS:
-            for seed in values.seeds if changes_anything(features, row) else ():
+            for seed in values.seeds if is_measured(features, row) else ():
                 measure(features, row, seed)
                 write_table()
 
 
-def changes_anything(features: str, row: str) -> bool:
-    """Whether a row is not the first one by another name: fixed features get no gradient, of whatever kind."""
-    return features == "trained" or row != GRADIENT_ROW
+def is_measured(features: str, row: str) -> bool:
+    """Fixed features get no gradient, of whatever kind; through trained ones c and the gradient are looked at."""
+    about_training = not ROWS[row] or ROWS[row][0].split("=")[0] in ("c", "learns_c", "gradient")
+    return about_training if features == "trained" else row != GRADIENT_ROW
 
 
 def measure(features: str, row: str, seed: str) -> None:
