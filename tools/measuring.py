@@ -71,27 +71,30 @@ def check_names(given: Sequence[str], known: Sequence[str]) -> None:
 
 
 def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:
-    """Trains into `run` and returns what it took, rounded metrics, and steps.
-
-    `train_seconds` are those of the whole training program; `examples_per_second` is the median of what it logs, which
-    leaves out the start; `parameters` are the weights that are trained.
-    """
-    train_pattern, eval_pattern = (
-        ",".join(str(real_data() / FOLDERS[data_set] / pattern) for pattern in patterns.split(","))
-        for patterns in SPLITS[data_set][split]
-    )
-    data, directory = f"--train_data_pattern={train_pattern}", f"--train_dir={run}"
+    """Trains into `run` and returns rounded metrics, steps, and the seconds of the whole training program."""
     start = time.monotonic()
-    log = run_program("train.py", *train_flags, data, f"--seed={seed}", directory, "--start_new_model")
+    train(run, data_set, split, f"--seed={seed}", *train_flags)
     seconds = time.monotonic() - start
-    run_program("eval.py", f"--eval_data_pattern={eval_pattern}", directory, "--run_once", "--macro")
+    pattern = f"--eval_data_pattern={shards(data_set, SPLITS[data_set][split][1])}"
+    run_program("eval.py", pattern, f"--train_dir={run}", "--run_once", "--macro")
     metrics = json.loads((run / "eval" / "metrics.json").read_text())
     scores = {key: round(metrics[key], 5) for key in METRICS}
-    return {"train_seconds": round(seconds)} | cost_in_log(log) | scores | {"steps": metrics["global_step"]}
+    return {"train_seconds": round(seconds)} | scores | {"steps": metrics["global_step"]}
+
+
+def train(run: Path, data_set: str, split: str, *train_flags: str) -> str:
+    """Trains into `run`, and returns what train.py logs."""
+    pattern = f"--train_data_pattern={shards(data_set, SPLITS[data_set][split][0])}"
+    return run_program("train.py", *train_flags, pattern, f"--train_dir={run}", "--start_new_model")
+
+
+def shards(data_set: str, patterns: str) -> str:
+    """The patterns of shards, in the folder of a data set."""
+    return ",".join(str(real_data() / FOLDERS[data_set] / pattern) for pattern in patterns.split(","))
 
 
 def cost_in_log(log: str) -> dict[str, int]:
-    """Finds the number of weights and the median speed in what train.py logs."""
+    """Finds in what train.py logs the number of weights and the median speed, which leaves out the start."""
     weights = re.search(r"([\d,]+) weights to train", log)
     rates = [float(rate) for rate in re.findall(r"Examples/sec: ([\d.]+)", log)]
     if weights is None or not rates:
@@ -118,9 +121,9 @@ def run_program(program: str, *arguments: str) -> str:
 
 def add_line(path: Path, line: dict, keys: Sequence[str]) -> None:
     """Adds a run to a CSV file, in place of an older one with the same `keys`."""
-    lines = pd.DataFrame([line]).astype({"seed": str})
+    lines = pd.DataFrame([line]).astype(str)
     if path.exists():
-        lines = pd.concat([pd.read_csv(path, dtype={"seed": str}), lines])
+        lines = pd.concat([pd.read_csv(path, dtype=str), lines])
     lines.drop_duplicates(keys, keep="last").sort_values(list(keys)).to_csv(path, index=False)
 
 

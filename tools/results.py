@@ -1,7 +1,8 @@
 """Measures recipes on the real data and fills the table of docs/results.md: python -m tools.results [--only=NAME,...]
 
 A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
-for each seed; every run becomes a line of docs/results.csv, and the table and the figure are made from these lines.
+for each seed; every run becomes a line of docs/results.csv. With --speed, its parameters and the examples a second of a
+short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both.
 """
 
 import logging
@@ -17,9 +18,11 @@ from tools.measuring import (
     SPLITS,
     add_line,
     check_names,
+    cost_in_log,
     define_measuring_flags,
     replace_table,
     spread,
+    train,
     train_and_score,
 )
 from yt8m import cli
@@ -29,12 +32,14 @@ LOG = logging.getLogger("yt8m.results")
 RUNS = ROOT / "runs" / "results"
 LINES = ROOT / "docs" / "results.csv"
 AUDIOSET_CLIPS = 22_160  # of bal_train
-COSTS = ("parameters", "steps", "examples_per_second", "train_seconds")
+SPEEDS = ROOT / "docs" / "speed.csv"
+STEPS_OF_A_SPEED = 100
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
     flags.DEFINE_list("only", [], "Recipes to measure, by name; all without it.", flag_values=values)
+    flags.DEFINE_boolean("speed", False, "Measure speeds instead of scores.", flag_values=values)
     define_measuring_flags(values)
 
 
@@ -43,8 +48,10 @@ def main(values: flags.FlagValues) -> None:
     recipes = sorted(path.stem for data_set in SPLITS for path in ROOT.glob(f"recipes/{data_set}-*.flags"))
     check_names(values.only, recipes)
     for name in values.only or recipes:
-        for seed in values.seeds:
+        for seed in values.seeds if not values.speed else ():
             measure(name, seed, values.split)
+        if values.speed:
+            measure_speed(name)
     write_table()
     draw_scores()
 
@@ -58,16 +65,23 @@ def measure(name: str, seed: str, split: str) -> None:
     LOG.info("%s seed %s: GAP %.4f after %.0f s", name, seed, measured["gap"], measured["train_seconds"])
 
 
+def measure_speed(name: str) -> None:
+    """Trains one recipe for some steps, and adds a line to docs/speed.csv."""
+    recipe = f"--flagfile={ROOT / 'recipes' / name}.flags"
+    log = train(RUNS / f"{name}-speed", name.split("-")[0], "evaluation", recipe, f"--max_steps={STEPS_OF_A_SPEED}")
+    add_line(SPEEDS, {"recipe": name} | cost_in_log(log), ["recipe"])
+
+
 def write_table() -> None:
-    """Rewrites the table of docs/results.md from docs/results.csv."""
-    columns = ["recipe", "runs", "parameters", "GAP", "Hit@1", "MAP", "macro AP", "steps", "examples/s", "training, s"]
+    """Rewrites the table of docs/results.md."""
+    columns = ["recipe", "parameters", "runs", "GAP", "Hit@1", "MAP", "macro AP", "steps", "examples/s"]
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    speeds = known_speeds()
     for name, runs in evaluated_runs().groupby("recipe"):
-        medians = {column: f"{runs[column].median():,.0f}" for column in COSTS}
-        cells = [f"[{name}](../recipes/{name}.flags)", str(len(runs)), medians["parameters"]]
-        cells += [*(spread(runs[metric]) for metric in METRICS), medians["steps"]]
-        cells += [medians["examples_per_second"], medians["train_seconds"]]
-        rows.append(f"| {' | '.join(cells)} |")
+        weights, rate = (f"{speeds[column].get(name, 0):,}" for column in ("parameters", "examples_per_second"))
+        scores = [spread(runs[metric]) for metric in METRICS]
+        cells = [f"[{name}](../recipes/{name}.flags)", weights, str(len(runs)), *scores]
+        rows.append(f"| {' | '.join([*cells, str(round(runs['steps'].median())), rate])} |")
     replace_table(ROOT / "docs" / "results.md", rows)
 
 
@@ -77,12 +91,18 @@ def evaluated_runs() -> pd.DataFrame:
     return lines[lines["split"] == "evaluation"]
 
 
+def known_speeds() -> pd.DataFrame:
+    """The lines of docs/speed.csv, by recipe."""
+    return pd.read_csv(SPEEDS).set_index("recipe")
+
+
 def draw_scores() -> None:
     """Draws docs/results.svg: GAP of the models over frames against their parameters, and against their training."""
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 8}
     runs = evaluated_runs()
     models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").median(numeric_only=True)
-    models["cost"] = [training_seconds(recipe, models["examples_per_second"][recipe]) for recipe in models.index]
+    models = models.join(known_speeds(), how="inner")
+    models["cost"] = [training_examples(recipe) for recipe in models.index] / models["examples_per_second"]
     figure, panels = plt.subplots(1, 2, figsize=(12, 6), sharey=True, layout="constrained")
     for panel, column in zip(panels, ("parameters", "cost"), strict=True):
         panel.scatter(models[column], models["gap"], s=12)
@@ -91,15 +111,14 @@ def draw_scores() -> None:
         panel.set(xscale="log")
         panel.grid(alpha=0.3)
     panels[0].set(xlabel="parameters", ylabel="GAP, AudioSet")
-    panels[1].set(xlabel="training on one core, s")
+    panels[1].set(xlabel="training on two cores, s")
     figure.savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
 
 
-def training_seconds(recipe: str, examples_per_second: float) -> float:
-    """How long the steps of a recipe's epochs take."""
-    text = (ROOT / "recipes" / f"{recipe}.flags").read_text()
-    epochs = re.search(r"--num_epochs=(\d+)", text)
-    return int(epochs[1] if epochs else 0) * AUDIOSET_CLIPS / examples_per_second
+def training_examples(recipe: str) -> int:
+    """How many clips a recipe for AudioSet sees."""
+    epochs = re.search(r"--num_epochs=(\d+)", (ROOT / "recipes" / f"{recipe}.flags").read_text())
+    return AUDIOSET_CLIPS * int(epochs[1] if epochs else 0)
 
 
 if __name__ == "__main__":
