@@ -78,7 +78,7 @@ def write_table() -> None:
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     speeds = known_speeds()
     for name, runs in evaluated_runs().groupby("recipe"):
-        weights, rate = (f"{speeds[column].get(name, 0):,}" for column in ("parameters", "examples_per_second"))
+        weights, rate = (f"{value:,}" for value in speeds.loc[name])
         scores = [spread(runs[metric]) for metric in METRICS]
         cells = [f"[{name}](../recipes/{name}.flags)", weights, str(len(runs)), *scores]
         rows.append(f"| {' | '.join([*cells, str(round(runs['steps'].median())), rate])} |")
