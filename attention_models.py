@@ -4,13 +4,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m.frame_level import FrameLevelModel
+from yt8m.frame_level import SampledModel
 from yt8m.late_fusion import LateFusionModel
 from yt8m.layers.attention_clusters import AttentionClusters
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import TransformerEncoder
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
 
 
@@ -53,7 +52,7 @@ class AttentionClusterModel(LateFusionModel):
 
 
 @FRAME_LEVEL_MODELS.register()
-class TransformerModel(FrameLevelModel):
+class TransformerModel(SampledModel):
     """A Transformer over the frames, pooled and classified.
 
         x_0 = BN(x) [P + positions],   a = x + SelfAttention(LN(x)),   x_l = a + FeedForward(LN(a))
@@ -73,11 +72,7 @@ class TransformerModel(FrameLevelModel):
         pooling: `mean`, `first` or `attention`.
         dropout: the share of features that the output of each part loses in training.
         late_fusion: whether every feature has a Transformer of its own, and their outputs stand side by side.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        inherited: see FrameLevelModel.
+        inherited: see SampledModel.
 
     Raises:
         UserError: if a name is not known or a number too small.
@@ -100,15 +95,9 @@ class TransformerModel(FrameLevelModel):
         pooling: str = "mean",
         dropout: float = 0.1,
         late_fusion: bool = False,
-        iterations: int = 0,
-        sample_random_frames: bool = True,
-        sampling: str = "random_without_replacement",
-        evaluation_sampling: str = "all",
         **inherited: Any,
     ):
         super().__init__(spec, **inherited)
-        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
-        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.widths = spec.feature_sizes if late_fusion else (spec.total_size,)
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy)
         self.encoders = [
@@ -129,10 +118,6 @@ class TransformerModel(FrameLevelModel):
         ]
         for index, encoder in enumerate(self.encoders):
             setattr(self, f"encoder_{index}", encoder)  # a checkpoint finds attributes, not what is in lists
-
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """All frames, unless `iterations` says how many."""
-        return self.training_sampling if training else self.evaluation_sampling
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Encodes and pools the frames, or every feature of them."""

@@ -68,7 +68,7 @@ class DbofModelLF(LateFusionModel):
     Args:
         spec: what the records hold.
         cluster_size: the number of detectors of the widest feature; others have an eighth of it, at least 1.
-        activation: f, `relu6`, `sigmoid` or `glu`.
+        activation: f, `relu6`, which WILLOW calls `relu`, `sigmoid` or `glu`.
         inherited: see LateFusionModel.
 
     Raises:

@@ -4,16 +4,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.frame_level import FrameLevelModel
-from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames, choose
+from yt8m.errors import UserError, choose
+from yt8m.frame_level import FrameLevelModel, SampledModel
+from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling, random_frames
+from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
 import attention_models  # noqa: F401  registers its models
@@ -47,7 +47,7 @@ class FrameLevelLogisticModel(FrameLevelModel):
 
 
 @FRAME_LEVEL_MODELS.register()
-class DbofModel(FrameLevelModel):
+class DbofModel(SampledModel):
     """Deep bag of frames: project every frame, pool over time, project again, classify.
 
         h = g(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
@@ -56,9 +56,8 @@ class DbofModel(FrameLevelModel):
 
     Args:
         spec: what the records hold.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        iterations: as in SampledModel.
+        sampling: as in SampledModel.
         add_batch_norm: whether to normalise the input and both projections; if not, the projections have biases.
         cluster_size: the width of the first projection, W.
         hidden_size: the width of the second projection, H.
@@ -66,7 +65,7 @@ class DbofModel(FrameLevelModel):
         activation: f, `sigmoid` or `relu6`.
         hidden_activation: g, one of the same; None for f.
         input_dropout: the share of their features to drop in training.
-        inherited: see FrameLevelModel.
+        inherited: see SampledModel.
 
     Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel. Unlike the latter it draws no frames
     at evaluation.
@@ -77,7 +76,6 @@ class DbofModel(FrameLevelModel):
         spec: DataSpec,
         *,
         iterations: int = 30,
-        sample_random_frames: bool = True,
         sampling: str = "random",
         add_batch_norm: bool = True,
         cluster_size: int = 8192,
@@ -88,18 +86,13 @@ class DbofModel(FrameLevelModel):
         input_dropout: float = 0.0,
         **inherited: Any,
     ):
-        super().__init__(spec, **inherited)
-        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
+        super().__init__(spec, iterations=iterations, sampling=sampling, **inherited)
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.bag = DeepBagOfFrames(
             cluster_size, pooling_method, activation, add_batch_norm=add_batch_norm, dtype=self.dtype_policy
         )
         self.hidden = NormalisedDense(hidden_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
         self.activate = choose(ACTIVATIONS, hidden_activation or activation, "activation")
-
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """A few random frames in training, all at evaluation."""
-        return self.training_sampling if training else None
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Bag of frames, then a hidden layer."""

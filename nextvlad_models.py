@@ -1,6 +1,8 @@
 """Registered NeXtVLAD models: one, and a mixture of several that teach each other."""
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -8,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.errors import UserError
-from yt8m.frame_level import FrameLevelModel, build_classifier, stream_sizes
+from yt8m.frame_level import SampledModel, stream_sizes
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_frames
@@ -18,7 +20,6 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling, fixed_sampling, named_sampling
 from yt8m.schema import DataSpec
 
 
@@ -81,11 +82,10 @@ class NeXtVLADTrunk(keras.layers.Layer):
         return self.gate(self.hidden(descriptor, training=training), training=training)
 
 
-@FRAME_LEVEL_MODELS.register()
-class NeXtVLADModel(FrameLevelModel):
-    """NeXtVLAD of every feature, a hidden layer, a squeeze-and-excitation gate, a classifier.
+class NeXtVLADBase(SampledModel):
+    """What the NeXtVLAD models share: frames whose whitening is undone, trunks of one size, a logistic classifier.
 
-        x = (stored - shift) * scale,   h = BN(dropout([NeXtVLAD(x_1), ...]) H),   p = classifier(gate(h))
+        x = (stored - shift) * scale
 
     Frames are not scaled to unit length: their whitening is undone, with a scale that is learnt from there.
 
@@ -94,20 +94,13 @@ class NeXtVLADModel(FrameLevelModel):
         cluster_size: clusters of the widest feature; others have half of it, at least 1.
         groups: groups of the widest feature; others have half of it, at least 1.
         expansion: by how much a frame is widened before it is cut into groups.
-        hidden_size: the width of the hidden layer.
-        gating_ratio: by how much the hidden layer of the gate is narrower.
+        hidden_size: the width of a trunk's hidden layer.
+        gating_ratio: by how much the hidden layer of its gate is narrower.
         dropout: the share of descriptor features to drop in training.
-        sampling: which frames a training example has: `all`, or a method of yt8m/sampling.py.
-        evaluation_sampling: which frames are evaluated: `all` or `uniform`.
-        iterations: how many, unless it is all.
         classifier: the name of a video-level model.
         classifier_hparams: its hyper-parameters; the authors' penalty is l2_penalty=1e-5.
-
-    Raises:
-        UserError: if there is no such sampling.
-
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m. Padding is left out of all moments here, and the
-    classifier's bias is free of the penalty.
+        unit_frames: whether frames are scaled to unit length, behind the whitening.
+        inherited: see SampledModel.
     """
 
     def __init__(
@@ -120,18 +113,17 @@ class NeXtVLADModel(FrameLevelModel):
         hidden_size: int = 2048,
         gating_ratio: int = 8,
         dropout: float = 0.5,
-        sampling: str = "all",
-        evaluation_sampling: str = "all",
-        iterations: int = 150,
         classifier: str = "LogisticModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        classifier_hparams: Mapping[str, Any] | None = None,
+        unit_frames: bool = False,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
-        self.training_sampling = named_sampling(sampling, iterations)
-        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
+        super().__init__(
+            spec, classifier=classifier, classifier_hparams=classifier_hparams, unit_frames=unit_frames, **inherited
+        )
         self.reverse_whitening = ReverseWhitening(spec)
-        self.trunk = NeXtVLADTrunk(
+        self.make_trunk = partial(
+            NeXtVLADTrunk,
             spec,
             cluster_size=cluster_size,
             groups=groups,
@@ -139,17 +131,34 @@ class NeXtVLADModel(FrameLevelModel):
             hidden_size=hidden_size,
             gating_ratio=gating_ratio,
             dropout=dropout,
-            salt="descriptor",
             dtype=self.dtype_policy,
         )
 
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
-        return self.training_sampling if training else self.evaluation_sampling
-
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening of `frames` `(B, T, D)`."""
-        return self.reverse_whitening(frames, valid)
+        """Undoes the whitening of `frames` `(B, T, D)`, and scales to unit length, if it is to."""
+        return super().normalise(self.reverse_whitening(frames, valid), valid)
+
+
+@FRAME_LEVEL_MODELS.register()
+class NeXtVLADModel(NeXtVLADBase):
+    """NeXtVLAD of every feature, a hidden layer, a squeeze-and-excitation gate, a classifier.
+
+        h = BN(dropout([NeXtVLAD(x_1), ...]) H),   p = classifier(gate(h))
+
+    Args:
+        spec: what the records hold.
+        inherited: see NeXtVLADBase.
+
+    Raises:
+        UserError: if there is no such sampling.
+
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m. Padding is left out of all moments here, and the
+    classifier's bias is free of the penalty.
+    """
+
+    def __init__(self, spec: DataSpec, **inherited: Any):
+        super().__init__(spec, **inherited)
+        self.trunk = self.make_trunk(salt="descriptor")
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Pools every feature, and maps the descriptors to the gated hidden layer."""
@@ -157,7 +166,7 @@ class NeXtVLADModel(FrameLevelModel):
 
 
 @FRAME_LEVEL_MODELS.register()
-class MixNeXtVLADModel(FrameLevelModel):
+class MixNeXtVLADModel(NeXtVLADBase):
     """Several NeXtVLAD models in one, blended by a gate that looks at the mean frame, and taught by their blend.
 
         z = sum_m a_m z_m,   a = softmax(BN(mean_t(x_t)) W + b),   p = sigmoid(z)
@@ -168,20 +177,12 @@ class MixNeXtVLADModel(FrameLevelModel):
     Args:
         spec: what the records hold.
         num_branches: how many models, M.
-        cluster_size: clusters of the widest feature; others have half of it, at least 1.
-        groups: groups of the widest feature; others have half of it, at least 1.
-        expansion: by how much a frame is widened before it is cut into groups.
-        hidden_size: the width of the hidden layers.
-        gating_ratio: by how much the hidden layers of the gates are narrower.
-        dropout: the share of descriptor features to drop in training.
+        cluster_size: as in NeXtVLADBase.
+        gating_ratio: as in NeXtVLADBase.
         temperature: tau.
         distillation_weight: w; 0 for no distillation.
         fixed_teacher: whether the distillation leaves the blend alone and teaches the branches only.
-        sampling: which frames a training example has: `all`, or a method of yt8m/sampling.py.
-        evaluation_sampling: which frames are evaluated: `all` or `uniform`.
-        iterations: how many, unless it is all.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters; the authors' penalty is l2_penalty=1e-5.
+        inherited: see NeXtVLADBase.
 
     Raises:
         UserError: if there is no branch or no such sampling, or the temperature is not positive.
@@ -197,49 +198,23 @@ class MixNeXtVLADModel(FrameLevelModel):
         *,
         num_branches: int = 3,
         cluster_size: int = 112,
-        groups: int = 8,
-        expansion: int = 2,
-        hidden_size: int = 2048,
         gating_ratio: int = 16,
-        dropout: float = 0.5,
         temperature: float = 3.0,
         distillation_weight: float = 9.0,
         fixed_teacher: bool = False,
-        sampling: str = "all",
-        evaluation_sampling: str = "all",
-        iterations: int = 150,
-        classifier: str = "LogisticModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        super().__init__(spec, cluster_size=cluster_size, gating_ratio=gating_ratio, **inherited)
         if num_branches < 1 or temperature <= 0.0:
             raise UserError(
                 f"--hparams: num_branches={num_branches}, temperature={temperature}: expected at least 1 branch and a "
                 "temperature above 0."
             )
-        self.training_sampling = named_sampling(sampling, iterations)
-        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.temperature = temperature
         self.distillation_weight = distillation_weight
         self.fixed_teacher = fixed_teacher
-        self.reverse_whitening = ReverseWhitening(spec)
-        self.trunks = [
-            NeXtVLADTrunk(
-                spec,
-                cluster_size=cluster_size,
-                groups=groups,
-                expansion=expansion,
-                hidden_size=hidden_size,
-                gating_ratio=gating_ratio,
-                dropout=dropout,
-                salt=f"descriptor {branch}",
-                dtype=self.dtype_policy,
-            )
-            for branch in range(num_branches)
-        ]
-        others = [build_classifier(classifier, spec.num_classes, classifier_hparams) for _ in range(num_branches - 1)]
-        self.classifiers = [self.classifier, *others]
+        self.trunks = [self.make_trunk(salt=f"descriptor {branch}") for branch in range(num_branches)]
+        self.classifiers = [self.classifier, *(self.make_classifier() for _ in range(num_branches - 1))]
         for branch, (trunk, own_classifier) in enumerate(zip(self.trunks, self.classifiers, strict=True)):
             setattr(self, f"trunk_{branch}", trunk)  # a checkpoint finds attributes, not what is in lists
             if branch:
@@ -247,14 +222,10 @@ class MixNeXtVLADModel(FrameLevelModel):
         self.blend_norm = MaskedBatchNormalization(dtype="float32")
         self.blend_gate = keras.layers.Dense(num_branches, dtype="float32")
 
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
-        return self.training_sampling if training else self.evaluation_sampling
-
     def call(self, batch: Any, training: bool = False) -> dict[str, Any]:
         """Maps a batch to predictions and logits `(B, C)` and to branch_logits `(B, M, C)`, all float32."""
         frames, valid = read_frames(batch, self.spec)
-        frames, key = self.reverse_whitening(frames, valid), batch.get("key")
+        frames, key = self.normalise(frames, valid), batch.get("key")
         mean = masked_mean(frames, valid)
         frames = tf.cast(frames, self.compute_dtype)
         branches = []

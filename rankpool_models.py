@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.errors import choose
 from yt8m.frame_level import FrameLevelModel
-from yt8m.layers.dbof import ACTIVATIONS, Activation, choose
+from yt8m.layers.dbof import ACTIVATIONS, Activation
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
@@ -25,7 +26,7 @@ class SequencePoolModel(FrameLevelModel):
         x' = f(BN(BN(x) W)),   z_t = L2(sqrt(mean_(i <= t) x'_i)),   p = classifier(L2(sqrt(pool(z))))
 
     where every step but the last L2 is optional, and sqrt keeps the sign. Frames come as they were stored, not of unit
-    length.
+    length: what is scaled to unit length is what is pooled.
 
     Args:
         spec: what the records hold.
@@ -37,8 +38,8 @@ class SequencePoolModel(FrameLevelModel):
         takes_frame_sqrt: of every feature, after the running mean.
         takes_unit_length: divides every frame by its norm, just before pooling.
         takes_pooled_sqrt: of every feature of the pooled vector, before its length is made 1.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        unit_frames: whether frames as they were stored are scaled to unit length.
+        inherited: see FrameLevelModel.
 
     Raises:
         UserError: if there is no such activation.
@@ -56,11 +57,10 @@ class SequencePoolModel(FrameLevelModel):
         takes_frame_sqrt: bool = False,
         takes_unit_length: bool = True,
         takes_pooled_sqrt: bool = True,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        unit_frames: bool = False,
+        **inherited: Any,
     ):
-        super().__init__(spec, classifier, classifier_hparams, **kwargs)
+        super().__init__(spec, unit_frames=unit_frames, **inherited)
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.projection: keras.layers.Layer | None = None
@@ -69,10 +69,6 @@ class SequencePoolModel(FrameLevelModel):
         self.activate = choose(_ACTIVATIONS, projection_activation, "activation")
         self.takes_running_mean, self.takes_frame_sqrt = takes_running_mean, takes_frame_sqrt
         self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
-
-    def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Leaves frames as they are: what is scaled to unit length is what is pooled."""
-        return frames
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Projects frames, pools them and makes the result a vector of unit length."""
@@ -118,16 +114,8 @@ class RankPoolModel(SequencePoolModel):
         method: `rank_pool`, or `approximate` for fixed weights of the frames (Bilen et al. 2016).
         gradient: through the regression: `exact`, or `diagonal`, the paper's approximation.
         direction: `forward`, `reverse` or `both`.
-        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
-        input_dropout: the share of features of a frame to drop in training.
-        projection_size: the width of the projection; 0 for none.
-        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
-        takes_running_mean: pools the running means of the frames, not the frames.
-        takes_frame_sqrt: of every feature, after the running mean.
-        takes_unit_length: divides every frame by its norm, just before pooling.
-        takes_pooled_sqrt: of every feature of u, before its length is made 1.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        takes_running_mean: as in SequencePoolModel.
+        inherited: see SequencePoolModel.
 
     Raises:
         UserError: if a choice is not known or a number out of range.
@@ -146,38 +134,19 @@ class RankPoolModel(SequencePoolModel):
         method: Method = "rank_pool",
         gradient: GradientName = "exact",
         direction: Direction = "forward",
-        add_batch_norm: bool = False,
-        input_dropout: float = 0.0,
-        projection_size: int = 0,
-        projection_activation: str = "relu",
         takes_running_mean: bool = True,
-        takes_frame_sqrt: bool = False,
-        takes_unit_length: bool = True,
-        takes_pooled_sqrt: bool = True,
-        classifier: str = "MoeModel",
-        classifier_hparams: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **inherited: Any,
     ):
-        super().__init__(
-            spec,
-            add_batch_norm=add_batch_norm,
-            input_dropout=input_dropout,
-            projection_size=projection_size,
-            projection_activation=projection_activation,
-            takes_pooled_sqrt=takes_pooled_sqrt,
-            classifier=classifier,
-            classifier_hparams=classifier_hparams,
-            **kwargs,
-        )
+        super().__init__(spec, takes_running_mean=takes_running_mean, **inherited)
         self.rank_pooling = RankPooling(
             c,
             epsilon,
             learns_c=learns_c,
             method=method,
             gradient=gradient,
-            takes_running_mean=takes_running_mean,
-            takes_signed_sqrt=takes_frame_sqrt,
-            takes_unit_length=takes_unit_length,
+            takes_running_mean=self.takes_running_mean,
+            takes_signed_sqrt=self.takes_frame_sqrt,
+            takes_unit_length=self.takes_unit_length,
             direction=direction,
         )
 
@@ -194,16 +163,7 @@ class AveragePoolModel(SequencePoolModel):
 
     Args:
         spec: what the records hold.
-        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
-        input_dropout: the share of features of a frame to drop in training.
-        projection_size: the width of the projection; 0 for none.
-        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
-        takes_running_mean: averages the running means of the frames, which early frames then weigh more in.
-        takes_frame_sqrt: of every feature, after the running mean.
-        takes_unit_length: divides every frame by its norm, just before pooling.
-        takes_pooled_sqrt: of every feature of the average, before its length is made 1.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see SequencePoolModel; with takes_running_mean early frames weigh more.
 
     Source: the baseline of Fernando & Gould 2016, table 1.
     """
@@ -221,16 +181,7 @@ class MaxPoolModel(SequencePoolModel):
 
     Args:
         spec: what the records hold.
-        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
-        input_dropout: the share of features of a frame to drop in training.
-        projection_size: the width of the projection; 0 for none.
-        projection_activation: behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
-        takes_running_mean: takes the maximum of the running means of the frames, which depends on their order.
-        takes_frame_sqrt: of every feature, after the running mean.
-        takes_unit_length: divides every frame by its norm, just before pooling.
-        takes_pooled_sqrt: of every feature of the maximum, before its length is made 1.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters.
+        inherited: see SequencePoolModel; with takes_running_mean the maximum depends on the order.
 
     Source: the baseline of Fernando & Gould 2016, table 1.
     """

@@ -150,8 +150,9 @@ def test_other_flags_of_willow_and_their_defaults() -> None:
     as_willow = {"cluster_size": 64, "hidden_size": 1024, "relu": True, "gating": False, "iterations": 30}
     netvlad = config(WILLOW + "--model=NetVLADModelLF").model.hparams
     assert netvlad | as_willow | {"lightvlad": False, "dimred": -1} == netvlad
-    fisher = config(WILLOW + "--model=NetFVModelLF --fv_coupling_factor=0.02").model.hparams
-    assert fisher | {"hidden_size": 2048, "couple_weights": True, "coupling_factor": 0.02, "relu": True} == fisher
+    fisher = config(WILLOW + "--model=NetFVModelLF --fv_coupling_factor=0.02 --nonetvlad_add_batch_norm").model.hparams
+    as_willow = {"hidden_size": 2048, "couple_weights": True, "relu": True}
+    assert fisher | as_willow | {"add_batch_norm": False, "coupling_factor": 0.02} == fisher
     bag = config(WILLOW + "--model=SoftDbofModelLF --softdbof_maxpool").model.hparams
     assert bag | {"max_pool": True, "relu": True} == bag
     assert config(WILLOW + "--model=DbofModelLF --dbof_activation=glu").model.hparams["activation"] == "glu"

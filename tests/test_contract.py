@@ -24,7 +24,7 @@ from video_level_models import VideoLevelModel
 
 SIZES: dict[str, dict[str, Any]] = {
     "AttentionClusterModel": {"cluster_size": 4, "attention_size": 8, "hidden_size": 16},
-    "AttentionEnhancedVLADModel": {"cluster_size": 4, "head_size": 4, "hidden_size": 16},
+    "AttentionEnhancedVLADModel": {"cluster_size": 8, "head_size": 4, "hidden_size": 16},
     "AttentionSimilarityVLADModel": {"cluster_size": 4, "head_size": 4, "hidden_size": 16},
     "DbofModel": {"cluster_size": 32, "hidden_size": 16},
     "DbofModelLF": {"cluster_size": 16, "hidden_size": 16, "activation": "glu"},
@@ -79,11 +79,11 @@ def _float32_policy_afterwards() -> Any:
     keras.config.set_dtype_policy("float32")
 
 
-def new_model(registry: Registry, name: str, policy: str = "float32") -> keras.Model:
+def new_model(registry: Registry, name: str, policy: str = "float32", **changes: Any) -> keras.Model:
     """Builds a small model with weights that depend on nothing but its name."""
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(1)
-    hparams = SIZES.get(name, {})
+    hparams = SIZES.get(name, {}) | changes
     if registry is FRAME_LEVEL_MODELS:
         model = registry[name](FRAME_SPEC, **hparams)
     else:
@@ -153,7 +153,7 @@ def test_every_trainable_weight_has_a_finite_gradient(registry: Registry, name: 
         assert gradient is not None, f"{weight.path} is not used"
         assert np.all(np.isfinite(gradient)), weight.path
         assert weight.dtype == "float32", weight.path
-    assert any(np.any(gradient != 0.0) for gradient in gradients)
+        assert np.any(gradient != 0.0), f"{weight.path} is not trained"
 
 
 @every_model
@@ -213,13 +213,26 @@ def test_evaluation_leaves_nothing_to_chance(registry: Registry, name: str) -> N
         np.testing.assert_array_equal(old, weight.numpy())
 
 
+def dropouts(registry: Registry, name: str) -> dict[str, Any]:
+    """Hyper-parameters with which a model drops wherever it can."""
+    defaults = registry.hyper_parameters(name)
+    rates: dict[str, Any] = {hparam: 0.4 for hparam in defaults if hparam.endswith("dropout")}
+    if "classifier" in defaults:
+        given = SIZES.get(name, {}).get("classifier_hparams", {})
+        rates["classifier_hparams"] = given | dropouts(VIDEO_LEVEL_MODELS, defaults["classifier"])
+    return rates
+
+
 @every_model
 def test_training_draws_follow_the_key(registry: Registry, name: str) -> None:
-    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+    rates = dropouts(registry, name)
+    model, batch = new_model(registry, name, **rates), make_batch(registry, [8, 2, 5])
     tf.random.set_seed(98)
     first = model(batch, training=True)["predictions"]
     tf.random.set_seed(99)
     np.testing.assert_array_equal(first, model(batch, training=True)["predictions"])
+    other = model(batch | {"key": batch["key"] + 1}, training=True)["predictions"]
+    assert np.all(np.any(first != other, axis=1)) == bool(rates)
 
 
 def signal_batch(registry: Registry, count: int, seed: int) -> tuple[Batch, np.ndarray]:

@@ -67,6 +67,7 @@ def video_command(shards: Path, run: Path) -> list[str]:
         "--num_epochs=0",
         f"--max_steps={STEPS}",
         "--export_model_steps=50",
+        "--weights_halflife=100",
         f"--train_dir={run}",
     ]
 
@@ -80,7 +81,7 @@ def whole_run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
-    """Everything in a run's newest checkpoint, but the bookkeeping of checkpoints."""
+    """Everything in a run's newest checkpoint, averages too, but the bookkeeping of checkpoints."""
     reader = tf.train.load_checkpoint(newest_checkpoint(str(run)))
     names = [
         name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name and "save_counter" not in name

@@ -208,7 +208,8 @@ class TestFAEmbedding:
         assert y.shape == (4, 3 * 10)
         for video, z in enumerate(narrow):
             shares = shares_of(layer.assignment, z)
-            rows = norm(layer.sum_norm, oracles.product_sums(z, shares, centres, means).ravel()).reshape(3, 10)
+            means_of_video = 3 * 4 / max(len(z), 1) * oracles.product_sums(z, shares, centres, means)
+            rows = norm(layer.sum_norm, means_of_video.ravel()).reshape(3, 10)
             expected = [oracles_vlad.unit(row) for row in rows] if len(z) else np.zeros((3, 10))
             close(y[video], np.concatenate(expected), 1e-3)
             close(error[video], oracles.approximation_error(z, shares, centres, 0.3), 2e-3)
@@ -222,8 +223,9 @@ class TestFAEmbedding:
         centres = layer.centres.numpy().astype(np.float64)
         narrow = [x @ layer.projection.numpy().astype(np.float64) for x in all_true_frames()]
         means = [oracles.product_mean(narrow, centre) for centre in centres]
+        # The third video has no frames, and no say in the moments.
         sums = [oracles.product_sums(z, shares_of(layer.assignment, z), centres, means).ravel() for z in narrow]
-        existing = np.array(sums)[[0, 1, 3]]  # the third video has no frames, and no say in the moments
+        existing = np.array([2 * 3 / len(narrow[video]) * sums[video] for video in (0, 1, 3)])
         white = (existing - existing.mean(axis=0)) / np.sqrt(existing.var(axis=0) + 1e-3)
         for row, video in enumerate([0, 1, 3]):
             close(y[video], np.concatenate([oracles_vlad.unit(k) for k in white[row].reshape(2, 6)]), 2e-3)
@@ -331,7 +333,7 @@ class TestNonLocal:
             totals = [
                 sum((a * (f - c) for a, f in zip(shares[:, k], x, strict=True)), 0 * c) for k, c in enumerate(centres)
             ]
-            tokens = oracles.non_local(np.array(totals), maps, block.scale)
+            tokens = oracles.non_local(300 / max(len(x), 1) * np.array(totals), maps, block.scale)
             expected = oracles_vlad.unit(np.concatenate([oracles_vlad.unit(token) for token in tokens]))
             close(y[video], expected, 1e-3)
 
@@ -395,6 +397,13 @@ def test_order_and_company_do_not_matter(make: Callable[[], Any]) -> None:
             alone = descriptor_of(layer, frames[video : video + 1, :length], valid[video : video + 1, :length])
             close(alone[0], y[video], 1e-4)
     close(y[LENGTHS.index(0)], np.zeros_like(y[0]))
+
+
+@every_layer
+def test_the_number_of_frames_does_not_matter(make: Callable[[], Any]) -> None:
+    layer, (frames, valid) = warmed_up(make()), padded()
+    thrice = descriptor_of(layer, tf.repeat(frames, 3, axis=1), tf.repeat(valid, 3, axis=1))
+    close(thrice, descriptor_of(layer, frames, valid), 1e-4)
 
 
 @every_layer

@@ -86,7 +86,7 @@ class TestBlocks:
         layer = FeedForward(hidden_size, activation)
         activate = oracles.gelu if activation == "gelu" else relu
         check_frames(without_padding(layer), lambda x: feedforward(layer, x, activate))
-        assert layer.widening.units == hidden_size or 4 * SIZE
+        assert layer.widening.units == (hidden_size or 4 * SIZE)
 
     def test_gelu_by_hand_and_its_gradient(self) -> None:
         # A normal number is below 1 with probability 0.8413447, below -2 with 0.0227501.
@@ -186,7 +186,7 @@ class TestKmiec:
         for video in VIDEOS:
             x = normalised_block(layer.frame_encoder, true_frames(video))
             clusters = oracles_vlad.vlad(x, shares_of(layer.vlad.assignment, x), layer.vlad.centres.numpy())
-            tokens = normalised_block(layer.cluster_encoder, clusters) if len(x) else np.zeros((3, SIZE))
+            tokens = normalised_block(layer.cluster_encoder, SIZE**0.5 * clusters) if len(x) else np.zeros((3, SIZE))
             close(y[video], oracles_vlad.unit(tokens.ravel()), 1e-3)
 
     @pytest.mark.parametrize("similarity", ["bn_relu", "softmax"])

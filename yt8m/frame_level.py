@@ -1,6 +1,7 @@
 """What frame-level models share: from the bytes of a batch to frames, and from a pooled vector to a classifier."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from yt8m.errors import UserError, did_you_mean
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS
-from yt8m.sampling import FrameSampling
+from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
 
 
@@ -64,7 +65,8 @@ class FrameLevelModel(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.spec = spec
         self.unit_frames = unit_frames
-        self.classifier = build_classifier(classifier, spec.num_classes, classifier_hparams)
+        self.make_classifier = partial(build_classifier, classifier, spec.num_classes, classifier_hparams)
+        self.classifier = self.make_classifier()
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """Returns which frames the reader should pick; None for all of them."""
@@ -92,6 +94,40 @@ class FrameLevelModel(keras.Model):
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Starts the classifier at the class prior `(C,)`."""
         self.classifier.start_at_prior(prior)
+
+
+class SampledModel(FrameLevelModel):
+    """A frame-level model that may be trained on some of a video's frames.
+
+    Args:
+        spec: what the records hold.
+        iterations: how many frames a training example has; 0 for all.
+        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
+        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        inherited: see FrameLevelModel.
+
+    Raises:
+        UserError: if there is no such sampling.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        iterations: int = 0,
+        sample_random_frames: bool = True,
+        sampling: str = "random_without_replacement",
+        evaluation_sampling: str = "all",
+        **inherited: Any,
+    ):
+        super().__init__(spec, **inherited)
+        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
+        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
 
 
 def _blank_batch(spec: DataSpec) -> dict[str, tf.Tensor]:

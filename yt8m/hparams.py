@@ -59,7 +59,7 @@ MODEL_FLAGS = (
     ModelFlag("softdbof_maxpool", "max_pool", bool, ("GatedDbofModelLF", "SoftDbofModelLF")),
     ModelFlag("netvlad_cluster_size", "cluster_size", int, _VLAD),
     ModelFlag("netvlad_hidden_size", "hidden_size", int, _VLAD),
-    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _VLAD),
+    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _VLAD + _NETFV),
     ModelFlag("netvlad_relu", "relu", bool, _VLAD),
     ModelFlag("netvlad_dimred", "dimred", int, _NETVLAD),
     ModelFlag("lightvlad", "lightvlad", bool, _NETVLAD),

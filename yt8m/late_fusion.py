@@ -6,19 +6,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.frame_level import FrameLevelModel, stream_sizes
-from yt8m.layers.dbof import choose
+from yt8m.errors import UserError, choose
+from yt8m.frame_level import SampledModel, stream_sizes
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.gating import GATINGS
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.whitening import ReverseWhitening
-from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
 
 
-class LateFusionModel(FrameLevelModel):
+class LateFusionModel(SampledModel):
     """What these models share: pool every feature on its own, then a hidden layer over all, a gate, a classifier.
 
         x = BN(frames),   h = f([pool_1(x_1), pool_2(x_2), ...] H + b),   y = classifier(gate(h))
@@ -38,14 +36,12 @@ class LateFusionModel(FrameLevelModel):
         gating: whether the hidden layer is gated.
         gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
         gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
+        iterations: as in SampledModel.
+        sampling: as in SampledModel.
         reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
         input_dropout: the share of the frames' features to drop in training, behind the normalisation.
         dropout: the share of the descriptor's features to drop in training.
-        inherited: see FrameLevelModel.
+        inherited: see SampledModel.
 
     Raises:
         UserError: if there is no cluster, or a name is not known.
@@ -67,21 +63,17 @@ class LateFusionModel(FrameLevelModel):
         gating_form: str = "context",
         gating_remove_diag: bool = False,
         iterations: int = 30,
-        sample_random_frames: bool = True,
         sampling: str = "random",
-        evaluation_sampling: str = "all",
         reverse_whitening: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         **inherited: Any,
     ):
-        super().__init__(spec, **inherited)
+        super().__init__(spec, iterations=iterations, sampling=sampling, **inherited)
         if cluster_size < 1:
             raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
         self.cluster_size = cluster_size
         self.add_batch_norm = add_batch_norm
-        self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
-        self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
         self.reverse_whitening = ReverseWhitening(spec) if reverse_whitening else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.dropout = KeyedDropout(dropout, "descriptor")
@@ -99,7 +91,10 @@ class LateFusionModel(FrameLevelModel):
             kernel_stddev=stddev if self.reduction is None else None,
             dtype=self.dtype_policy,
         )
-        self.gate = _build_gate(gating_form, gating_remove_diag, add_batch_norm, self.dtype_policy) if gating else None
+        make_gate = choose(GATINGS, gating_form, "gating form")
+        _check_diagonal(gating_remove_diag, gating, gating_form)
+        options = {"remove_diagonal": True} if gating_remove_diag else {}
+        self.gate = make_gate(add_batch_norm=add_batch_norm, dtype=self.dtype_policy, **options) if gating else None
 
     def pool_each(self, make_pool: Callable[[int, bool], keras.layers.Layer], share: int) -> None:
         """Makes the layers that pool, one a feature.
@@ -113,10 +108,6 @@ class LateFusionModel(FrameLevelModel):
         self.pools = [make_pool(clusters, width == widest) for width, clusters in sizes]
         for index, layer in enumerate(self.pools):
             setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
-
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """Usually a few random frames in training, all at evaluation."""
-        return self.training_sampling if training else self.evaluation_sampling
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Undoes the whitening, if it is to, and scales to unit length, if it is to."""
@@ -148,10 +139,8 @@ class LateFusionModel(FrameLevelModel):
         return hidden if self.gate is None else self.gate(hidden, training=training)
 
 
-def _build_gate(form: str, remove_diagonal: bool, add_batch_norm: bool, policy: Any) -> keras.layers.Layer:
-    gate = choose(GATINGS, form, "gating form")
-    if not remove_diagonal:
-        return gate(add_batch_norm=add_batch_norm, dtype=policy)
-    if form not in ("context", "glu"):
+def _check_diagonal(is_removed: bool, gating: bool, form: str) -> None:
+    if is_removed and not gating:
+        raise UserError("--gating_remove_diag: the hidden layer has no gate. Add --gating, or leave it out.")
+    if is_removed and form not in ("context", "glu"):
         raise UserError(f"--gating_remove_diag: the gating form '{form}' has no diagonal. Leave it out.")
-    return gate(add_batch_norm=add_batch_norm, remove_diagonal=True, dtype=policy)

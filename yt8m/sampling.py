@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.errors import UserError, known_name
 from yt8m.randomness import uniform
 
 Method = Literal["random", "random_without_replacement", "random_sequence", "uniform", "shuffled"]
@@ -34,8 +34,7 @@ class FrameSampling:
     num_frames: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise UserError(f"There is no frame sampling '{self.method}'. Known: {', '.join(get_args(Method))}.")
+        known_name(self.method, get_args(Method), "frame sampling")
         if self.method != "shuffled" and self.num_frames < 1:
             raise UserError(f"Frame sampling '{self.method}' takes at least 1 frame, not {self.num_frames}.")
 
@@ -55,8 +54,7 @@ def named_sampling(name: str, num_frames: int) -> FrameSampling | None:
     """
     if name == "all":
         return None
-    if name not in get_args(Method):
-        raise UserError(f"There is no frame sampling '{name}'. Known: all, {', '.join(get_args(Method))}.")
+    known_name(name, ("all", *get_args(Method)), "frame sampling")
     return FrameSampling(name, num_frames)  # type: ignore[arg-type]
 
 
@@ -70,7 +68,8 @@ def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -
     """
     if not one_by_one and sampling not in ("random", "random_sequence"):
         raise UserError(f"--nosample_random_frames is sampling=random_sequence, not {sampling}: give one of the two.")
-    return named_sampling(sampling if one_by_one else "random_sequence", iterations) if iterations else None
+    chosen = named_sampling(sampling if one_by_one else "random_sequence", iterations or 1)
+    return chosen if iterations else None
 
 
 def fixed_sampling(name: str, num_frames: int) -> FrameSampling | None:

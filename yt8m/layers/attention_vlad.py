@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.errors import known_name
 from yt8m.layers.assignment import cluster_mass, masked_softmax, weighted_sums
-from yt8m.layers.dbof import choose
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import NormalisedAttention, NormalisedBlock
 from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
@@ -16,7 +16,9 @@ from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
 class AttentionEnhancedVLAD(keras.layers.Layer):
     """NetVLAD between two encoders: frames look at each other, then clusters do.
 
-        V = NetVLAD(NormalisedBlock(x)),   y = L2(flatten(NormalisedBlock(V)))   with every V_k at unit length first
+        V = sqrt(D) NetVLAD(NormalisedBlock(x)),   y = L2(flatten(NormalisedBlock(V)))
+
+    with every NetVLAD(...)_k at unit length, so that the numbers of V are as large as what attention adds to them.
 
     Args:
         cluster_size: the number of clusters, K.
@@ -29,8 +31,8 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         UserError: if there is no cluster.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", first model. Their code leaves
-    the first encoder out, and gives the second one tokens that mix clusters and features, scaled to 1 / sqrt(K), which
-    it then does not scale back to unit length.
+    the first encoder out, and gives the second one tokens that mix clusters and features, of length 1 / sqrt(K), whose
+    results it does not scale back to unit length.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
     ) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
         frames = self.frame_encoder(frames, valid, key=key, training=training)
-        clusters = self.vlad(frames, valid, training=training)
+        clusters = math.sqrt(frames.shape[-1]) * self.vlad(frames, valid, training=training)
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         # All clusters of a video exist, or, if it has no frames, none: those would count in the moments of the batch.
         exists = tf.tile(has_frames, (1, self.vlad.cluster_size))
@@ -88,7 +90,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.cluster_size = cluster_size
-        self.similarity = choose({name: name for name in ("bn_relu", "softmax")}, similarity, "similarity")
+        self.similarity = known_name(similarity, ("bn_relu", "softmax"), "similarity")
         self.encoder = NormalisedBlock(head_size, dropout, f"{salt} encoder", dtype=policy)
         self.attention = NormalisedAttention(head_size, dropout, f"{salt} similarity", dtype=policy)
         self.hidden_norm = MaskedBatchNormalization(dtype=policy)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError, did_you_mean
+from yt8m.errors import choose
 from yt8m.layers.assignment import SoftAssignment, cluster_mass
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.gating import BottleneckGate
@@ -29,17 +29,6 @@ def _average(detections: tf.Tensor, valid: tf.Tensor, activate: Activation) -> t
 
 
 POOLING_METHODS = {"max": _largest, "average": _average}
-
-
-def choose(options: dict[str, Any], name: str, what: str) -> Any:
-    """Looks up a named option.
-
-    Raises:
-        UserError: if there is none of that name.
-    """
-    if name not in options:
-        raise UserError(f"There is no {what} '{name}'.{did_you_mean(name, options)} Known: {', '.join(options)}.")
-    return options[name]
 
 
 class DeepBagOfFrames(keras.layers.Layer):
@@ -165,7 +154,8 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
 
     Args:
         cluster_size: the number of detectors, K.
-        activation: f: a name of `ACTIVATIONS`, or `glu`, half of 2 K projections gated by the other half.
+        activation: f: a name of `ACTIVATIONS`; `relu`, WILLOW's name for relu6; or `glu`, half of 2 K projections gated
+            by the other half.
         add_batch_norm: whether to normalise; if not, there is a bias.
 
     Raises:
@@ -176,7 +166,7 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
 
     def __init__(self, cluster_size: int, activation: str = "relu6", add_batch_norm: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
-        options: dict[str, Activation] = {**ACTIVATIONS, "glu": _gated_half}
+        options: dict[str, Activation] = {**ACTIVATIONS, "relu": tf.nn.relu6, "glu": _gated_half}
         self.activate = choose(options, activation, "activation")
         self.num_projections = 2 * cluster_size if activation == "glu" else cluster_size
         self.add_batch_norm = add_batch_norm

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.distribution import all_replica_sum
-from yt8m.errors import UserError, did_you_mean
+from yt8m.errors import UserError, known_name
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.normalisation import moving_rate
 
@@ -152,11 +152,7 @@ class DirectionWhitening(keras.layers.Layer):
 
     def __init__(self, kind: str = "diagonal", **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if kind not in WHITENINGS:
-            raise UserError(
-                f"There is no whitening '{kind}'.{did_you_mean(kind, WHITENINGS)} Known: {', '.join(WHITENINGS)}."
-            )
-        self.kind = kind
+        self.kind = known_name(kind, WHITENINGS, "whitening")
 
     def build(self, input_shape: Any) -> None:
         """Creates the moving moments for sums of `input_shape` `(B, K, D)`."""

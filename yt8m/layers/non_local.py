@@ -6,7 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.layers.pooling import frame_counts
 from yt8m.layers.vlad import NetRVLAD, NetVLAD, unit_clusters
+
+_NUM_FRAMES = 300.0  # of a training example of the published model
 
 
 class NonLocalBlock(keras.layers.Layer):
@@ -51,10 +54,12 @@ class NonLocalBlock(keras.layers.Layer):
 class NonLocalVLAD(keras.layers.Layer):
     """VLAD whose clusters see each other.
 
-        V_k = sum_t a[t, k] (x_t - c_k),   y = NonLocalBlock(V), each cluster and then the whole scaled to unit length
+        V_k = (300 / T) sum_t a[t, k] (x_t - c_k)
+        y   = NonLocalBlock(V), each cluster and then the whole scaled to unit length
 
-    The block works in K features and divides its products by K, or, in the light form, which sums frames instead of
-    residuals, in D / 2 features, by sqrt(D).
+    The block's products grow with the square of the number of frames T that are summed, so V is what 300 frames would
+    sum to, the number that the published model is trained with. The block works in K features and divides its products
+    by K, or, in the light form, which sums frames instead of residuals, in D / 2 features, by sqrt(D).
 
     Args:
         cluster_size: the number of clusters, K.
@@ -64,8 +69,8 @@ class NonLocalVLAD(keras.layers.Layer):
     Raises:
         UserError: if there is no cluster.
 
-    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, whose
-    divisor is a setting, 64 for the 64 clusters of its best models.
+    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which
+    divides by 64 whatever the number of clusters, 64 for images and 32 for sound in its best models.
     """
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, light: bool = False, **kwargs: Any):
@@ -84,5 +89,6 @@ class NonLocalVLAD(keras.layers.Layer):
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
-        shares = self.vlad.assign(frames, valid, training)
-        return unit_clusters(self.block(self.vlad.aggregate(shares, frames)))
+        sums = self.vlad.aggregate(self.vlad.assign(frames, valid, training), frames)
+        scale = _NUM_FRAMES / frame_counts(valid)
+        return unit_clusters(self.block(scale[:, tf.newaxis, tf.newaxis] * tf.cast(sums, tf.float32)))

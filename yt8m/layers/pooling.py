@@ -3,6 +3,11 @@
 import tensorflow as tf
 
 
+def frame_counts(valid: tf.Tensor) -> tf.Tensor:
+    """Returns how many frames `valid` `(B, T)` each video has, `(B,)` float32, at least 1: what sums are divided by."""
+    return tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32), axis=1), 1.0)
+
+
 def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """Averages the frames of each video.
 
@@ -15,8 +20,7 @@ def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     Returns:
         `(B, D)` of the dtype of `frames`.
     """
-    weights = tf.cast(valid, tf.float32)
-    weights /= tf.maximum(tf.reduce_sum(weights, axis=1, keepdims=True), 1.0)
+    weights = tf.cast(valid, tf.float32) / frame_counts(valid)[:, tf.newaxis]
     # As a product of matrices the frames are read once and the sum is kept in float32.
     return tf.matmul(tf.cast(weights, frames.dtype)[:, tf.newaxis, :], frames)[:, 0, :]
 

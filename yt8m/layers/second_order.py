@@ -18,6 +18,7 @@ from yt8m.layers.directions import (
     squared_distances,
 )
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.pooling import frame_counts
 
 
 def approximation_error(
@@ -46,8 +47,7 @@ def approximation_error(
     """
     rest = frames - tf.tensordot(shares, centres, axes=1)
     terms = 0.5 * tf.reduce_sum(tf.square(rest), axis=2) + cubic * tf.reduce_sum(shares * squares**1.5, axis=2)
-    num_frames = tf.reduce_sum(tf.cast(valid, terms.dtype), axis=1)
-    return tf.reduce_sum(tf.where(valid, terms, 0.0), axis=1) / tf.maximum(num_frames, 1.0)
+    return tf.reduce_sum(tf.where(valid, terms, 0.0), axis=1) / frame_counts(valid)
 
 
 def _centres(layer: keras.layers.Layer, count: int, size: int) -> keras.Variable:
@@ -113,12 +113,13 @@ class FAEmbedding(keras.layers.Layer):
     """Sums the products of directions with themselves, in a narrow space.
 
         z_t = x_t P,   u[t, k] = (z_t - c_k) / |z_t - c_k|,   a[t] = SoftAssignment(z)
-        G_k = sum_t a[t, k] (u[t, k] u[t, k]^T - E[u_k u_k^T])
+        G_k = (K P / T) sum_t a[t, k] (u[t, k] u[t, k]^T - E[u_k u_k^T])
         y   = [g_1 / |g_1|, g_2 / |g_2|, ...],   g = BN(upper(G))
 
     `upper` takes the numbers on and above the diagonal, those above it times sqrt(2), so that lengths stay. E is over
     all frames that exist, on all replicas. The variance of single products would take fourth moments; what is
-    normalised by the batch are the sums of the videos.
+    normalised by the batch are the videos' G, means over their T frames so that they are alike whatever T is, with
+    numbers near 1: a share is about 1 / K, a product about 1 / P.
 
     Args:
         cluster_size: the number of clusters, K.
@@ -175,11 +176,13 @@ class FAEmbedding(keras.layers.Layer):
             mean = self.mean.follow(everything.mean(direction_product_sums), everything.count)
         sums = direction_product_sums(shares, narrow, centres, squares)
         sums -= cluster_mass(shares)[:, :, tf.newaxis, tf.newaxis] * mean
-        descriptor = self._describe(sums, tf.reduce_any(valid, axis=1), training)
+        scale = self.cluster_size * self.projected_size / frame_counts(valid)
+        means = scale[:, tf.newaxis, tf.newaxis, tf.newaxis] * sums
+        descriptor = self._describe(means, tf.reduce_any(valid, axis=1), training)
         return descriptor, approximation_error(shares, narrow, valid, centres, squares, self.cubic)
 
-    def _describe(self, sums: tf.Tensor, has_frames: tf.Tensor, training: bool) -> tf.Tensor:
-        flat = tf.reshape(sums, (-1, self.cluster_size, self.projected_size**2))
+    def _describe(self, means: tf.Tensor, has_frames: tf.Tensor, training: bool) -> tf.Tensor:
+        flat = tf.reshape(means, (-1, self.cluster_size, self.projected_size**2))
         flat = _side_by_side(tf.gather(flat, self.upper, axis=2) * self.scale)
         flat = self.sum_norm(flat, valid=has_frames, training=training)
         flat = tf.where(has_frames[:, tf.newaxis], flat, 0.0)

@@ -8,11 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.errors import UserError, choose, known_name
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.attention import SelfAttention
 from yt8m.layers.attention_clusters import FrameAttention
-from yt8m.layers.dbof import choose
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import LayerNormalization
@@ -217,7 +216,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     def __init__(self, kind: str, num_positions: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.kind = choose({name: name for name in POSITIONS}, kind, "position")
+        self.kind = known_name(kind, POSITIONS, "position")
         self.num_positions = num_positions
 
     def build(self, input_shape: Any) -> None:
@@ -296,7 +295,7 @@ class TransformerEncoder(keras.layers.Layer):
         for depth, block in enumerate(self.blocks):
             setattr(self, f"block_{depth}", block)  # a checkpoint finds attributes, not what is in lists
         self.norm = LayerNormalization(dtype=policy)
-        self.pooling = choose({name: name for name in POOLINGS}, pooling, "pooling")
+        self.pooling = known_name(pooling, POOLINGS, "pooling")
         self.scorer = FrameAttention(1, dtype=policy) if pooling == "attention" else None
 
     def build(self, input_shape: Any) -> None:
