@@ -19,6 +19,7 @@ import losses  # noqa: F401  registers all losses
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*.flags"))
 ablations = importlib.import_module("tools.ablations")
+results = importlib.import_module("tools.results")
 measuring = importlib.import_module("tools.measuring")
 
 
@@ -48,10 +49,13 @@ def test_a_recipe_is_a_run(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", [path for path in RECIPES if path.stem.startswith("yt8m-")], ids=lambda path: path.stem
 )
-def test_a_published_recipe_names_its_score(path: Path) -> None:
-    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any(line.startswith("# Published:") for line in comments)
-    assert any("docs/results.md" in line for line in comments)
+def test_a_published_recipe_names_its_score_and_the_one_measured_here(path: Path) -> None:
+    text = path.read_text()
+    assert "\n# Published: " in text
+    recipe, score = results.QUOTED.search(text).groups()
+    runs = results.evaluated_runs()
+    assert score == f"{runs[runs['recipe'] == recipe]['gap'].mean():.4f}"
+    assert config(f"--flagfile={path}").model.name == config(f"--flagfile={path.parent / recipe}.flags").model.name
 
 
 @pytest.mark.parametrize("name", ablations.CONFIGURATIONS)
@@ -76,8 +80,8 @@ def test_a_table_stands_beside_the_papers_numbers() -> None:
     runs = {"one": pd.DataFrame([line("one", "0", 0.4), line("one", "1", 0.5)])}
     table = ablations.Table("Title", "Source", (("First", "one", "82.2"), ("Second", "two", "")))
     rows = ablations.table_rows(table, runs)[-2:]
-    assert rows[0] == "| First | 82.2 | 0.4500 ± 0.0707 | 0.3000 ± 0.0000 | 0.5000 ± 0.0000 | 2 | 60 |"
-    assert rows[1] == "| Second | not given |  |  |  |  |  |"
+    assert rows[0] == "| First | 82.2 | 0.4500 ± 0.0707 | 0.3000 ± 0.0000 | 0.5000 ± 0.0000 | 2 |"
+    assert rows[1] == "| Second | not given |  |  |  |  |"
 
 
 def test_only_evaluated_runs_get_into_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +105,7 @@ def test_only_evaluated_runs_get_into_the_document(tmp_path: Path, monkeypatch: 
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "| NetVLAD (256 clusters) | 82.4 | 0.4000 | 0.3000 | 0.5000 | 1 | 60 |" in text
+    assert "| NetVLAD (256 clusters) | 82.4 | 0.4000 | 0.3000 | 0.5000 | 1 |" in text
     assert "| Gated NetVLAD (256 clusters) | 83.2 | 0.6000 |" in text  # a recipe as it is
     assert "0.7000" not in text
     assert text.count("0.4000") == 2  # the same run without a gate stands in two tables

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_checks import LENGTHS, RNG, SIZE, SPEC, close, dense, norm, padded, pooled, randomise, shares_of, true_frames
 
+from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
+from yt8m.layers.attention import SelfAttention
 from yt8m.layers.attention_clusters import AttentionClusters, FrameAttention, softmax_over_frames
 from yt8m.layers.directions import (
     AllFrames,
@@ -353,7 +355,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "NetFV": lambda: NetFV(5),
     "NonLocalVLAD": lambda: NonLocalVLAD(5),
     "TEmbedding": lambda: TEmbedding(5),
-    "TEmbedding-full": lambda: TEmbedding(5, whitening="full"),
+    "TEmbedding-full": lambda: TEmbedding(12, whitening="full"),  # K > D: a residual is larger than a frame squared
     "SecondOrderPooling": lambda: SecondOrderPooling(5, 4, 3),
     "AttentionClusters": lambda: AttentionClusters(5, 4),
 }
@@ -418,6 +420,43 @@ def test_padding_is_left_out_in_training_too(make: Callable[[], Any]) -> None:
         results.append([y.numpy(), *(w.numpy() for w in layer.weights if not w.trainable)])
     for small, large in zip(*results, strict=True):
         close(small, large, 1e-4)
+
+
+@pytest.mark.parametrize("make", [*LAYERS.values(), lambda: SelfAttention(2, add_batch_norm=True)])
+def test_two_devices_agree_with_one(make: Callable[[], Any]) -> None:
+    frames, valid = padded()
+
+    def built() -> Any:
+        layer = make()
+        layer.build(frames.shape)
+        return randomise(layer)
+
+    def descriptor_and_gradients(layer: Any, rows: list[tf.Tensor]) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(rows[0])
+            y = descriptor_of(layer, *rows, training=True)
+            y = tf.where(tf.reshape(rows[1], tf.shape(y)[:2])[:, :, tf.newaxis], y, 0.0) if y.shape.rank == 3 else y
+            loss = tf.reduce_sum(tf.sin(3.0 * y))
+        return [y, *tape.gradient(loss, [rows[0], *(weight.value for weight in layer.trainable_variables)])]
+
+    alone, strategy = built(), build_strategy(2)
+    y, to_frames, *to_weights = descriptor_and_gradients(alone, [frames, valid])
+    with strategy.scope():
+        shared = built()
+
+    def share(context: Any) -> list[tf.Tensor]:
+        rows = slice(0, 3) if context.replica_id_in_sync_group == 0 else slice(3, 4)  # unequal shares
+        return [frames[rows], valid[rows]]
+
+    parts = strategy.experimental_distribute_values_from_function(share)
+    results = strategy.run(tf.function(lambda rows: descriptor_and_gradients(shared, rows)), args=(parts,))
+    ys, to_shares, *to_shared = (strategy.experimental_local_results(result) for result in results)
+    close(np.concatenate(ys), y, 1e-4)
+    close(np.concatenate(to_shares), to_frames, 1e-3)
+    for mine, theirs in zip(to_weights, to_shared, strict=True):
+        close(sum(theirs), mine, 1e-3)
+    for mine, theirs in zip(alone.weights, shared.weights, strict=True):
+        close(theirs.numpy(), mine.numpy(), 1e-5)
 
 
 def batch_of(lengths: tuple[int, ...]) -> dict[str, tf.Tensor]:

@@ -28,7 +28,7 @@ SPLITS = {
         ),
     },
     "audioset": {
-        "evaluation": ("bal_train-*.tfrecord", "eval-*.tfrecord"),
+        "evaluation": ("bal_train-*.tfrecord", "eval-0000[0-3]-*.tfrecord"),
         "validation": ("bal_train-0000[0-5]-*.tfrecord", "bal_train-0000[67]-*.tfrecord"),
     },
 }

@@ -2,7 +2,8 @@
 
 A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
 for each seed; every run becomes a line of docs/results.csv. With --speed, its parameters and the examples a second of a
-short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both.
+short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both, and the
+recipes of published runs quote the scores of their architectures here.
 """
 
 import logging
@@ -34,6 +35,7 @@ LINES = ROOT / "docs" / "results.csv"
 AUDIOSET_CLIPS = 22_160  # of bal_train
 SPEEDS = ROOT / "docs" / "speed.csv"
 STEPS_OF_A_SPEED = 100
+QUOTED = re.compile(r"(audioset-[a-z-]+)\.flags, GAP ([\d.]+\d)")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -54,6 +56,7 @@ def main(values: flags.FlagValues) -> None:
             measure_speed(name)
     write_table()
     draw_scores()
+    quote_scores()
 
 
 def measure(name: str, seed: str, split: str) -> None:
@@ -78,7 +81,7 @@ def write_table() -> None:
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     speeds = known_speeds()
     for name, runs in evaluated_runs().groupby("recipe"):
-        weights, rate = (f"{value:,}" for value in speeds.loc[name])
+        weights, rate = (f"{value:,}" for value in speeds.loc[name]) if name in speeds.index else ("", "")
         scores = [spread(runs[metric]) for metric in METRICS]
         cells = [f"[{name}](../recipes/{name}.flags)", weights, str(len(runs)), *scores]
         rows.append(f"| {' | '.join([*cells, str(round(runs['steps'].median())), rate])} |")
@@ -113,6 +116,17 @@ def draw_scores() -> None:
     panels[0].set(xlabel="parameters", ylabel="GAP, AudioSet")
     panels[1].set(xlabel="training on two cores, s")
     figure.savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
+
+
+def quote_scores() -> None:
+    """Puts GAP into the comments of recipes/yt8m-*.flags that say "audioset-<model>.flags, GAP <number>"."""
+    scores = evaluated_runs().groupby("recipe")["gap"].mean()
+
+    def measured(quote: re.Match[str]) -> str:
+        return f"{quote[1]}.flags, GAP {scores[quote[1]]:.4f}" if quote[1] in scores else quote[0]
+
+    for path in ROOT.glob("recipes/yt8m-*.flags"):
+        path.write_text(QUOTED.sub(measured, path.read_text()))
 
 
 def training_examples(recipe: str) -> int:
