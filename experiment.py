@@ -79,7 +79,7 @@ class Data:
         spec: what the records hold.
         files: the shards.
         labels_required: whether a record without labels is an error.
-        skipped: knows the damaged records that were left out.
+        options: how they are read; knows the damaged records that were left out.
         order: text that is equal for two training runs whose examples come in the same order.
     """
 
@@ -87,7 +87,7 @@ class Data:
     spec: DataSpec
     files: list[str]
     labels_required: bool
-    skipped: readers.SkippedRecords
+    options: readers.ReadOptions
     order: str = ""
 
     @contextmanager
@@ -103,7 +103,7 @@ class Data:
 
     def report_skipped(self) -> None:
         """Logs which damaged records were left out so far."""
-        for line in self.skipped.report():
+        for line in self.options.skipped.report():
             LOG.warning("%s", line)
 
 
@@ -146,7 +146,7 @@ def training_data(
     )
     decides = [files, asdict(config.data), asdict(run) | {"max_steps": 0}, str(sampling), num_workers]
     order = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    return Data(batches, config.data, files, labels_required=True, skipped=options.skipped, order=order)
+    return Data(batches, config.data, files, labels_required=True, options=options, order=order)
 
 
 def evaluation_data(
@@ -183,7 +183,7 @@ def evaluation_data(
     batches = readers.evaluation_batches(
         files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
     )
-    return Data(batches, config.data, files, labels_required, options.skipped)
+    return Data(batches, config.data, files, labels_required, options)
 
 
 def build_evaluator(
@@ -201,13 +201,17 @@ def build_evaluator(
     )
 
 
-def start_at_class_prior(config: RunConfig, model: keras.Model, files: list[str]) -> None:
+def start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> None:
     """Sets the output biases so that a new model predicts the share of videos that have each label.
 
     Without it the first steps are spent on moving every bias from 0 to about -6. The shares are those of the first
-    `class_prior_examples` records, each class counted half a video too often, so that none is impossible.
+    `class_prior_examples` records, each class counted half a video too often, so that none is impossible. Damaged
+    records are treated as training treats them.
+
+    Raises:
+        UserError: if a file cannot be read and is not to be skipped.
     """
     limit = config.optimization.class_prior_examples
     if limit:
-        counts, num_records = readers.class_counts(files, config.data, limit)
+        counts, num_records = readers.class_counts(data.files, config.data, limit, data.options)
         model.start_at_prior((counts + 0.5) / (num_records + 1.0))

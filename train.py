@@ -48,7 +48,7 @@ def main(values: flags.FlagValues) -> int:
     try:
         with data.explained():
             if old is None:
-                experiment.start_at_class_prior(config, state.model, data.files)
+                experiment.start_at_class_prior(config, state.model, data)
             if worker_index(strategy) == 0:
                 _prepare_directory(values.train_dir, config, old)
             agree([False])  # nobody looks into the directory before the chief has prepared it

@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run
 
 from yt8m.diagnosis import Damage, Record, Shard, stored_records
 from yt8m.errors import UserError
@@ -369,6 +370,23 @@ def test_class_counts_skip_too(tmp_path: Path) -> None:
     file = write_records(tmp_path / "a", [GOOD[0], record(labels=[99]), *GOOD[1:]])
     counts, num_records = class_counts([file], FRAMES, 100, ReadOptions(on_bad_record="skip"))
     assert (counts[1], counts.sum(), num_records) == (4, 4, 4)
+
+
+def cut_shard(path: Path) -> str:
+    """Four video-level records, the last of them cut."""
+    write_records(path, [vectors() for _ in range(4)])
+    path.write_bytes(path.read_bytes()[:-3])
+    return f"{path}, record 3: the file ends in the middle of this record"
+
+
+def test_training_goes_on_after_damage_and_reports_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage = cut_shard(tmp_path / "a")
+    sizes = ["--feature_names=mean_rgb,mean_audio", "--feature_sizes=8,4", "--num_classes=10"]
+    data = [f"--train_data_pattern={tmp_path}/a", "--batch_size=2", "--num_epochs=2"]
+    caplog.set_level("INFO", "yt8m")
+    assert run("train", *sizes, *data, f"--train_dir={tmp_path}/run", "--on_bad_record=skip") == 0
+    assert [message.startswith(damage) for message in caplog.messages].count(True) == 1
+    assert "Step 3 is saved" in caplog.text  # 2 passes of 3 sound records
 
 
 def test_check_dataset_lists_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
