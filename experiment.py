@@ -102,7 +102,7 @@ class Data:
             raise explanation from error
 
     def report_skipped(self) -> None:
-        """Logs which damaged records were left out so far."""
+        """Logs which damaged records were left out and not reported yet."""
         for line in self.options.skipped.report():
             LOG.warning("%s", line)
 

@@ -69,6 +69,7 @@ def _infer(values: flags.FlagValues, train_dir: str) -> None:
     )
     with data.explained(), SubmissionWriter(values.output_file) as writer:
         _write(writer, predict(model, data.batches, values.top_k))
+    data.report_skipped()
     if values.output_model_tgz:
         pack_run(train_dir, values.output_model_tgz)
 

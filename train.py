@@ -138,6 +138,7 @@ def _periodic_evaluation(
         with state.evaluated_weights():
             with data.explained():
                 summary = {"global_step": step} | evaluator.evaluate(data.batches).summary
+            data.report_skipped()
             report(summary, config.data.num_classes)
             save_evaluation(values.train_dir, summary)
             if summary["gap"] > best_gap(values.train_dir):

@@ -373,20 +373,29 @@ def test_class_counts_skip_too(tmp_path: Path) -> None:
 
 
 def cut_shard(path: Path) -> str:
-    """Four video-level records, the last of them cut."""
+    """Writes four video-level records, the last of them cut; returns how the report of it begins."""
     write_records(path, [vectors() for _ in range(4)])
     path.write_bytes(path.read_bytes()[:-3])
     return f"{path}, record 3: the file ends in the middle of this record"
 
 
-def test_training_goes_on_after_damage_and_reports_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    damage = cut_shard(tmp_path / "a")
-    sizes = ["--feature_names=mean_rgb,mean_audio", "--feature_sizes=8,4", "--num_classes=10"]
-    data = [f"--train_data_pattern={tmp_path}/a", "--batch_size=2", "--num_epochs=2"]
+def test_programs_go_on_after_damage_and_report_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "yt8m")
-    assert run("train", *sizes, *data, f"--train_dir={tmp_path}/run", "--on_bad_record=skip") == 0
-    assert [message.startswith(damage) for message in caplog.messages].count(True) == 1
-    assert "Step 3 is saved" in caplog.text  # 2 passes of 3 sound records
+    files = {name: f"{tmp_path}/{name}" for name in ("trained", "evaluated", "predicted")}
+    reports = {name: cut_shard(tmp_path / name) for name in files}
+
+    def times_reported(name: str) -> int:
+        return sum(message.startswith(reports[name]) for message in caplog.messages)
+
+    options = [f"--train_dir={tmp_path}/run", "--batch_size=2", "--on_bad_record=skip"]
+    sizes = ["--feature_names=mean_rgb,mean_audio", "--feature_sizes=8,4", "--num_classes=10"]
+    data = [f"--train_data_pattern={files['trained']}", f"--eval_data_pattern={files['evaluated']}"]
+    run("train", *sizes, *options, *data, "--num_epochs=2", "--export_model_steps=1")
+    assert "Step 3 is saved" in caplog.text  # two passes of three sound records
+    assert times_reported("trained") == times_reported("evaluated") == 1
+    run("inference", *options, f"--input_data_pattern={files['predicted']}", f"--output_file={tmp_path}/out.csv")
+    assert times_reported("predicted") == 1
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_check_dataset_lists_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -316,6 +316,7 @@ class SkippedRecords:
         self._lock = threading.Lock()
         self._damages: dict[str, list[Damage]] = {}
         self._stretches: dict[str, np.ndarray] = {}
+        self._reported: set[Damage] = set()
 
     def add(self, damage: Damage) -> None:
         """Notes a file that is left out as a whole."""
@@ -341,15 +342,17 @@ class SkippedRecords:
             return [damage for file in sorted(self._damages) for damage in self._damages[file]]
 
     def report(self) -> list[str]:
-        """Returns a line for every damage, and one that counts them; nothing if nothing was left out."""
+        """Returns a line for every damage that no report told yet, and one that counts all; nothing without news."""
         damages = self.damages
-        if not damages:
+        news = [damage for damage in damages if damage not in self._reported]
+        if not news:
             return []
+        self._reported.update(news)
         whole_files = sum(damage.record is None for damage in damages)
         cut_short = sum(damage.rest_lost for damage in damages) - whole_files
         counts = {"record": len(damages) - whole_files, "whole file": whole_files, "rest of a file": cut_short}
         total = ", ".join(f"{count} x {what}" for what, count in counts.items() if count)
-        return [*map(_skip_line, damages), f"Skipped in total: {total}."]
+        return [*map(_skip_line, news), f"Skipped in total: {total}."]
 
 
 def _skip_line(damage: Damage) -> str:
