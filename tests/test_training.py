@@ -240,6 +240,17 @@ def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> Non
     assert int(run.state.global_step.numpy()) == 13
     assert int(run.state.examples_seen.numpy()) == 2 * NUM_VIDEOS
     assert require_checkpoint(str(tmp_path)).endswith("ckpt-13")
+    assert [(step, measures.sums["num_examples"]) for step, _, measures in run.reports[-2:]] == [(12, 8), (13, 4)]
+
+
+def test_data_that_end_before_the_first_report_are_reported(tmp_path: Path) -> None:
+    """50 videos once in batches of 8 are 7 steps; the reports are 10 steps apart."""
+    run, step_by_step = Run(tmp_path / "a", num_epochs=1), Run(tmp_path / "b", num_epochs=1)
+    run.train(log_steps=10)
+    step_by_step.train(log_steps=1)
+    assert run.reports == step_by_step.reports[-1:]
+    for a, b in zip(run.weights(), step_by_step.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -255,3 +266,11 @@ def test_nan_names_the_steps_and_keeps_the_sound_checkpoint(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"Loss became nan between steps 8 and 12\. Checkpoint 8 is sound\."):
         run.train(100, export_model_steps=4)
     assert require_checkpoint(str(tmp_path)).endswith("ckpt-8")
+
+
+def test_weights_that_stop_being_numbers_at_the_end_of_the_data_are_not_saved(tmp_path: Path) -> None:
+    """50 videos once in batches of 8 are 7 steps; that of step 6 is poisoned, and no report is due behind step 4."""
+    run = Run(tmp_path, poison_at=5, num_epochs=1)
+    with pytest.raises(UserError, match=r"Loss became nan between steps 4 and 7\. Checkpoint 4 is sound\."):
+        run.train(export_model_steps=4)
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-4")

@@ -112,22 +112,36 @@ class TrainStep:
         self._top_k = top_k
         self._measured = tf.function(self._step, input_signature=[batch_spec])
 
-    @tf.function
-    def run(self, iterator: Any, num_steps: tf.Tensor) -> None:
-        """Runs `num_steps` steps in one call of the device, fewer at the end of the data."""
-        for _ in tf.range(num_steps):
-            batch = iterator.get_next_as_optional()
-            if batch.has_value():
-                self._step(batch.get_value())
+    def run(self, iterator: Any, num_steps: int) -> Measures | None:
+        """Runs steps, all but the last in one call of the device.
 
-    def run_measured(self, iterator: Any) -> Measures | None:
-        """Runs one step and returns its measures, None at the end of the data."""
-        batch = iterator.get_next_as_optional()
-        if not batch.has_value():
+        Args:
+            iterator: yields global batches, or this worker's share of them.
+            num_steps: how many, at least 1; at the end of the data there are fewer.
+
+        Returns:
+            The measures of the last step that was run; None if the data had ended before the first.
+        """
+        last = self._run_all_but_last(iterator, tf.constant(num_steps, tf.int64))
+        if not last.has_value():
             return None
-        sums, best = self._measured(batch.get_value())
+        sums, best = self._measured(last.get_value())
         pairs = {name: np.concatenate([part[name].numpy() for part in best]) for name in best[0]}
         return Measures({name: float(value) for name, value in sums.items()}, batch_metrics(pairs))
+
+    @tf.function
+    def _run_all_but_last(self, iterator: Any, num_steps: tf.Tensor) -> tf.experimental.Optional:
+        """Runs up to `num_steps - 1` steps and returns the batch of the next one, if there is one.
+
+        A step runs only when the batch behind its own is there, so that the last step of the data can be measured too.
+        """
+        batch = iterator.get_next_as_optional()
+        for _ in tf.range(num_steps - 1):
+            following = iterator.get_next_as_optional()
+            if following.has_value():
+                self._step(batch.get_value())
+                batch = following
+        return batch
 
     def _step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tuple[dict[str, tf.Tensor], ...]]:
         sums, best = self._strategy.run(self._replica_step, args=(batch,))
@@ -236,12 +250,10 @@ def train(
     at = saved_at = evaluated_at = int(state.global_step.numpy())
     with stop_signals() as signals:
         while not settings.max_steps or at < settings.max_steps:
-            num_steps = settings.steps_until_pause(at)
-            step.run(iterator, tf.constant(num_steps - 1, tf.int64))
-            measures = step.run_measured(iterator)
-            before, at = at, int(state.global_step.numpy())
+            measures = step.run(iterator, settings.steps_until_pause(at))
             if measures is None:
                 break
+            before, at = at, int(state.global_step.numpy())
             _check_finite(measures, before, at, saved_at)
             report(at, int(state.examples_seen.numpy()), measures)
             stop, due = agree([bool(signals), clock.is_due()])
