@@ -4,6 +4,8 @@ import importlib
 
 from absl import flags
 
+from yt8m import cli
+
 
 def run(name: str, *arguments: str) -> int | None:
     """Runs a program on a command line; what would be its one line of error comes out as a `UserError`."""
@@ -11,4 +13,4 @@ def run(name: str, *arguments: str) -> int | None:
     values = flags.FlagValues()
     program.define_flags(values)
     values([name, *arguments])
-    return program.main(values)
+    return cli.start(program.main, values)

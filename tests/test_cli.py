@@ -2,17 +2,21 @@
 
 import dataclasses
 import shlex
+from pathlib import Path
 
 import pytest
 from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import run
 
 from yt8m import cli
 from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
+from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
+from yt8m.vocabulary import class_names
 
 import frame_level_models
 import losses
@@ -192,7 +196,9 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--num_classes=0", "--num_classes=0: expected at least 1"),
         ("--batch_size=0", "--batch_size=0: expected a number above 0"),
         ("--num_epochs=0", "would train for ever"),
-        ("--on_bad_record=ignore", "expected error or skip"),
+        ("--on_bad_record=ignore", "expected one of error, skip"),
+        ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
+        ("--seed=4294967296", "--seed=4294967296: expected a whole number from 0 to 4294967295"),
         ("--precision=float8", "expected one of float32, bfloat16"),
         ("--base_learning_rate=nan", "--base_learning_rate=nan: expected a number above 0"),
     ],
@@ -200,6 +206,74 @@ def test_hparams_set_any_hyper_parameter() -> None:
 def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         config(line)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "message"),
+    [
+        ("train", "--keep_checkpoints=0", "expected a number above 0"),
+        ("train", "--log_steps=0", "expected a number above 0"),
+        ("train", "--export_model_steps=-1", "expected a number above 0"),
+        ("train", "--save_checkpoint_seconds=-1", "expected 0 or more"),
+        ("eval", "--batch_size=0", "expected a number above 0"),
+        ("eval", "--top_k=0", "expected a number above 0"),
+        ("inference", "--top_k=-1", "expected a number above 0"),
+        ("inference", "--num_readers=0", "expected a number above 0"),
+        ("inference", "--on_bad_record=Skip", "expected one of error, skip"),
+        ("segment_eval_inference", "--top_n=-1", "expected 0 or more"),
+    ],
+)
+def test_a_program_checks_its_own_flags_first(program: str, flag: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{flag}: {message}"):
+        run(program, flag)
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.csv"
+    path.write_text('Index,Name,Vertical1\n3,NA,\n0,"Arts, crafts",Arts\n')
+    assert class_names(str(path)) == {3: "NA", 0: "Arts, crafts"}
+    path.write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
+    assert class_names(str(path)) == {0: "Speech"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Index,Name\n0,Game\n,Car\n", r", row 2 behind the header: the class index is ''; expected a whole number"),
+        ("Index,Name\none,Game\n", r", row 1 behind the header: the class index is 'one'; expected a whole number"),
+        ("Name\nGame\n", r" has the columns Name; expected Index and Name"),
+        ("", " cannot be read: No columns"),
+        (None, " cannot be read: .*No such file"),
+    ],
+)
+def test_what_is_no_vocabulary_is_answered_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "vocabulary.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"^--vocabulary={path}{message}"):
+        class_names(str(path))
+
+
+TWO_WORKERS = '"cluster": {"worker": ["a:1", "b:1"]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"cluster": 2}',
+        "{" + TWO_WORKERS + "}",
+        "{" + TWO_WORKERS + ', "task": {"type": "worker"}}',
+        "{" + TWO_WORKERS + ', "task": {"type": "worker", "index": 2}}',
+        "{" + TWO_WORKERS + ', "task": {"type": "chief", "index": 0}}',
+    ],
+)
+def test_a_broken_cluster_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=r"^TF_CONFIG=.* describes no cluster: .* Expected .* Put it right") as raised:
+        build_strategy()
     assert "\n" not in str(raised.value)
 
 

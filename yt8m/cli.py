@@ -4,17 +4,30 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from yt8m.allocation import keep_freed_memory
-from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
+from yt8m.config import (
+    OnBadRecord,
+    OptimizationConfig,
+    RunConfig,
+    TrainingConfig,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+    flat_hparams,
+)
 from yt8m.errors import UserError
 from yt8m.hparams import MODEL_FLAGS, given_hparams, resolve_model
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
+
+# Numbers that stand in no `RunConfig`, which would check them, or in none that eval.py and inference.py make.
+_POSITIVE = ("batch_size", "num_readers", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
+_NOT_NEGATIVE = ("num_gpu", "save_checkpoint_seconds", "top_n")
 
 
 def define_run_flags(values: flags.FlagValues) -> None:
@@ -213,7 +226,31 @@ def run_program(
     """
     keep_freed_memory()
     define_flags(flags.FLAGS)
-    app.run(lambda _: _exit_status(lambda: main(flags.FLAGS)), flags_parser=_parse)
+    app.run(lambda _: _exit_status(lambda: start(main, flags.FLAGS)), flags_parser=_parse)
+
+
+def start(main: Callable[[flags.FlagValues], int | None], values: flags.FlagValues) -> int | None:
+    """Checks what a program's flags say, before it does anything, and then runs it.
+
+    Args:
+        main: takes the parsed flags, returns an exit status or None.
+        values: the parsed flags.
+
+    Returns:
+        What `main` returned.
+
+    Raises:
+        UserError: if a number is out of range, or from `main`.
+    """
+    _check_numbers(values)
+    return main(values)
+
+
+def _check_numbers(values: flags.FlagValues) -> None:
+    check_positive(values, *(name for name in _POSITIVE if name in values))
+    check_not_negative(values, *(name for name in _NOT_NEGATIVE if name in values))
+    if "on_bad_record" in values:
+        check_one_of(values, "on_bad_record", get_args(OnBadRecord))
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from yt8m.schema import DataSpec
 OnBadRecord = Literal["error", "skip"]
 LearningRateSchedule = Literal["staircase", "cosine"]
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
+LARGEST_SEED = 2**32 - 1  # of NumPy's global generator, which Keras seeds too
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ class ModelConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UserError(f"--precision={self.precision}: expected one of {', '.join(PRECISIONS)}.")
+        check_one_of(self, "precision", PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,11 @@ class OptimizationConfig:
     weights_halflife: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
-        _check_not_negative(
+        check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
+        check_not_negative(
             self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples", "weights_halflife"
         )
-        if self.learning_rate_schedule not in get_args(LearningRateSchedule):
-            known = ", ".join(get_args(LearningRateSchedule))
-            raise UserError(f"--learning_rate_schedule={self.learning_rate_schedule}: expected one of {known}.")
+        check_one_of(self, "learning_rate_schedule", get_args(LearningRateSchedule))
         if not 0 <= self.learning_rate_warmup < 1:
             raise UserError(
                 f"--learning_rate_warmup={self.learning_rate_warmup}: expected a share in [0, 1) of the run."
@@ -102,12 +101,13 @@ class TrainingConfig:
     on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch_size", "num_readers")
-        _check_not_negative(self, "num_epochs", "max_steps")
+        check_positive(self, "batch_size", "num_readers")
+        check_not_negative(self, "num_epochs", "max_steps")
         if not self.num_epochs and not self.max_steps:
             raise UserError("--num_epochs=0 and --max_steps=0 would train for ever. Give one of them a positive value.")
-        if self.on_bad_record not in ("error", "skip"):
-            raise UserError(f"--on_bad_record={self.on_bad_record}: expected error or skip.")
+        check_one_of(self, "on_bad_record", get_args(OnBadRecord))
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"--seed={self.seed}: expected a whole number from 0 to {LARGEST_SEED}.")
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,28 @@ def flat_hparams(hparams: dict[str, Any]) -> dict[str, Any]:
     return own | {f"classifier.{name}": value for name, value in inner.items()}
 
 
-def _check_positive(config: Any, *names: str) -> None:
-    for name in (name for name in names if not getattr(config, name) > 0):
-        raise UserError(f"--{name}={getattr(config, name)}: expected a number above 0.")
+def check_positive(settings: Any, *names: str) -> None:
+    """Checks numbers that have to be above 0.
+
+    Args:
+        settings: has the numbers as attributes, which are named like the flags that set them.
+        names: which of them to check.
+
+    Raises:
+        UserError: names the first that is not, NaN included.
+    """
+    for name in (name for name in names if not getattr(settings, name) > 0):
+        raise UserError(f"--{name}={getattr(settings, name)}: expected a number above 0.")
 
 
-def _check_not_negative(config: Any, *names: str) -> None:
-    for name in (name for name in names if not getattr(config, name) >= 0):
-        raise UserError(f"--{name}={getattr(config, name)}: expected 0 or more.")
+def check_not_negative(settings: Any, *names: str) -> None:
+    """Checks numbers that have to be 0 or more; arguments and error as of `check_positive`."""
+    for name in (name for name in names if not getattr(settings, name) >= 0):
+        raise UserError(f"--{name}={getattr(settings, name)}: expected 0 or more.")
+
+
+def check_one_of(settings: Any, name: str, known: Iterable[str]) -> None:
+    """Checks a word that has to be a known one; `settings` and error as of `check_positive`."""
+    word = getattr(settings, name)
+    if word not in known:
+        raise UserError(f"--{name}={word}: expected one of {', '.join(known)}.")

@@ -24,7 +24,7 @@ def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Stra
         log_device_placement: whether to log on which device each operation runs.
 
     Raises:
-        UserError: if the machine has fewer devices than `num_gpu`.
+        UserError: if the machine has fewer devices than `num_gpu`, or TF_CONFIG is no description of a cluster.
     """
     tf.debugging.set_log_device_placement(log_device_placement)
     if _cluster_size() > 1:
@@ -47,8 +47,27 @@ def _mirrored(devices: tuple[str, ...]) -> Strategy:
 
 
 def _cluster_size() -> int:
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+    """How many processes train together by TF_CONFIG; 0 where it is not set."""
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        config = json.loads(text)
+        cluster = config.get("cluster", {})
+        size = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+        if size > 1:
+            _check_task(config["task"], cluster)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"TF_CONFIG={text} describes no cluster: {error!r}. Expected "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, each with its own '
+            "index. Put it right, or unset it to train on this machine alone (BUILD.md)."
+        ) from error
+    return size
+
+
+def _check_task(task: dict[str, Any], cluster: dict[str, list[str]]) -> None:
+    num_tasks = len(cluster[task["type"]])
+    if not 0 <= int(task["index"]) < num_tasks:
+        raise IndexError(f"task {task['index']} of {num_tasks}")
 
 
 def is_multi_worker(strategy: Strategy) -> bool:

@@ -205,11 +205,6 @@ class LoopSettings:
     export_model_steps: int
     save_checkpoint_seconds: float
 
-    def __post_init__(self) -> None:
-        for name in ("log_steps", "export_model_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}={getattr(self, name)}: expected a number above 0.")
-
     def steps_until_pause(self, step: int) -> int:
         """How many steps may run before the loop has something else to do."""
         until = [every - step % every for every in (self.log_steps, self.export_model_steps)]
