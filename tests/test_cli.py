@@ -1,6 +1,8 @@
 """From command lines to runs: the old ones unchanged, wrong ones answered in one line."""
 
 import dataclasses
+import importlib
+import re
 import shlex
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from yt8m import cli
 from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 from yt8m.vocabulary import class_names
 
@@ -227,6 +229,21 @@ def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -
 def test_a_program_checks_its_own_flags_first(program: str, flag: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^{flag}: {message}"):
         run(program, flag)
+
+
+@pytest.mark.parametrize("program", ["train", "eval", "inference", "segment_eval_inference", "tools.check_dataset"])
+def test_help_lists_every_flag(program: str) -> None:
+    values = flags.FlagValues()
+    cli.define_listed_flags(values, importlib.import_module(program).define_flags)
+    listed = set(re.findall(r"^ +--(?:\[no\])?(\w+):", values.main_module_help(), re.MULTILINE))
+    assert listed == set(values)
+
+
+def test_help_of_training_names_the_models() -> None:
+    values = flags.FlagValues()
+    cli.define_listed_flags(values, importlib.import_module("train").define_flags)
+    words = set(re.findall(r"\w+", values.main_module_help()))
+    assert words >= {*VIDEO_LEVEL_MODELS.names(), *FRAME_LEVEL_MODELS.names(), *LOSSES.names()}
 
 
 def test_names_of_classes(tmp_path: Path) -> None:

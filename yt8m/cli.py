@@ -115,7 +115,7 @@ def define_program_flags(
 
 
 class _Definer:
-    """Defines flags in one set of values, under the caller's module name in the help text."""
+    """Defines flags in one set of values. absl files them under this module: see `define_listed_flags`."""
 
     def __init__(self, values: flags.FlagValues):
         self._values = values
@@ -225,8 +225,21 @@ def run_program(
         define_flags: defines the program's flags.
     """
     keep_freed_memory()
-    define_flags(flags.FLAGS)
+    define_listed_flags(flags.FLAGS, define_flags)
     app.run(lambda _: _exit_status(lambda: start(main, flags.FLAGS)), flags_parser=_parse)
+
+
+def define_listed_flags(values: flags.FlagValues, define_flags: Callable[[flags.FlagValues], None]) -> None:
+    """Defines a program's flags so that `--help` lists them all; by itself it lists those of the main module alone.
+
+    Args:
+        values: where the flags are defined.
+        define_flags: defines them, with the help of other modules.
+    """
+    of_absl = set(values)
+    define_flags(values)
+    for name in set(values) - of_absl:
+        values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
 def start(main: Callable[[flags.FlagValues], int | None], values: flags.FlagValues) -> int | None:
