@@ -5,7 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from absl import flags
 
+from yt8m import cli
 from yt8m.errors import UserError
 from yt8m.storage import enable, matching_files, scheme
 
@@ -34,6 +36,16 @@ def test_tensorflow_io_is_loaded_for_its_schemes_only(loads: list[str], tmp_path
     assert not loads
     enable("s3://bucket/x")
     assert loads == ["tensorflow_io"]
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/run", "local/a*, s3://bucket/b*"])
+def test_a_program_loads_it_for_any_of_its_paths_before_it_starts(loads: list[str], text: str) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("place", "", "A path, or patterns.", flag_values=values)
+    values(["program", f"--place={text}"])
+    loaded_before: list[str] = []
+    cli.start(lambda _: loaded_before.extend(loads), values)
+    assert loaded_before == ["tensorflow_io"]
 
 
 def test_urls_are_taken_as_they_are(loads: list[str]) -> None:

@@ -24,6 +24,7 @@ from yt8m.errors import UserError
 from yt8m.hparams import MODEL_FLAGS, given_hparams, resolve_model
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
+from yt8m.storage import enable
 
 # Numbers that stand in no `RunConfig`, which would check them, or in none that eval.py and inference.py make.
 _POSITIVE = ("batch_size", "num_readers", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
@@ -243,7 +244,7 @@ def define_listed_flags(values: flags.FlagValues, define_flags: Callable[[flags.
 
 
 def start(main: Callable[[flags.FlagValues], int | None], values: flags.FlagValues) -> int | None:
-    """Checks what a program's flags say, before it does anything, and then runs it.
+    """Checks a program's numbers and loads what its paths need, before it does anything, and then runs it.
 
     Args:
         main: takes the parsed flags, returns an exit status or None.
@@ -253,9 +254,10 @@ def start(main: Callable[[flags.FlagValues], int | None], values: flags.FlagValu
         What `main` returned.
 
     Raises:
-        UserError: if a number is out of range, or from `main`.
+        UserError: if a number is out of range, a path needs tensorflow-io and it does not load, or from `main`.
     """
     _check_numbers(values)
+    _enable_storage(values)
     return main(values)
 
 
@@ -264,6 +266,14 @@ def _check_numbers(values: flags.FlagValues) -> None:
     check_not_negative(values, *(name for name in _NOT_NEGATIVE if name in values))
     if "on_bad_record" in values:
         check_one_of(values, "on_bad_record", get_args(OnBadRecord))
+
+
+def _enable_storage(values: flags.FlagValues) -> None:
+    """Looks at every text, so that no flag that holds a path, or several patterns, can be forgotten."""
+    for text in (values[name].value for name in values):
+        if isinstance(text, str):
+            for path in text.split(","):
+                enable(path.strip())
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:

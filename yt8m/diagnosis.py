@@ -17,7 +17,6 @@ from yt8m.errors import UserError
 from yt8m.record_faults import columns_of, fault_of, ratings_fault_of
 from yt8m.records import Layout, batch_parser
 from yt8m.schema import DataSpec
-from yt8m.storage import enable
 
 _RECORDS_AT_ONCE = 64  # a padded batch of 64 videos of 300 frames takes 22 MB
 _RECORDS_OF_A_LOOK = 1000  # a layout is settled by the first record that has a frame
@@ -78,8 +77,6 @@ class Record:
 
 def open_shards(files: Sequence[str]) -> list[Shard | Damage]:
     """Looks at the first bytes of files: which are files of records, and how are they compressed?"""
-    for file in files:
-        enable(file)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         return list(pool.map(_open, files))
 
