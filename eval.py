@@ -35,6 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program; those of a run may be repeated and are compared with it."""
     cli.define_run_flags(values)
     cli.define_program_flags(values, batch_size=1024)
+    cli.define_evaluation_flags(values)
     flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
     flags.DEFINE_string(
         "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
@@ -55,7 +56,6 @@ def main(values: flags.FlagValues) -> None:
         values.eval_data_pattern,
         "eval_data_pattern",
         batch_size=values.batch_size,
-        num_readers=values.num_readers,
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )

@@ -156,7 +156,6 @@ def evaluation_data(
     flag: str,
     *,
     batch_size: int,
-    num_readers: int,
     on_bad_record: OnBadRecord,
     labels_required: bool,
 ) -> Data:
@@ -168,7 +167,6 @@ def evaluation_data(
         pattern: comma-separated patterns of the shards.
         flag: the flag that gave the pattern, for messages.
         batch_size: videos a batch.
-        num_readers: shards that are read side by side.
         on_bad_record: `error` or `skip`.
         labels_required: whether a record without labels is an error.
 
@@ -179,7 +177,7 @@ def evaluation_data(
         raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
     files = readers.find_files(pattern, flag)
     sampling = frame_sampling(config, model, training=False)
-    options = readers.ReadOptions(num_readers, on_bad_record)
+    options = readers.ReadOptions(on_bad_record=on_bad_record)
     batches = readers.evaluation_batches(
         files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
     )

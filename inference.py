@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program; those of a run may be repeated and are compared with it."""
     cli.define_run_flags(values)
-    cli.define_program_flags(values, batch_size=512, num_readers=1)
+    cli.define_program_flags(values, batch_size=512)
     define = flags.DEFINE_string
     define("input_data_pattern", "", "Shards to predict: comma-separated patterns.", flag_values=values)
     define("output_file", "", "The submission to write: VideoId,LabelConfidencePairs.", flag_values=values)
@@ -63,7 +63,6 @@ def _infer(values: flags.FlagValues, train_dir: str) -> None:
         values.input_data_pattern,
         "input_data_pattern",
         batch_size=values.batch_size,
-        num_readers=values.num_readers,
         on_bad_record=values.on_bad_record,
         labels_required=False,
     )

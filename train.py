@@ -32,6 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
     cli.define_run_flags(values)
     cli.define_program_flags(values, batch_size=1024)
+    cli.define_evaluation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -127,7 +128,6 @@ def _periodic_evaluation(
         values.eval_data_pattern,
         "eval_data_pattern",
         batch_size=values.batch_size,
-        num_readers=values.num_readers,
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )

@@ -221,7 +221,6 @@ def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -
         ("eval", "--batch_size=0", "expected a number above 0"),
         ("eval", "--top_k=0", "expected a number above 0"),
         ("inference", "--top_k=-1", "expected a number above 0"),
-        ("inference", "--num_readers=0", "expected a number above 0"),
         ("inference", "--on_bad_record=Skip", "expected one of error, skip"),
         ("segment_eval_inference", "--top_n=-1", "expected 0 or more"),
     ],
@@ -229,6 +228,14 @@ def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -
 def test_a_program_checks_its_own_flags_first(program: str, flag: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^{flag}: {message}"):
         run(program, flag)
+
+
+def test_inference_takes_what_old_command_lines_repeat_and_nothing_of_an_evaluation() -> None:
+    values = flags.FlagValues()
+    importlib.import_module("inference").define_flags(values)
+    willow = WILLOW + "--num_readers=1 --batch_size=1024 --run_once=True --top_k=50 --output_file=OUT.csv"
+    values(["inference.py", *shlex.split(willow)])
+    assert not {"eval_data_pattern", "macro"} & set(values)
 
 
 @pytest.mark.parametrize("program", ["train", "eval", "inference", "segment_eval_inference", "tools.check_dataset"])

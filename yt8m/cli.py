@@ -27,7 +27,7 @@ from yt8m.schema import DataSpec
 from yt8m.storage import enable
 
 # Numbers that stand in no `RunConfig`, which would check them, or in none that eval.py and inference.py make.
-_POSITIVE = ("batch_size", "num_readers", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
+_POSITIVE = ("batch_size", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
 _NOT_NEGATIVE = ("num_gpu", "save_checkpoint_seconds", "top_n")
 
 
@@ -69,6 +69,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.integer("num_epochs", run.num_epochs, "Passes over the training data; 0 repeats it until --max_steps.")
     define.integer("max_steps", None, "Step to stop at; without it the end of the data decides.")
     flags.DEFINE_alias("max_step", "max_steps", flag_values=values)
+    define.integer("num_readers", run.num_readers, "Shards that are read side by side.")
     define.integer("seed", run.seed, "Decides initial weights, order of examples, sampled frames and dropout.")
     define.text("label_loss", opt.label_loss, f"Loss. Known: {', '.join(LOSSES.names())}.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
@@ -100,19 +101,20 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.boolean("log_device_placement", False, "Log the device on which each operation runs.")
 
 
-def define_program_flags(
-    values: flags.FlagValues, *, batch_size: int, num_readers: int = 8, eval_data_pattern: bool = True
-) -> None:
+def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
     """Defines the flags that every program has for itself; they are never compared with those of a run."""
     define = _Definer(values)
     define.text("train_dir", "/tmp/yt8m_model/", "Directory of the run: config.json, checkpoints, TensorBoard events.")
     define.integer("batch_size", batch_size, "Examples a step, over all devices.")
-    define.integer("num_readers", num_readers, "Shards that are read side by side.")
     define.text("on_bad_record", "error", "error: stop at a damaged record; skip: count it and go on.")
     define.integer("top_k", 20, "Predictions a video that count.")
-    if eval_data_pattern:
-        define.text("eval_data_pattern", "", "Evaluation shards: comma-separated patterns.")
-        define.boolean("macro", False, "Also report macro_ap and macro_auc over every prediction of every class.")
+
+
+def define_evaluation_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the programs that evaluate."""
+    define = _Definer(values)
+    define.text("eval_data_pattern", "", "Evaluation shards: comma-separated patterns.")
+    define.boolean("macro", False, "Also report macro_ap and macro_auc over every prediction of every class.")
 
 
 class _Definer:
