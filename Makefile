@@ -20,7 +20,7 @@ test: .venv/dev-installed
 	$(BIN)/python -m pytest
 
 bench: .venv/dev-installed
-	for program in benchmarks/*.py; do PYTHONPATH=. $(BIN)/python $$program || exit 1; done
+	for program in $$(grep -l __main__ benchmarks/*.py); do PYTHONPATH=. $(BIN)/python $$program || exit 1; done
 
 results: .venv/dev-installed
 	$(BIN)/python -m tools.results
