@@ -109,7 +109,10 @@ def training_batches(
     num_workers: int = 1,
     options: ReadOptions | None = None,
 ) -> tf.data.Dataset:
-    """Returns shuffled batches: a function of the files, the seed and `batch_size` alone, whoever takes part.
+    """Returns shuffled batches, the same ones whoever takes part.
+
+    They are a function of the files, the seed, `batch_size`, the number of readers and the shuffle window, which is
+    chosen by the size of the records unless `options` says another.
 
     Args:
         files: shards of records; every epoch reads each of them once, in an order of its own.
