@@ -51,6 +51,8 @@ CONFIGURATIONS = {
             "--hparams=projection_size=0",
             "--hparams=takes_unit_length=False",
             "--hparams=takes_pooled_sqrt=False",
+            "--base_learning_rate=0.01",
+            "--hparams=classifier.dropout=0.0",
         ),
     ),
     "lstm": Configuration("audioset-lstm"),
