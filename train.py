@@ -1,7 +1,8 @@
 """Trains a model on TFRecord shards: python train.py --train_data_pattern='DIR/train*.tfrecord' --train_dir=RUN ..."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 
 from absl import flags
 
@@ -9,8 +10,7 @@ from yt8m import cli
 from yt8m.checkpoints import (
     Checkpoints,
     best_gap,
-    delete_run,
-    delete_run_without_checkpoint,
+    new_run,
     newest_checkpoint,
     open_run,
     save_best,
@@ -19,7 +19,7 @@ from yt8m.checkpoints import (
 )
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
-from yt8m.errors import UserError
+from yt8m.evaluation import Evaluator
 from yt8m.summaries import EvaluationReport, TrainingReport
 from yt8m.training import LoopSettings, TrainState, TrainStep, num_weights, train
 
@@ -39,53 +39,70 @@ def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
     config = cli.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
-    agree = agreement(strategy)
     old = open_run(values.train_dir, config, values.start_new_model)
     files = experiment.training_files(config)
     run_examples = experiment.run_examples(config, files)
     with strategy.scope():
         state = experiment.build_train_state(config, run_examples)
     data = experiment.training_data(config, state.model, files, worker_index(strategy), num_workers(strategy))
-    try:
-        with data.explained():
-            if old is None:
-                experiment.start_at_class_prior(config, state.model, data)
-            if worker_index(strategy) == 0:
-                _prepare_directory(values.train_dir, config, old)
-            agree([False])  # nobody looks into the directory before the chief has prepared it
-            return _train(values, config, strategy, state, data, run_examples, agree)
-    except UserError:
-        delete_run_without_checkpoint(values.train_dir)
-        raise
-
-
-def _prepare_directory(train_dir: str, config: RunConfig, old: RunConfig | None) -> None:
-    """Writes the run's description; an old run that was to be overwritten goes only now, when all else is sound."""
-    if old is None:
-        delete_run(train_dir)
-    else:
-        for name, before, now in schedule_differences(old, config):
-            LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
-    save_config(train_dir, config)
+    with data.explained():
+        if old is None:
+            experiment.start_at_class_prior(config, state.model, data)
+        return _train(values, config, old, strategy, state, data, run_examples)
 
 
 def _train(
     values: flags.FlagValues,
     config: RunConfig,
+    old: RunConfig | None,
     strategy: Strategy,
     state: TrainState,
     data: experiment.Data,
     run_examples: int,
-    agree: Callable[[Sequence[bool]], Sequence[bool]],
 ) -> int:
-    worker = worker_index(strategy)
-    if worker == 0:
-        LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
+    worker, agree = worker_index(strategy), agreement(strategy)
+    settings = LoopSettings(
+        config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
+    )
     checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
+    evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
     iterator = iter(data.batches)
-    if not checkpoints.restore(iterator):
+    if old is not None and not checkpoints.restore(iterator):
         LOG.info("The data or their order changed since the checkpoint: they are read from the start.")
-    step = TrainStep(
+    step = _train_step(values, config, strategy, state, data)
+    agree([False])  # nobody has anything left to refuse: from here on the directory may change
+    with _directory(values.train_dir, config, old) if worker == 0 else nullcontext():
+        agree([False])  # nobody looks into the directory before the chief has prepared it
+        if worker == 0:
+            LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
+        examples_seen = int(state.examples_seen.numpy())
+        with closing(TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)) as report:
+            evaluate = _periodic_evaluation(values, config, state, report, *evaluation) if evaluation else None
+            signal_number = train(
+                step, state, iterator, checkpoints, settings, agree=agree, report=report, evaluate=evaluate
+            )
+    data.report_skipped()
+    LOG.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
+    return 128 + signal_number if signal_number else 0
+
+
+@contextmanager
+def _directory(train_dir: str, config: RunConfig, old: RunConfig | None) -> Iterator[None]:
+    """Writes the run's description; an old run that was to be overwritten goes only now, when all else is sound."""
+    if old is None:
+        with new_run(train_dir, config):
+            yield
+        return
+    for name, before, now in schedule_differences(old, config):
+        LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
+    save_config(train_dir, config)
+    yield
+
+
+def _train_step(
+    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState, data: experiment.Data
+) -> TrainStep:
+    return TrainStep(
         strategy,
         state,
         experiment.build_loss(config),
@@ -94,32 +111,12 @@ def _train(
         top_k=values.top_k,
         batch_spec=data.batches.element_spec,
     )
-    settings = LoopSettings(
-        config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
-    )
-    report = TrainingReport(values.train_dir, config, int(state.examples_seen.numpy()), run_examples, log=worker == 0)
-    try:
-        signal_number = train(
-            step,
-            state,
-            iterator,
-            checkpoints,
-            settings,
-            agree=agree,
-            report=report,
-            evaluate=_periodic_evaluation(values, config, strategy, state, report) if worker == 0 else None,
-        )
-    finally:
-        report.close()
-    data.report_skipped()
-    LOG.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
-    return 128 + signal_number if signal_number else 0
 
 
-def _periodic_evaluation(
-    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState, training: TrainingReport
-) -> Callable[[int], None] | None:
-    """Returns what is done at each checkpoint if --eval_data_pattern is given: evaluate, keep the best weights."""
+def _evaluation(
+    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState
+) -> tuple[experiment.Data, Evaluator] | None:
+    """Opens the evaluation shards, if --eval_data_pattern is given."""
     if not values.eval_data_pattern:
         return None
     data = experiment.evaluation_data(
@@ -131,7 +128,18 @@ def _periodic_evaluation(
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    evaluator = experiment.build_evaluator(config, strategy, state.model, data, values.top_k, values.macro)
+    return data, experiment.build_evaluator(config, strategy, state.model, data, values.top_k, values.macro)
+
+
+def _periodic_evaluation(
+    values: flags.FlagValues,
+    config: RunConfig,
+    state: TrainState,
+    training: TrainingReport,
+    data: experiment.Data,
+    evaluator: Evaluator,
+) -> Callable[[int], None]:
+    """Returns what is done at each checkpoint: evaluate, keep the best weights."""
     report = EvaluationReport(values.train_dir)
 
     def evaluate(step: int) -> None:

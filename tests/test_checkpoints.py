@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from yt8m import checkpoints
 from yt8m.archive import pack_run, unpack_run
-from yt8m.config import ModelConfig, RunConfig, TrainingConfig
+from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.errors import UserError
 
 CONFIG = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8}))
@@ -42,6 +43,18 @@ def test_a_run_is_resumed_whatever_its_schedule(tmp_path: Path) -> None:
     assert checkpoints.open_run(str(tmp_path), longer, start_new_model=True) is None
 
 
+def test_a_run_is_found_without_the_file_that_names_its_checkpoints(tmp_path: Path) -> None:
+    save_run(tmp_path / "[run]", steps=(9, 10))  # TensorFlow takes the brackets for a pattern and finds nothing
+    save_run(tmp_path / "run", steps=(9, 10))
+    (tmp_path / "run" / "checkpoint").unlink()
+    for directory in (str(tmp_path / "[run]"), str(tmp_path / "run")):
+        assert checkpoints.newest_checkpoint(directory) == f"{directory}/ckpt-10"
+        assert checkpoints.open_run(directory, CONFIG, start_new_model=False) == CONFIG
+    (tmp_path / "run" / "checkpoint").touch()
+    with pytest.raises(UserError, match=r"run/checkpoint is damaged: .* Delete it"):
+        checkpoints.open_run(str(tmp_path / "run"), CONFIG, start_new_model=False)
+
+
 def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path) -> None:
     save_run(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -53,23 +66,142 @@ def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_a_run_is_resumed_with_its_own_optimizer_alone(tmp_path: Path) -> None:
+    save_run(tmp_path)
+    same, other = (
+        RunConfig(CONFIG.data, CONFIG.model, OptimizationConfig(optimizer=name)) for name in ("Adam", "Ftrl")
+    )
+    assert checkpoints.open_run(str(tmp_path), same, start_new_model=False) == CONFIG
+    with pytest.raises(UserError, match=r"holds a run with optimizer=AdamOptimizer; you asked for Ftrl\. Resume"):
+        checkpoints.open_run(str(tmp_path), other, start_new_model=False)
+
+
+def add_files(directory: Path, *names: str) -> list[Path]:
+    """Files of the user, each with its own name as content."""
+    paths = [directory / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    return paths
+
+
+def files_in(directory: Path) -> list[Path]:
+    """All files in a directory and below."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+THE_USERS = (
+    "notes.txt",
+    "ckpt-notes.txt",
+    "data/train0000.tfrecord",
+    "data/worker-0/why.txt",
+    "best/mine",
+    "eval/x.csv",
+)
+
+
 def test_deleting_a_run_leaves_other_files(tmp_path: Path) -> None:
     save_run(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
     checkpoints.save_best(str(tmp_path), CONFIG, make_model(), {"global_step": 10, "gap": 0.5})
     checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
+    add_files(tmp_path, "data/worker-1/10/order.txt", "eval/events.out.tfevents.1", "config.json.0123abcd.partial")
+    theirs = add_files(tmp_path, *THE_USERS)
     checkpoints.delete_run(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert files_in(tmp_path) == sorted(theirs)
+    assert not (tmp_path / "data/worker-1").exists()
+    for path in theirs:
+        path.unlink()
+    save_run(tmp_path)
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
+    (tmp_path / "notes.txt").touch()
+    checkpoints.delete_run(str(tmp_path))
+    assert not (tmp_path / "eval").exists()
+    assert files_in(tmp_path) == [tmp_path / "notes.txt"]
 
 
-def test_a_run_without_checkpoint_leaves_no_directory(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    checkpoints.save_config(str(directory), CONFIG)
-    checkpoints.delete_run_without_checkpoint(str(directory))
-    assert not directory.exists()
-    save_run(directory)
-    checkpoints.delete_run_without_checkpoint(str(directory))
-    assert checkpoints.has_run(str(directory))
+def test_without_a_run_nothing_is_deleted(tmp_path: Path) -> None:
+    theirs = add_files(tmp_path, "checkpoint", "ckpt-7.index", "events.out.tfevents.1", "eval/metrics.json")
+    checkpoints.delete_run(str(tmp_path))
+    assert files_in(tmp_path) == sorted(theirs)
+    theirs += add_files(tmp_path, "config.json")
+    with pytest.raises(UserError, match=r"config\.json is not the configuration of a run"):
+        checkpoints.delete_run(str(tmp_path))
+    assert files_in(tmp_path) == sorted(theirs)
+
+
+def test_a_pattern_in_the_name_of_a_directory_is_a_plain_name(tmp_path: Path) -> None:
+    save_run(tmp_path / "run1")
+    save_run(tmp_path / "run[1]")
+    checkpoints.delete_run(str(tmp_path / "run[1]"))
+    assert checkpoints.has_run(str(tmp_path / "run1"))
+    assert not files_in(tmp_path / "run[1]")
+
+
+@pytest.mark.parametrize("start_new_model", [False, True])
+def test_a_new_run_starts_beside_other_files(tmp_path: Path, start_new_model: bool) -> None:
+    theirs = add_files(tmp_path, *THE_USERS)
+    assert checkpoints.open_run(str(tmp_path), CONFIG, start_new_model) is None
+    with checkpoints.new_run(str(tmp_path), CONFIG):
+        assert checkpoints.load_config(str(tmp_path)) == CONFIG
+    assert files_in(tmp_path) == sorted([*theirs, tmp_path / "config.json"])
+
+
+@pytest.mark.parametrize("start_new_model", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint", "ckpt-7.index", "events.out.tfevents.1", "data/worker-0/7/x", "best/ckpt-7.index", "eval", "data"],
+)
+def test_files_that_no_run_of_ours_wrote_are_in_the_way(tmp_path: Path, name: str, start_new_model: bool) -> None:
+    theirs = add_files(tmp_path, name)
+    with pytest.raises(UserError, match=r"holds no run, .* would write to .*Choose another --train_dir, or move it"):
+        checkpoints.open_run(str(tmp_path), CONFIG, start_new_model)
+    assert files_in(tmp_path) == theirs
+
+
+def test_a_run_needs_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--train_dir is empty"):
+        checkpoints.open_run("", CONFIG, start_new_model=False)
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert checkpoints.open_run(str(directory), CONFIG, start_new_model=True) is None
+        with pytest.raises(UserError, match="cannot be made"), checkpoints.new_run(str(directory), CONFIG):
+            pass
+
+
+@pytest.mark.parametrize("content", [b"{}", b"", b"\xff\xfe", b'{"name": "my web page"}'])
+def test_another_programs_config_is_never_overwritten(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    for start_new_model in (False, True):
+        with pytest.raises(UserError, match=r"config\.json is not the configuration of a run"):
+            checkpoints.open_run(str(tmp_path), CONFIG, start_new_model)
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def fail_in_new_run(directory: Path, steps: tuple[int, ...] = ()) -> None:
+    """A new run that writes what runs write, and ends with an error the user can put right."""
+
+    def run() -> None:
+        with checkpoints.new_run(str(directory), CONFIG):
+            add_files(directory, "events.out.tfevents.1", "data/worker-0/10/order.txt")
+            if steps:
+                save_run(directory, steps)
+            raise UserError("Loss became nan")
+
+    with pytest.raises(UserError, match="nan"):
+        run()
+
+
+def test_a_new_run_that_fails_before_its_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    fail_in_new_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    theirs = add_files(tmp_path / "run", *THE_USERS)
+    fail_in_new_run(tmp_path / "run")
+    assert files_in(tmp_path) == sorted(theirs)
+    (tmp_path / "empty").mkdir()
+    fail_in_new_run(tmp_path / "empty")
+    assert (tmp_path / "empty").exists()
+    fail_in_new_run(tmp_path / "run", steps=(10,))
+    assert checkpoints.has_run(str(tmp_path / "run"))
 
 
 def test_missing_and_broken_descriptions_are_user_errors(tmp_path: Path) -> None:
@@ -88,6 +220,30 @@ def test_weights_of_another_shape_are_a_user_error(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.get_weights()[0], 10)
     with pytest.raises(UserError, match="does not hold the weights of Sequential"):
         checkpoints.load_weights(make_model(units=4), path)
+
+
+def damage(run: Path, what: str) -> None:
+    """Damages checkpoint 10 as disks, copies and kills do."""
+    index, data = run / "ckpt-10.index", run / "ckpt-10.data-00000-of-00001"
+    content = data.read_bytes()
+    if what == "no data":
+        data.unlink()
+    elif what == "a flipped byte":
+        data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    else:
+        path = index if what == "an empty index" else data
+        path.write_bytes(b"" if "empty" in what else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("what", ["no data", "an empty index", "empty data", "half the data", "a flipped byte"])
+def test_a_damaged_checkpoint_is_a_user_error(tmp_path: Path, what: str) -> None:
+    save_run(tmp_path)
+    damage(tmp_path, what)
+    with pytest.raises(UserError, match=r"ckpt-10 cannot be read \(.*\)\. Expected whole files .*ckpt-10\.\*\."):
+        checkpoints.load_weights(make_model(), str(tmp_path / "ckpt-10"))
+    state = tf.train.Checkpoint(model=make_model())
+    with pytest.raises(UserError, match="ckpt-10 cannot be read"):
+        checkpoints.Checkpoints(str(tmp_path), state, 3, "order").restore(None)
 
 
 def test_a_run_without_checkpoint_is_a_user_error(tmp_path: Path) -> None:
@@ -131,6 +287,65 @@ def test_only_the_newest_checkpoint_is_handed_on(tmp_path: Path) -> None:
     newest = checkpoints.require_checkpoint(str(tmp_path / "copy"))
     assert newest == str(tmp_path / "copy" / "ckpt-20")
     assert not list((tmp_path / "copy").glob("ckpt-10*"))
+
+
+def test_an_archive_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    archive = tmp_path / "model.tgz"
+    archive.write_text("the old one")
+    (tmp_path / "run" / "ckpt-10.index").unlink()
+    (tmp_path / "run" / "ckpt-10.index").mkdir()
+    with pytest.raises(UserError, match=r"ckpt-10\.index cannot be read"):
+        pack_run(str(tmp_path / "run"), str(archive))
+    with pytest.raises(UserError, match=r"--output_model_tgz=.*nowhere/model\.tgz cannot be written"):
+        pack_run(str(tmp_path / "run"), str(tmp_path / "nowhere" / "model.tgz"))
+    assert archive.read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.tgz", "run"]
+
+
+def make_archive(folder: Path, value: int = 10) -> str:
+    """A run in an archive, alone in its folder."""
+    save_run(folder / "run", steps=(value,))
+    pack_run(str(folder / "run"), str(folder / "model.tgz"))
+    shutil.rmtree(folder / "run")
+    return str(folder / "model.tgz")
+
+
+def test_a_damaged_archive_is_found_wherever_the_damage_is_and_leaves_nothing(tmp_path: Path) -> None:
+    archive = Path(make_archive(tmp_path))
+    content = archive.read_bytes()
+    flipped = [content[:i] + bytes([content[i] ^ 16]) + content[i + 1 :] for i in range(20, len(content), 29)]
+    last_byte = content[:-1] + bytes([content[-1] ^ 1])
+    for broken in (*flipped, last_byte, content[:-1], content[:-9], content[: len(content) // 2]):
+        archive.write_bytes(broken)
+        with pytest.raises(UserError, match=r"--input_model_tgz=.*(cannot be unpacked|holds)"):
+            unpack_run(str(archive), str(tmp_path / "some" / "where" / "out"))
+        assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_an_archive_without_a_run_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(CONFIG.to_json())
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "config.json", "config.json")
+    with pytest.raises(UserError, match=r"holds no run: expected config\.json and a checkpoint"):
+        unpack_run(str(tmp_path / "model.tgz"), str(tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.tgz"]
+
+
+def test_an_archive_is_unpacked_beside_other_files_and_twice_but_over_no_other_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    theirs = add_files(out, "notes.txt")[0]
+    archive = make_archive(tmp_path)
+    unpack_run(archive, str(out))
+    unpack_run(archive, str(out))
+    assert checkpoints.has_run(str(out))
+    before = files_in(out)
+    with pytest.raises(UserError, match=r"--untar_model_dir=.*out holds another run: its c.* Choose a new directory"):
+        unpack_run(make_archive(tmp_path, 20), str(out))
+    assert files_in(out) == before
+    assert theirs.read_text() == "notes.txt"
+    with pytest.raises(UserError, match=r"--untar_model_dir=.*notes\.txt cannot be written"):
+        unpack_run(archive, str(theirs))
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", ".hidden", "..\\evil"])

@@ -374,7 +374,8 @@ def test_class_counts_skip_too(tmp_path: Path) -> None:
 
 def cut_shard(path: Path) -> str:
     """Writes four video-level records, the last of them cut; returns how the report of it begins."""
-    write_records(path, [vectors() for _ in range(4)])
+    features = {"mean_rgb": np.ones(8), "mean_audio": np.ones(4)}
+    write_records(path, [video_record(f"v{number}", [1], features) for number in range(4)])
     path.write_bytes(path.read_bytes()[:-3])
     return f"{path}, record 3: the file ends in the middle of this record"
 

@@ -5,14 +5,17 @@ train_dir/
     ckpt-1200.*      weights, optimizer, counters; the newest few
     data/            where each worker stands in the order of the data, one state for each checkpoint
     best/            the weights of the highest GAP so far, in the same form
-    eval/            metrics.json, history.jsonl, events
+    eval/            metrics.json, history.jsonl, per_class_ap.csv, events
     events.out.*     TensorBoard
 """
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -20,9 +23,9 @@ import pandas as pd
 import tensorflow as tf
 
 from yt8m.averages import has_averages, load_averages
-from yt8m.config import RunConfig, architecture_differences
+from yt8m.config import RunConfig, fixed_differences
 from yt8m.errors import UserError
-from yt8m.whole_file import write_text
+from yt8m.whole_file import first_line, write_text
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_PREFIX = "ckpt"
@@ -30,10 +33,22 @@ BEST_DIRECTORY = "best"
 EVALUATION_DIRECTORY = "eval"
 _DATA_DIRECTORY = "data"
 
+# The names that a run gives to what it writes, by folder, with what a kill may leave half-written. All else in its
+# directory is the user's.
+_PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"
+_CONFIG = re.escape(CONFIG_FILE) + _PARTIAL
+_STATE = rf"checkpoint(\.tmp[0-9a-f]+)?|{CHECKPOINT_PREFIX}-\d+(\.index|\.data-\d+-of-\d+|_temp)"
+_EVENTS = r"events\.out\.tfevents\..+"
+_WRITTEN = {
+    BEST_DIRECTORY: rf"{_STATE}|{_CONFIG}|metrics\.json{_PARTIAL}",
+    EVALUATION_DIRECTORY: rf"{_EVENTS}|history\.jsonl|(metrics\.json|per_class_ap\.csv){_PARTIAL}",
+    "": rf"{_STATE}|{_EVENTS}|{_CONFIG}",
+}
+
 
 def join(directory: str, *names: str) -> str:
     """Joins path names with slashes, which every storage scheme understands."""
-    return "/".join([directory.rstrip("/"), *names])
+    return "/".join([directory.rstrip("/"), *filter(None, names)])
 
 
 def save_config(train_dir: str, config: RunConfig) -> None:
@@ -60,7 +75,7 @@ def make_directory(path: str) -> None:
 
 def has_run(train_dir: str) -> bool:
     """Tells whether a run has been started in a directory and has saved a checkpoint."""
-    return tf.io.gfile.exists(join(train_dir, CONFIG_FILE)) and newest_checkpoint(train_dir) is not None
+    return _has_config(train_dir) and newest_checkpoint(train_dir) is not None
 
 
 def load_config(train_dir: str) -> RunConfig:
@@ -69,18 +84,47 @@ def load_config(train_dir: str) -> RunConfig:
     Raises:
         UserError: if the directory holds no run, or its configuration cannot be read.
     """
-    path = join(train_dir, CONFIG_FILE)
-    if not tf.io.gfile.exists(path):
+    if not _has_config(train_dir):
         raise UserError(
             f"train_dir={train_dir} holds no run: it has no {CONFIG_FILE}. Give the one that train.py was given."
         )
-    with tf.io.gfile.GFile(path) as file:
-        return RunConfig.from_json(file.read(), path)
+    path = join(train_dir, CONFIG_FILE)
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            text = file.read()
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not the configuration of a run: {error}. It is written by train.py; "
+            "restore it, or train into another --train_dir."
+        ) from error
+    return RunConfig.from_json(text, path)
+
+
+def _has_config(train_dir: str) -> bool:
+    return tf.io.gfile.exists(join(train_dir, CONFIG_FILE))
 
 
 def newest_checkpoint(train_dir: str) -> str | None:
-    """Returns the path of a run's newest complete checkpoint, without an ending, or None."""
-    return tf.train.latest_checkpoint(train_dir)
+    """Returns the path of a run's newest complete checkpoint, without an ending, or None.
+
+    Raises:
+        UserError: if the file `checkpoint`, which names it, is damaged.
+    """
+    try:
+        newest = tf.train.latest_checkpoint(train_dir)
+    except ValueError as error:
+        raise UserError(
+            f"{join(train_dir, 'checkpoint')} is damaged: expected the names of checkpoints. Delete it: the newest "
+            "checkpoint is then found without it."
+        ) from error
+    return newest or _newest_by_name(train_dir)
+
+
+def _newest_by_name(train_dir: str) -> str | None:
+    """Finds a checkpoint that no file `checkpoint` names: the index is the last of its files to be written."""
+    names = _names(train_dir, rf"{CHECKPOINT_PREFIX}-\d+\.index")
+    paths = [join(train_dir, name.removesuffix(".index")) for name in names]
+    return max(paths, key=checkpoint_step, default=None)
 
 
 def require_checkpoint(train_dir: str) -> str:
@@ -104,18 +148,37 @@ def load_weights(model: keras.Model, path: str) -> None:
     """Reads the weights that are to be evaluated, and nothing else, from a checkpoint: averages, if it has any.
 
     Raises:
-        UserError: if the checkpoint lacks a weight of the model.
+        UserError: if the checkpoint lacks a weight of the model, or is damaged.
     """
     try:
-        status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
-        status.assert_existing_objects_matched()
-        if has_averages(path):
-            load_averages(model, path)
+        with _reading(path):
+            status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
+            status.assert_existing_objects_matched()
+            if has_averages(path):
+                load_averages(model, path)
     except (AssertionError, ValueError) as error:
         raise UserError(
             f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
             "Was it written by another version, or copied from another run?"
         ) from error
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.OpError, IndexError) as error:  # an IndexError is what TensorFlow makes of a file that was cut
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"Checkpoint {path} cannot be read ({reason}). Expected whole files {path}.*. Restore them from a copy, or "
+            "delete what is left of them to go on without."
+        ) from error
+
+
+def checkpoint_files(path: str) -> list[str]:
+    """Returns the paths of all files of a checkpoint."""
+    directory, _, name = path.rpartition("/")
+    return [join(directory, file) for file in _names(directory, rf"{re.escape(name)}\..+")]
 
 
 def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunConfig | None:
@@ -130,13 +193,18 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
         The configuration of the run that is to be resumed, None for a new one.
 
     Raises:
-        UserError: if a run of another architecture lies there; the message names the first field that differs and both
-            values.
+        UserError: if a run of another architecture or optimizer lies there (the message names the first field that
+            differs and both values), or files that no run of ours wrote and a new one would overwrite.
     """
-    if start_new_model or not has_run(train_dir):
+    if not train_dir:
+        raise UserError("--train_dir is empty: give the directory of the run, as in --train_dir=runs/first.")
+    if not _has_config(train_dir):
+        _check_nothing_in_the_way(train_dir)
         return None
     old = load_config(train_dir)
-    differences = architecture_differences(old, config)
+    if start_new_model or newest_checkpoint(train_dir) is None:
+        return None
+    differences = fixed_differences(old, config)
     if differences:
         name, before, now = differences[0]
         raise UserError(
@@ -146,22 +214,94 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
     return old
 
 
+def _check_nothing_in_the_way(train_dir: str) -> None:
+    folders = [join(train_dir, name) for name in (_DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY)]
+    no_folders = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
+    for path in no_folders + _paths_of_run(train_dir):
+        raise UserError(
+            f"train_dir={train_dir} holds no run, for it has no {CONFIG_FILE}, but a new run would write to {path}, "
+            "which is there already. Choose another --train_dir, or move it away."
+        )
+
+
+@contextmanager
+def new_run(train_dir: str, config: RunConfig) -> Iterator[None]:
+    """Puts a new run in the place of the one that lies there, if any.
+
+    If the block ends with a `UserError` before the first checkpoint, the new run is deleted too, and the directory if
+    it was made here: there is nothing in it to resume or to look at.
+
+    Args:
+        train_dir: the directory, for which `open_run` returned None.
+        config: the new run.
+
+    Raises:
+        UserError: if the old run cannot be deleted or the new one cannot be written.
+    """
+    is_mine = not tf.io.gfile.exists(train_dir)
+    delete_run(train_dir)
+    try:
+        save_config(train_dir, config)
+        yield
+    except UserError:
+        if newest_checkpoint(train_dir) is None:
+            delete_run(train_dir)
+            if is_mine:
+                _delete_if_empty(train_dir)
+        raise
+
+
 def delete_run(train_dir: str) -> None:
-    """Deletes what a run wrote, and nothing else that lies in its directory."""
-    for directory in (_DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY):
-        if tf.io.gfile.isdir(join(train_dir, directory)):
-            tf.io.gfile.rmtree(join(train_dir, directory))
-    for pattern in (CONFIG_FILE, "checkpoint", f"{CHECKPOINT_PREFIX}-*", "events.out.tfevents.*"):
-        for path in tf.io.gfile.glob(join(train_dir, pattern)):
-            tf.io.gfile.remove(path)
+    """Deletes what a run wrote, and nothing else that lies in its directory; without a run there, nothing at all.
+
+    Raises:
+        UserError: if the directory has a `config.json` that is not that of a run, or a file cannot be deleted.
+    """
+    if not _has_config(train_dir):
+        return
+    load_config(train_dir)
+    for path in _paths_of_run(train_dir):
+        _delete(path)
+    data = join(train_dir, _DATA_DIRECTORY)
+    workers = [join(data, name) for name in _names(data, r"worker-\d+")]
+    for folder in (*workers, data, join(train_dir, BEST_DIRECTORY), join(train_dir, EVALUATION_DIRECTORY)):
+        _delete_if_empty(folder)
 
 
-def delete_run_without_checkpoint(train_dir: str) -> None:
-    """Deletes a run that ended before its first checkpoint: there is nothing in it to resume or to look at."""
-    if newest_checkpoint(train_dir) is None and tf.io.gfile.isdir(train_dir):
-        delete_run(train_dir)
-        if not tf.io.gfile.listdir(train_dir):
-            tf.io.gfile.rmtree(train_dir)
+def _paths_of_run(train_dir: str) -> list[str]:
+    """All that has the name of something a run writes; its description, by which the rest is known as ours, last."""
+    data = join(train_dir, _DATA_DIRECTORY)
+    places = {join(_DATA_DIRECTORY, worker): r"\d+" for worker in _names(data, r"worker-\d+")}
+    paths = [
+        join(train_dir, folder, name)
+        for folder, pattern in (places | _WRITTEN).items()
+        for name in _names(join(train_dir, folder), pattern)
+    ]
+    return sorted(paths, key=lambda path: path == join(train_dir, CONFIG_FILE))
+
+
+def _names(directory: str, pattern: str) -> list[str]:
+    """The names in a directory, if it is one, that a pattern matches from end to end."""
+    if not tf.io.gfile.isdir(directory):
+        return []
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
+    return sorted(name for name in names if re.fullmatch(pattern, name))
+
+
+def _delete(path: str) -> None:
+    try:
+        delete = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
+        delete(path)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{path} of the old run cannot be deleted ({first_line(error)}). Allow it, or choose another --train_dir."
+        ) from error
+
+
+def _delete_if_empty(directory: str) -> None:
+    if tf.io.gfile.isdir(directory) and not tf.io.gfile.listdir(directory):
+        with suppress(tf.errors.OpError):  # a link to a folder elsewhere stays, and does no harm
+            tf.io.gfile.rmtree(directory)
 
 
 class Checkpoints:
@@ -178,29 +318,42 @@ class Checkpoints:
     """
 
     def __init__(self, train_dir: str, state: tf.train.Checkpoint, keep: int, data_fingerprint: str, worker: int = 0):
-        self._manager = tf.train.CheckpointManager(state, train_dir, keep, checkpoint_name=CHECKPOINT_PREFIX)
+        self._train_dir = train_dir
         self._state = state
+        self._keep = keep
         self._fingerprint = data_fingerprint
         self._worker = worker
         self._data_directory = join(train_dir, _DATA_DIRECTORY, f"worker-{worker}")
+
+    @cached_property
+    def _manager(self) -> tf.train.CheckpointManager:
+        # Made for the first save, since it reads the directory: until then an old run may lie there that has to go.
+        return tf.train.CheckpointManager(self._state, self._train_dir, self._keep, checkpoint_name=CHECKPOINT_PREFIX)
 
     def restore(self, iterator: Any) -> bool:
         """Restores the newest checkpoint, and the data iterator if the order of the data is still the same.
 
         Returns:
             Whether the iterator stands where it stood; a fresh run counts as yes.
+
+        Raises:
+            UserError: if a file is damaged.
         """
-        newest = self._manager.latest_checkpoint
+        newest = newest_checkpoint(self._train_dir)
         if newest is None:
             return True
-        status = self._state.restore(newest)
+        with _reading(newest):
+            self._restore_state(newest)
+        return self._restore_data(checkpoint_step(newest), iterator)
+
+    def _restore_state(self, path: str) -> None:
+        status = self._state.restore(path)
         averages = getattr(self._state, "averages", None)
-        if averages is None or has_averages(newest):
+        if averages is None or has_averages(path):
             status.assert_existing_objects_matched()
         else:  # the run goes on with averages that it did not have
             status.expect_partial()
             averages.restart(self._state.model)
-        return self._restore_data(checkpoint_step(newest), iterator)
 
     def _restore_data(self, step: int, iterator: Any) -> bool:
         place = join(self._data_directory, str(step))
@@ -209,7 +362,8 @@ class Checkpoints:
         with tf.io.gfile.GFile(join(place, "order.txt")) as file:
             if file.read() != self._fingerprint:
                 return False
-        tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
+        with _reading(join(place, "state")):
+            tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
         return True
 
     def save(self, step: int, iterator: Any) -> None:

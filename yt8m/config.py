@@ -112,7 +112,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. Data and model make the architecture: what may not change when the run is resumed."""
+    """A whole run. Data and model make the architecture, which may not change when the run is resumed."""
 
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,6 +158,16 @@ def architecture_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, 
         for name in sorted(old_fields.keys() | new_fields.keys())
         if old_fields.get(name) != new_fields.get(name)
     ]
+
+
+def fixed_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, old value, new value) for all that may not change when a run is resumed and did.
+
+    That is the architecture, and the optimizer: another one would take what its predecessor remembers for its own.
+    """
+    before, now = (config.optimization.optimizer for config in (old, new))
+    is_same = before.removesuffix("Optimizer") == now.removesuffix("Optimizer")
+    return architecture_differences(old, new) + ([] if is_same else [("optimizer", before, now)])
 
 
 def schedule_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -1,4 +1,4 @@
-"""A text file that is there whole or not at all."""
+"""A file that is there whole or not at all."""
 
 import contextlib
 import uuid
@@ -12,7 +12,7 @@ from yt8m.errors import UserError
 
 
 class WholeFile:
-    """Writes a text file beside its target and renames it when it is whole.
+    """Writes a file beside its target and renames it when it is whole.
 
         with WholeFile(path, header, "output_file") as file:
             file.write(rows)
@@ -29,7 +29,7 @@ class WholeFile:
         UserError: if the target cannot be written.
     """
 
-    def __init__(self, path: str, header: str, flag: str = ""):
+    def __init__(self, path: str, header: str | bytes, flag: str = ""):
         self._path = path
         self._where = f"--{flag}={path}" if flag else path
         self._header = header
@@ -45,14 +45,14 @@ class WholeFile:
             self._file.flush()
         return self
 
-    def write(self, text: str) -> None:
-        """Appends text.
+    def write(self, content: str | bytes) -> None:
+        """Appends text or bytes.
 
         Raises:
             UserError: if it cannot be written, as on a full disk.
         """
         with self._naming_the_target():
-            self._file.write(text)
+            self._file.write(content)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
