@@ -247,6 +247,30 @@ def test_a_damaged_checkpoint_is_a_user_error(tmp_path: Path, what: str) -> None
         checkpoints.Checkpoints(str(tmp_path), state, 3, "order").restore(None)
 
 
+def test_every_worker_keeps_its_place_at_the_newest_complete_checkpoint(tmp_path: Path) -> None:
+    checkpoints.save_config(str(tmp_path), CONFIG)
+    iterator = iter(tf.data.Dataset.range(100))
+    chief, other = (
+        checkpoints.Checkpoints(str(tmp_path), tf.train.Checkpoint(model=make_model()), 3, "order", worker)
+        for worker in (0, 1)
+    )
+    for worker in (other, chief):
+        worker.save_place(5, iterator)
+    other.save_state(5)
+    chief.save_state(5)
+    add_files(tmp_path, "data/worker-1/notes.txt")
+    other.save_place(10, iterator)
+    other.save_state(10)  # here a kill comes, before worker 0 has written checkpoint 10
+    assert chief.restore(iterator)
+    assert other.restore(iterator)
+    chief.save_place(10, iterator)
+    chief.save_state(10)
+    other.save_place(15, iterator)
+    other.save_state(15)
+    assert sorted(path.name for path in (tmp_path / "data/worker-1").iterdir()) == ["10", "15", "notes.txt"]
+    assert [path.name for path in (tmp_path / "data/worker-0").iterdir()] == ["10"]
+
+
 def test_a_run_without_checkpoint_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no checkpoint yet"):
         checkpoints.require_checkpoint(str(tmp_path))

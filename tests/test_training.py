@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class Run:
         max_steps: int = 0,
         on_report: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[int], None] | None = None,
+        agree: Callable[[Sequence[bool]], Sequence[bool]] = list,
         **settings: int,
     ) -> int:
         """Trains; every argument has the meaning of its flag."""
@@ -111,7 +112,7 @@ class Run:
             self.iterator,
             self.checkpoints,
             loop,
-            agree=lambda wishes: wishes,
+            agree=agree,
             report=report,
             evaluate=evaluate,
         )
@@ -231,6 +232,17 @@ def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) ->
     evaluated: list[int] = []
     Run(tmp_path).train(7, export_model_steps=3, evaluate=evaluated.append)
     assert evaluated == [3, 6, 7]
+
+
+def test_workers_meet_between_their_places_and_the_checkpoint(tmp_path: Path) -> None:
+    met: list[tuple[bool, bool]] = []
+
+    def agree(wishes: Sequence[bool]) -> Sequence[bool]:
+        met.append(((tmp_path / "data/worker-0/4/order.txt").exists(), (tmp_path / "ckpt-4.index").exists()))
+        return wishes
+
+    Run(tmp_path).train(4, agree=agree)
+    assert met == [(False, False), (True, False), (True, True)]
 
 
 def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> None:

@@ -307,7 +307,8 @@ def _delete_if_empty(directory: str) -> None:
 class Checkpoints:
     """Saves and restores a run: the shared state once, the place in the order of the data once for each worker.
 
-    The place in the data is written first and deleted last, so that every checkpoint that is complete finds its own.
+    The places in the data are written first, by all workers, and deleted last, so that every worker finds its own for
+    the newest checkpoint that is complete, whenever a kill comes.
 
     Args:
         train_dir: the run's directory.
@@ -366,22 +367,24 @@ class Checkpoints:
             tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
         return True
 
-    def save(self, step: int, iterator: Any) -> None:
-        """Saves everything that is needed to go on from `step` as if nothing had happened."""
-        self._save_data(step, iterator)
-        if self._worker == 0:
-            self._manager.save(checkpoint_number=step)
-        self._delete_data_before(step)
-
-    def _save_data(self, step: int, iterator: Any) -> None:
+    def save_place(self, step: int, iterator: Any) -> None:
+        """Saves where this worker stands in the data; all workers have done so before one calls `save_state`."""
         place = join(self._data_directory, str(step))
         tf.io.gfile.makedirs(place)
         tf.train.Checkpoint(iterator=iterator).write(join(place, "state"))
         write_text(join(place, "order.txt"), self._fingerprint)
 
-    def _delete_data_before(self, step: int) -> None:
-        for name in tf.io.gfile.listdir(self._data_directory):
-            if int(name.rstrip("/")) < step:
+    def save_state(self, step: int) -> None:
+        """Saves all else that is needed to go on from `step` as if nothing had happened."""
+        if self._worker == 0:
+            self._manager.save(checkpoint_number=step)
+        self._delete_old_places()
+
+    def _delete_old_places(self) -> None:
+        # For other workers the newest checkpoint may still be the one before: worker 0 is not waited for.
+        newest = newest_checkpoint(self._train_dir)
+        for name in _names(self._data_directory, r"\d+"):
+            if newest is not None and int(name) < checkpoint_step(newest):
                 tf.io.gfile.rmtree(join(self._data_directory, name))
 
 

@@ -254,14 +254,14 @@ def train(
             stop, due = agree([bool(signals), clock.is_due()])
             on_schedule = at % settings.export_model_steps == 0
             if due or on_schedule:
-                saved_at = _save(checkpoints, at, iterator, clock)
+                saved_at = _save(checkpoints, at, iterator, clock, agree)
             if on_schedule and evaluate is not None:
                 evaluate(at)
                 evaluated_at = at
             if stop:
                 break
         if at != saved_at:
-            _save(checkpoints, at, iterator, clock)
+            _save(checkpoints, at, iterator, clock, agree)
         if at != evaluated_at and evaluate is not None and not signals:
             evaluate(at)
         agree([False])  # nobody leaves before the one who evaluates is done: a worker that is missed stops the others
@@ -282,8 +282,16 @@ class _CheckpointClock:
         return bool(self._seconds) and time.monotonic() - self._start >= self._seconds
 
 
-def _save(checkpoints: Checkpoints, step: int, iterator: Any, clock: _CheckpointClock) -> int:
-    checkpoints.save(step, iterator)
+def _save(
+    checkpoints: Checkpoints,
+    step: int,
+    iterator: Any,
+    clock: _CheckpointClock,
+    agree: Callable[[Sequence[bool]], Sequence[bool]],
+) -> int:
+    checkpoints.save_place(step, iterator)
+    agree([False])  # no checkpoint before the place of every worker is there
+    checkpoints.save_state(step)
     clock.restart()
     return step
 
