@@ -10,9 +10,7 @@ from yt8m import cli
 from yt8m.checkpoints import (
     Checkpoints,
     best_gap,
-    new_run,
     newest_checkpoint,
-    open_run,
     save_best,
     save_config,
     save_evaluation,
@@ -20,6 +18,7 @@ from yt8m.checkpoints import (
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
 from yt8m.evaluation import Evaluator
+from yt8m.runs import new_run, open_run
 from yt8m.summaries import EvaluationReport, TrainingReport
 from yt8m.training import LoopSettings, TrainState, TrainStep, num_weights, train
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m import checkpoints
+from yt8m import checkpoints, runs
 from yt8m.archive import pack_run, unpack_run
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.errors import UserError
@@ -40,8 +40,8 @@ def save_run(directory: Path, steps: tuple[int, ...] = (10,)) -> None:
 def test_a_run_is_resumed_whatever_its_schedule(tmp_path: Path) -> None:
     save_run(tmp_path)
     longer = RunConfig(model=CONFIG.model, training=TrainingConfig(max_steps=99))
-    assert checkpoints.open_run(str(tmp_path), longer, start_new_model=False) == CONFIG
-    assert checkpoints.open_run(str(tmp_path), longer, start_new_model=True) is None
+    assert runs.open_run(str(tmp_path), longer, start_new_model=False) == CONFIG
+    assert runs.open_run(str(tmp_path), longer, start_new_model=True) is None
 
 
 def test_a_run_is_found_without_the_file_that_names_its_checkpoints(tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_a_run_is_found_without_the_file_that_names_its_checkpoints(tmp_path: Pa
     (tmp_path / "run" / "checkpoint").unlink()
     for directory in (str(tmp_path / "[run]"), str(tmp_path / "run")):
         assert checkpoints.newest_checkpoint(directory) == f"{directory}/ckpt-10"
-        assert checkpoints.open_run(directory, CONFIG, start_new_model=False) == CONFIG
+        assert runs.open_run(directory, CONFIG, start_new_model=False) == CONFIG
     (tmp_path / "run" / "checkpoint").touch()
     with pytest.raises(UserError, match=r"run/checkpoint is damaged: .* Delete it"):
-        checkpoints.open_run(str(tmp_path / "run"), CONFIG, start_new_model=False)
+        runs.open_run(str(tmp_path / "run"), CONFIG, start_new_model=False)
 
 
 def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(
         UserError, match=r"holds a run with l2_penalty=1e-08; you asked for 0\.5\. Resume .*--start_new"
     ):
-        checkpoints.open_run(str(tmp_path), other, start_new_model=False)
+        runs.open_run(str(tmp_path), other, start_new_model=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -72,9 +72,9 @@ def test_a_run_is_resumed_with_its_own_optimizer_alone(tmp_path: Path) -> None:
     same, other = (
         RunConfig(CONFIG.data, CONFIG.model, OptimizationConfig(optimizer=name)) for name in ("Adam", "Ftrl")
     )
-    assert checkpoints.open_run(str(tmp_path), same, start_new_model=False) == CONFIG
+    assert runs.open_run(str(tmp_path), same, start_new_model=False) == CONFIG
     with pytest.raises(UserError, match=r"holds a run with optimizer=AdamOptimizer; you asked for Ftrl\. Resume"):
-        checkpoints.open_run(str(tmp_path), other, start_new_model=False)
+        runs.open_run(str(tmp_path), other, start_new_model=False)
 
 
 def add_files(directory: Path, *names: str) -> list[Path]:
@@ -107,7 +107,7 @@ def test_deleting_a_run_leaves_other_files(tmp_path: Path) -> None:
     checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
     add_files(tmp_path, "data/worker-1/10/order.txt", "eval/events.out.tfevents.1", "config.json.0123abcd.partial")
     theirs = add_files(tmp_path, *THE_USERS)
-    checkpoints.delete_run(str(tmp_path))
+    runs.delete_run(str(tmp_path))
     assert files_in(tmp_path) == sorted(theirs)
     assert not (tmp_path / "data/worker-1").exists()
     for path in theirs:
@@ -115,25 +115,25 @@ def test_deleting_a_run_leaves_other_files(tmp_path: Path) -> None:
     save_run(tmp_path)
     checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
     (tmp_path / "notes.txt").touch()
-    checkpoints.delete_run(str(tmp_path))
+    runs.delete_run(str(tmp_path))
     assert not (tmp_path / "eval").exists()
     assert files_in(tmp_path) == [tmp_path / "notes.txt"]
 
 
 def test_without_a_run_nothing_is_deleted(tmp_path: Path) -> None:
     theirs = add_files(tmp_path, "checkpoint", "ckpt-7.index", "events.out.tfevents.1", "eval/metrics.json")
-    checkpoints.delete_run(str(tmp_path))
+    runs.delete_run(str(tmp_path))
     assert files_in(tmp_path) == sorted(theirs)
     theirs += add_files(tmp_path, "config.json")
     with pytest.raises(UserError, match=r"config\.json is not the configuration of a run"):
-        checkpoints.delete_run(str(tmp_path))
+        runs.delete_run(str(tmp_path))
     assert files_in(tmp_path) == sorted(theirs)
 
 
 def test_a_pattern_in_the_name_of_a_directory_is_a_plain_name(tmp_path: Path) -> None:
     save_run(tmp_path / "run1")
     save_run(tmp_path / "run[1]")
-    checkpoints.delete_run(str(tmp_path / "run[1]"))
+    runs.delete_run(str(tmp_path / "run[1]"))
     assert checkpoints.has_run(str(tmp_path / "run1"))
     assert not files_in(tmp_path / "run[1]")
 
@@ -141,8 +141,8 @@ def test_a_pattern_in_the_name_of_a_directory_is_a_plain_name(tmp_path: Path) ->
 @pytest.mark.parametrize("start_new_model", [False, True])
 def test_a_new_run_starts_beside_other_files(tmp_path: Path, start_new_model: bool) -> None:
     theirs = add_files(tmp_path, *THE_USERS)
-    assert checkpoints.open_run(str(tmp_path), CONFIG, start_new_model) is None
-    with checkpoints.new_run(str(tmp_path), CONFIG):
+    assert runs.open_run(str(tmp_path), CONFIG, start_new_model) is None
+    with runs.new_run(str(tmp_path), CONFIG):
         assert checkpoints.load_config(str(tmp_path)) == CONFIG
     assert files_in(tmp_path) == sorted([*theirs, tmp_path / "config.json"])
 
@@ -155,17 +155,17 @@ def test_a_new_run_starts_beside_other_files(tmp_path: Path, start_new_model: bo
 def test_files_that_no_run_of_ours_wrote_are_in_the_way(tmp_path: Path, name: str, start_new_model: bool) -> None:
     theirs = add_files(tmp_path, name)
     with pytest.raises(UserError, match=r"holds no run, .* would write to .*Choose another --train_dir, or move it"):
-        checkpoints.open_run(str(tmp_path), CONFIG, start_new_model)
+        runs.open_run(str(tmp_path), CONFIG, start_new_model)
     assert files_in(tmp_path) == theirs
 
 
 def test_a_run_needs_a_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--train_dir is empty"):
-        checkpoints.open_run("", CONFIG, start_new_model=False)
+        runs.open_run("", CONFIG, start_new_model=False)
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "run"):
-        assert checkpoints.open_run(str(directory), CONFIG, start_new_model=True) is None
-        with pytest.raises(UserError, match="cannot be made"), checkpoints.new_run(str(directory), CONFIG):
+        assert runs.open_run(str(directory), CONFIG, start_new_model=True) is None
+        with pytest.raises(UserError, match="cannot be made"), runs.new_run(str(directory), CONFIG):
             pass
 
 
@@ -174,7 +174,7 @@ def test_another_programs_config_is_never_overwritten(tmp_path: Path, content: b
     (tmp_path / "config.json").write_bytes(content)
     for start_new_model in (False, True):
         with pytest.raises(UserError, match=r"config\.json is not the configuration of a run"):
-            checkpoints.open_run(str(tmp_path), CONFIG, start_new_model)
+            runs.open_run(str(tmp_path), CONFIG, start_new_model)
     assert (tmp_path / "config.json").read_bytes() == content
 
 
@@ -182,7 +182,7 @@ def fail_in_new_run(directory: Path, steps: tuple[int, ...] = ()) -> None:
     """A new run that writes what runs write, and ends with an error the user can put right."""
 
     def run() -> None:
-        with checkpoints.new_run(str(directory), CONFIG):
+        with runs.new_run(str(directory), CONFIG):
             add_files(directory, "events.out.tfevents.1", "data/worker-0/10/order.txt")
             if steps:
                 save_run(directory, steps)

@@ -432,12 +432,13 @@ def test_two_devices_agree_with_one(make: Callable[[], Any]) -> None:
         return randomise(layer)
 
     def descriptor_and_gradients(layer: Any, rows: list[tf.Tensor]) -> list[tf.Tensor]:
+        seen, exists = rows
         with tf.GradientTape() as tape:
-            tape.watch(rows[0])
-            y = descriptor_of(layer, *rows, training=True)
-            y = tf.where(tf.reshape(rows[1], tf.shape(y)[:2])[:, :, tf.newaxis], y, 0.0) if y.shape.rank == 3 else y
+            tape.watch(seen)
+            y = descriptor_of(layer, seen, exists, training=True)
+            y = tf.where(exists[:, :, tf.newaxis], y, 0.0) if y.shape.rank == 3 else y
             loss = tf.reduce_sum(tf.sin(3.0 * y))
-        return [y, *tape.gradient(loss, [rows[0], *(weight.value for weight in layer.trainable_variables)])]
+        return [y, *tape.gradient(loss, [seen, *(weight.value for weight in layer.trainable_variables)])]
 
     alone, strategy = built(), build_strategy(2)
     y, to_frames, *to_weights = descriptor_and_gradients(alone, [frames, valid])

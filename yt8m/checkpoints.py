@@ -14,7 +14,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,27 +23,15 @@ import pandas as pd
 import tensorflow as tf
 
 from yt8m.averages import has_averages, load_averages
-from yt8m.config import RunConfig, fixed_differences
+from yt8m.config import RunConfig
 from yt8m.errors import UserError
-from yt8m.whole_file import first_line, write_text
+from yt8m.whole_file import write_text
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_PREFIX = "ckpt"
 BEST_DIRECTORY = "best"
 EVALUATION_DIRECTORY = "eval"
-_DATA_DIRECTORY = "data"
-
-# The names that a run gives to what it writes, by folder, with what a kill may leave half-written. All else in its
-# directory is the user's.
-_PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"
-_CONFIG = re.escape(CONFIG_FILE) + _PARTIAL
-_STATE = rf"checkpoint(\.tmp[0-9a-f]+)?|{CHECKPOINT_PREFIX}-\d+(\.index|\.data-\d+-of-\d+|_temp)"
-_EVENTS = r"events\.out\.tfevents\..+"
-_WRITTEN = {
-    BEST_DIRECTORY: rf"{_STATE}|{_CONFIG}|metrics\.json{_PARTIAL}",
-    EVALUATION_DIRECTORY: rf"{_EVENTS}|history\.jsonl|(metrics\.json|per_class_ap\.csv){_PARTIAL}",
-    "": rf"{_STATE}|{_EVENTS}|{_CONFIG}",
-}
+DATA_DIRECTORY = "data"
 
 
 def join(directory: str, *names: str) -> str:
@@ -75,7 +63,7 @@ def make_directory(path: str) -> None:
 
 def has_run(train_dir: str) -> bool:
     """Tells whether a run has been started in a directory and has saved a checkpoint."""
-    return _has_config(train_dir) and newest_checkpoint(train_dir) is not None
+    return has_config(train_dir) and newest_checkpoint(train_dir) is not None
 
 
 def load_config(train_dir: str) -> RunConfig:
@@ -84,7 +72,7 @@ def load_config(train_dir: str) -> RunConfig:
     Raises:
         UserError: if the directory holds no run, or its configuration cannot be read.
     """
-    if not _has_config(train_dir):
+    if not has_config(train_dir):
         raise UserError(
             f"train_dir={train_dir} holds no run: it has no {CONFIG_FILE}. Give the one that train.py was given."
         )
@@ -100,7 +88,8 @@ def load_config(train_dir: str) -> RunConfig:
     return RunConfig.from_json(text, path)
 
 
-def _has_config(train_dir: str) -> bool:
+def has_config(train_dir: str) -> bool:
+    """Tells whether a directory has the description of a run."""
     return tf.io.gfile.exists(join(train_dir, CONFIG_FILE))
 
 
@@ -122,9 +111,17 @@ def newest_checkpoint(train_dir: str) -> str | None:
 
 def _newest_by_name(train_dir: str) -> str | None:
     """Finds a checkpoint that no file `checkpoint` names: the index is the last of its files to be written."""
-    names = _names(train_dir, rf"{CHECKPOINT_PREFIX}-\d+\.index")
+    names = names_in(train_dir, rf"{CHECKPOINT_PREFIX}-\d+\.index")
     paths = [join(train_dir, name.removesuffix(".index")) for name in names]
     return max(paths, key=checkpoint_step, default=None)
+
+
+def names_in(directory: str, pattern: str) -> list[str]:
+    """The names in a directory, if it is one, that a pattern matches from end to end."""
+    if not tf.io.gfile.isdir(directory):
+        return []
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
+    return sorted(name for name in names if re.fullmatch(pattern, name))
 
 
 def require_checkpoint(train_dir: str) -> str:
@@ -178,130 +175,7 @@ def _reading(path: str) -> Iterator[None]:
 def checkpoint_files(path: str) -> list[str]:
     """Returns the paths of all files of a checkpoint."""
     directory, _, name = path.rpartition("/")
-    return [join(directory, file) for file in _names(directory, rf"{re.escape(name)}\..+")]
-
-
-def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunConfig | None:
-    """Finds the run that is to be resumed; writes and deletes nothing.
-
-    Args:
-        train_dir: the directory.
-        config: the run that is asked for.
-        start_new_model: whether a run that lies there is to be overwritten.
-
-    Returns:
-        The configuration of the run that is to be resumed, None for a new one.
-
-    Raises:
-        UserError: if a run of another architecture or optimizer lies there (the message names the first field that
-            differs and both values), or files that no run of ours wrote and a new one would overwrite.
-    """
-    if not train_dir:
-        raise UserError("--train_dir is empty: give the directory of the run, as in --train_dir=runs/first.")
-    if not _has_config(train_dir):
-        _check_nothing_in_the_way(train_dir)
-        return None
-    old = load_config(train_dir)
-    if start_new_model or newest_checkpoint(train_dir) is None:
-        return None
-    differences = fixed_differences(old, config)
-    if differences:
-        name, before, now = differences[0]
-        raise UserError(
-            f"train_dir={train_dir} holds a run with {name}={before}; you asked for {now}. Resume with the old value, "
-            "choose another --train_dir, or pass --start_new_model to overwrite it."
-        )
-    return old
-
-
-def _check_nothing_in_the_way(train_dir: str) -> None:
-    folders = [join(train_dir, name) for name in (_DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY)]
-    no_folders = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
-    for path in no_folders + _paths_of_run(train_dir):
-        raise UserError(
-            f"train_dir={train_dir} holds no run, for it has no {CONFIG_FILE}, but a new run would write to {path}, "
-            "which is there already. Choose another --train_dir, or move it away."
-        )
-
-
-@contextmanager
-def new_run(train_dir: str, config: RunConfig) -> Iterator[None]:
-    """Puts a new run in the place of the one that lies there, if any.
-
-    If the block ends with a `UserError` before the first checkpoint, the new run is deleted too, and the directory if
-    it was made here: there is nothing in it to resume or to look at.
-
-    Args:
-        train_dir: the directory, for which `open_run` returned None.
-        config: the new run.
-
-    Raises:
-        UserError: if the old run cannot be deleted or the new one cannot be written.
-    """
-    is_mine = not tf.io.gfile.exists(train_dir)
-    delete_run(train_dir)
-    try:
-        save_config(train_dir, config)
-        yield
-    except UserError:
-        if newest_checkpoint(train_dir) is None:
-            delete_run(train_dir)
-            if is_mine:
-                _delete_if_empty(train_dir)
-        raise
-
-
-def delete_run(train_dir: str) -> None:
-    """Deletes what a run wrote, and nothing else that lies in its directory; without a run there, nothing at all.
-
-    Raises:
-        UserError: if the directory has a `config.json` that is not that of a run, or a file cannot be deleted.
-    """
-    if not _has_config(train_dir):
-        return
-    load_config(train_dir)
-    for path in _paths_of_run(train_dir):
-        _delete(path)
-    data = join(train_dir, _DATA_DIRECTORY)
-    workers = [join(data, name) for name in _names(data, r"worker-\d+")]
-    for folder in (*workers, data, join(train_dir, BEST_DIRECTORY), join(train_dir, EVALUATION_DIRECTORY)):
-        _delete_if_empty(folder)
-
-
-def _paths_of_run(train_dir: str) -> list[str]:
-    """All that has the name of something a run writes; its description, by which the rest is known as ours, last."""
-    data = join(train_dir, _DATA_DIRECTORY)
-    places = {join(_DATA_DIRECTORY, worker): r"\d+" for worker in _names(data, r"worker-\d+")}
-    paths = [
-        join(train_dir, folder, name)
-        for folder, pattern in (places | _WRITTEN).items()
-        for name in _names(join(train_dir, folder), pattern)
-    ]
-    return sorted(paths, key=lambda path: path == join(train_dir, CONFIG_FILE))
-
-
-def _names(directory: str, pattern: str) -> list[str]:
-    """The names in a directory, if it is one, that a pattern matches from end to end."""
-    if not tf.io.gfile.isdir(directory):
-        return []
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
-    return sorted(name for name in names if re.fullmatch(pattern, name))
-
-
-def _delete(path: str) -> None:
-    try:
-        delete = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
-        delete(path)
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"{path} of the old run cannot be deleted ({first_line(error)}). Allow it, or choose another --train_dir."
-        ) from error
-
-
-def _delete_if_empty(directory: str) -> None:
-    if tf.io.gfile.isdir(directory) and not tf.io.gfile.listdir(directory):
-        with suppress(tf.errors.OpError):  # a link to a folder elsewhere stays, and does no harm
-            tf.io.gfile.rmtree(directory)
+    return [join(directory, file) for file in names_in(directory, rf"{re.escape(name)}\..+")]
 
 
 class Checkpoints:
@@ -324,7 +198,7 @@ class Checkpoints:
         self._keep = keep
         self._fingerprint = data_fingerprint
         self._worker = worker
-        self._data_directory = join(train_dir, _DATA_DIRECTORY, f"worker-{worker}")
+        self._data_directory = join(train_dir, DATA_DIRECTORY, f"worker-{worker}")
 
     @cached_property
     def _manager(self) -> tf.train.CheckpointManager:
@@ -383,7 +257,7 @@ class Checkpoints:
     def _delete_old_places(self) -> None:
         # For other workers the newest checkpoint may still be the one before: worker 0 is not waited for.
         newest = newest_checkpoint(self._train_dir)
-        for name in _names(self._data_directory, r"\d+"):
+        for name in names_in(self._data_directory, r"\d+"):
             if newest is not None and int(name) < checkpoint_step(newest):
                 tf.io.gfile.rmtree(join(self._data_directory, name))
 
