@@ -103,14 +103,17 @@ def draw_scores() -> None:
     """Draws docs/results.svg: GAP of the models over frames against their parameters, and against their training."""
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 8}
     runs = evaluated_runs()
-    models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").median(numeric_only=True)
-    models = models.join(known_speeds(), how="inner")
+    models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").mean(numeric_only=True)
+    models = models.sort_values("gap").join(known_speeds(), how="inner")
     models["cost"] = [training_examples(recipe) for recipe in models.index] / models["examples_per_second"]
     figure, panels = plt.subplots(1, 2, figsize=(12, 6), sharey=True, layout="constrained")
     for panel, column in zip(panels, ("parameters", "cost"), strict=True):
         panel.scatter(models[column], models["gap"], s=12)
-        for recipe, model in models.iterrows():
-            panel.annotate(str(recipe).removeprefix("audioset-"), (model[column], model["gap"]), fontsize=7)
+        for rank, (recipe, model) in enumerate(models.iterrows()):
+            side = "left" if rank % 2 else "right"  # so that names of models with equal scores do not overlap
+            name = f" {str(recipe).removeprefix('audioset-')} "
+            panel.annotate(name, (model[column], model["gap"]), fontsize=7, ha=side, va="center")
+        panel.margins(x=0.2)
         panel.set(xscale="log")
         panel.grid(alpha=0.3)
     panels[0].set(xlabel="parameters", ylabel="GAP, AudioSet")
