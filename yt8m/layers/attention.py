@@ -203,7 +203,8 @@ class SelfAttention(keras.layers.Layer):
 
         o_i = BN(heads of attend(LogitNormalization(q, k), k, v) side by side)
 
-    P has no bias: one of k would cancel in the softmax.
+    P has no bias: one of k would cancel in the softmax. BN starts with gamma = 0, so that a block that adds y to x starts
+    with x: random heads of unit variance would drown it, and the frames behind them are then hard to learn from.
 
     Args:
         head_size: W, at least; see `num_heads`.
@@ -212,7 +213,8 @@ class SelfAttention(keras.layers.Layer):
     Raises:
         UserError: if the size is below 1.
 
-    Source: Vaswani et al. 2017, "Attention is all you need"; normalised: Kmiec, Bae & An 2018.
+    Source: Vaswani et al. 2017, "Attention is all you need"; normalised: Kmiec, Bae & An 2018, whose gamma starts at 1;
+    0 behind the last normalisation of what is added: Goyal et al. 2017, "Accurate, large minibatch SGD".
     """
 
     def __init__(self, head_size: int, add_batch_norm: bool = False, **kwargs: Any):
@@ -220,7 +222,9 @@ class SelfAttention(keras.layers.Layer):
         self.head_size = head_size
         policy = self.dtype_policy
         self.logit_norm = LogitNormalization(dtype=policy) if add_batch_norm else None
-        self.output_norm = MaskedBatchNormalization(dtype=policy) if add_batch_norm else None
+        self.output_norm = None
+        if add_batch_norm:
+            self.output_norm = MaskedBatchNormalization(gamma_initializer="zeros", dtype=policy)
 
     def build(self, input_shape: Any) -> None:
         """Creates P and O, of which each square part starts from Glorot's uniform distribution."""

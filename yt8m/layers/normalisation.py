@@ -51,19 +51,21 @@ class MaskedBatchNormalization(keras.layers.Layer):
     Args:
         momentum: how much of the moving moments a step of a long run keeps.
         epsilon: added to the variance.
+        gamma_initializer: `ones`, or `zeros` for what is added to something and adds nothing at first.
 
     Source: Ioffe & Szegedy 2015; momentum and epsilon of slim.batch_norm; the warm-up is that of
     tf.train.ExponentialMovingAverage(num_updates), without its bias towards the initial value.
     """
 
-    def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, **kwargs: Any):
+    def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, gamma_initializer: str = "ones", **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.gamma_initializer = gamma_initializer
 
     def build(self, input_shape: Any) -> None:
         """Creates a scale, an offset and two moving moments a feature, all float32 whatever the policy."""
-        self.gamma = self._vector(input_shape[-1], "gamma", "ones", trainable=True)
+        self.gamma = self._vector(input_shape[-1], "gamma", self.gamma_initializer, trainable=True)
         self.beta = self._vector(input_shape[-1], "beta", "zeros", trainable=True)
         self.moving_mean = self._vector(input_shape[-1], "moving_mean", "zeros", trainable=False)
         self.moving_variance = self._vector(input_shape[-1], "moving_variance", "ones", trainable=False)
