@@ -203,8 +203,8 @@ class SelfAttention(keras.layers.Layer):
 
         o_i = BN(heads of attend(LogitNormalization(q, k), k, v) side by side)
 
-    P has no bias: one of k would cancel in the softmax. BN starts with gamma = 0, so that a block that adds y to x starts
-    with x: random heads of unit variance would drown it, and the frames behind them are then hard to learn from.
+    P has no bias: one of k would cancel in the softmax. BN starts with gamma = 0, so that a block that adds y to x
+    starts with x: random heads of unit variance would drown it.
 
     Args:
         head_size: W, at least; see `num_heads`.
