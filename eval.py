@@ -7,22 +7,21 @@ from collections.abc import Iterable
 import pandas as pd
 from absl import flags
 
-from yt8m import cli
-from yt8m.checkpoints import (
+from yt8m.cli import program, run_flags
+from yt8m.data.vocabulary import class_names
+from yt8m.distribution import build_strategy
+from yt8m.engine.reports import EvaluationReport
+from yt8m.engine.weight_averages import load_weights
+from yt8m.metrics import EvaluationMetrics
+from yt8m.runs.checkpoints import save_class_table, save_evaluation
+from yt8m.runs.directory import (
     checkpoint_step,
     evaluation_directory,
     has_run,
     load_config,
-    load_weights,
     new_checkpoints,
     require_checkpoint,
-    save_class_table,
-    save_evaluation,
 )
-from yt8m.distribution import build_strategy
-from yt8m.metrics import EvaluationMetrics
-from yt8m.summaries import EvaluationReport
-from yt8m.vocabulary import class_names
 
 import experiment
 
@@ -33,9 +32,9 @@ SECONDS_BETWEEN_LOOKS = 10.0
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program; those of a run may be repeated and are compared with it."""
-    cli.define_run_flags(values)
-    cli.define_program_flags(values, batch_size=1024)
-    cli.define_evaluation_flags(values)
+    run_flags.define_run_flags(values)
+    run_flags.define_program_flags(values, batch_size=1024)
+    run_flags.define_evaluation_flags(values)
     flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
     flags.DEFINE_string(
         "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
@@ -48,7 +47,7 @@ def main(values: flags.FlagValues) -> None:
     if not values.run_once:
         _wait_for_run(values.train_dir)
     config = load_config(values.train_dir)
-    cli.check_repeated_flags(values, config)
+    run_flags.check_repeated_flags(values, config)
     model = experiment.build_model(config)
     data = experiment.evaluation_data(
         config,
@@ -96,4 +95,4 @@ def _class_table(metrics: EvaluationMetrics, names: dict[int, str]) -> pd.DataFr
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 import keras
 import tensorflow as tf
 
+from yt8m.batch import model_inputs
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.distribution import Strategy
+from yt8m.engine.evaluation import Evaluator
+from yt8m.engine.optimization import build_optimizer
+from yt8m.engine.step import TrainState
 from yt8m.errors import UserError
-from yt8m.evaluation import Evaluator
-from yt8m.optimization import build_optimizer
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
-from yt8m.training import TrainState, model_inputs
 
 import frame_level_models  # noqa: F401  registers its models
 import losses  # noqa: F401  registers the losses

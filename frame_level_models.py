@@ -1,28 +1,24 @@
-"""The door to the registered models over frames; here those of the starter and the recurrent ones."""
+"""The door to the registered models over frames; here the starter's, and those that pool a sequence in one step."""
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError, choose
-from yt8m.frame_level import FrameLevelModel, SampledModel
-from yt8m.layers.dbof import ACTIVATIONS, DeepBagOfFrames
+from yt8m.errors import choose
+from yt8m.layers.dbof import ACTIVATIONS, Activation, DeepBagOfFrames
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
-from yt8m.layers.normalisation import MaskedBatchNormalization
-from yt8m.layers.pooling import masked_mean
-from yt8m.layers.recurrent import RecurrentStack, reverse_frames
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.pooling import masked_max, masked_mean
+from yt8m.models.base import FrameLevelModel, SampledModel
 from yt8m.registry import FRAME_LEVEL_MODELS
-from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-import attention_models  # noqa: F401  registers its models
-import attention_vlad_models  # noqa: F401  registers its models
-import bag_models  # noqa: F401  registers its models
-import nextvlad_models  # noqa: F401  registers its models
-import rankpool_models  # noqa: F401  registers its models
 import video_level_models  # noqa: F401  registers the classifiers
-import vlad_models  # noqa: F401  registers its models
+from rankpool_ops import Direction, GradientName, Method, RankPooling, running_mean, signed_sqrt, unit_length
+
+_PROJECTION_ACTIVATIONS: dict[str, Activation] = {**ACTIVATIONS, "relu": tf.nn.relu, "linear": tf.identity}
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -101,131 +97,176 @@ class DbofModel(SampledModel):
         return self.activate(self.hidden(bag, training=training))
 
 
-class RecurrentModel(FrameLevelModel):
-    """What the recurrent models share: a stack that reads the frames, in time, backwards or as a shuffled bag.
+class SequencePoolModel(FrameLevelModel):
+    """What these models share: all that stands before and behind the pooling.
+
+        x' = f(BN(BN(x) W)),   z_t = L2(sqrt(mean_(i <= t) x'_i)),   p = classifier(L2(sqrt(pool(z))))
+
+    where every step but the last L2 is optional, and sqrt keeps the sign. Frames come as they were stored, not of unit
+    length: what is scaled to unit length is what is pooled.
 
     Args:
         spec: what the records hold.
-        cell: `lstm` or `gru`.
-        units: the width of every layer.
-        num_layers: how many.
-        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
-            an order that is the video's own.
-        backward: whether to read from the end.
-        iterations: how many frames `random_sequence` draws.
-        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
-        input_dropout: the share of their features to drop in training.
-        dropout: the share of features to drop between two layers.
+        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the share of features of a frame to drop in training.
+        projection_size: the width of W, which is trained through the pooling; 0 for no projection.
+        projection_activation: f, behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: pools the running means of the frames, not the frames.
+        takes_frame_sqrt: of every feature, after the running mean.
+        takes_unit_length: divides every frame by its norm, just before pooling.
+        takes_pooled_sqrt: of every feature of the pooled vector, before its length is made 1.
+        unit_frames: whether frames as they were stored are scaled to unit length.
         inherited: see FrameLevelModel.
-    """
-
-    def __init__(
-        self,
-        spec: DataSpec,
-        cell: str,
-        units: int,
-        num_layers: int,
-        *,
-        random_sequence: bool = False,
-        backward: bool = False,
-        iterations: int = 30,
-        input_batch_norm: bool = False,
-        input_dropout: float = 0.0,
-        dropout: float = 0.0,
-        **inherited: Any,
-    ):
-        super().__init__(spec, **inherited)
-        if num_layers < 1 or units < 1:
-            raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
-        self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
-        self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
-        self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
-        self.input_dropout = KeyedDropout(input_dropout, "frames")
-        self.backward = backward
-        self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
-
-    def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
-        return self.training_sampling if training else self.evaluation_sampling
-
-    def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
-        """Returns the last states of every layer."""
-        if self.input_norm is not None:
-            frames = self.input_norm(frames, valid=valid, training=training)
-        frames = self.input_dropout(frames, key=key, training=training)
-        if self.backward:
-            frames = reverse_frames(frames, valid)
-        return self.stack(frames, valid, key=key, training=training)
-
-
-@FRAME_LEVEL_MODELS.register()
-class LstmModel(RecurrentModel):
-    """A stack of LSTM layers whose last state is classified.
-
-    Args:
-        spec: what the records hold.
-        lstm_cells: the width of every layer.
-        lstm_layers: how many.
-        state: what the classifier sees: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
-        inherited: see RecurrentModel.
 
     Raises:
-        UserError: if `state` is neither.
-
-    Source: google/youtube-8m, LstmModel (`last_h`); antoine77340/Youtube-8M-WILLOW, LstmModel (`all`).
+        UserError: if there is no such activation.
     """
 
     def __init__(
         self,
         spec: DataSpec,
         *,
-        lstm_cells: int = 1024,
-        lstm_layers: int = 2,
-        state: str = "last_h",
+        add_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        projection_size: int = 0,
+        projection_activation: str = "relu",
+        takes_running_mean: bool = False,
+        takes_frame_sqrt: bool = False,
+        takes_unit_length: bool = True,
+        takes_pooled_sqrt: bool = True,
+        unit_frames: bool = False,
         **inherited: Any,
     ):
-        super().__init__(spec, "lstm", lstm_cells, lstm_layers, **inherited)
-        self.summarise = choose(LSTM_STATES, state, "LSTM state")
+        super().__init__(spec, unit_frames=unit_frames, **inherited)
+        self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
+        self.projection: keras.layers.Layer | None = None
+        if projection_size > 0:
+            self.projection = NormalisedDense(projection_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
+        self.activate = choose(_PROJECTION_ACTIVATIONS, projection_activation, "activation")
+        self.takes_running_mean, self.takes_frame_sqrt = takes_running_mean, takes_frame_sqrt
+        self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads the video and returns the chosen part of the state."""
-        return self.summarise(self.read(frames, valid, key, training))
+        """Projects frames, pools them and makes the result a vector of unit length."""
+        frames = self._projected(self.input_dropout(frames, key=key, training=training), valid, training)
+        # In float32: a regression on frames that differ by little is what mixed precision is not made for.
+        pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
+        return l2_normalise(signed_sqrt(pooled) if self.takes_pooled_sqrt else pooled)
 
+    def _projected(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        if self.projection is None:
+            return frames
+        return self.activate(self.projection(frames, valid=valid, training=training))
 
-def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
-    return states[-1][0]
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Turns `frames` `(B, T, D)` float32 that exist where `valid` `(B, T)` is true into `(B, E)` float32."""
+        raise NotImplementedError
 
-
-def _all_states(states: list[list[tf.Tensor]]) -> tf.Tensor:
-    return tf.concat([part for h, c in states for part in (c, h)], axis=-1)
-
-
-LSTM_STATES = {"last_h": _top_output, "all": _all_states}
+    def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Does to frames what `RankPooling` does before it pools."""
+        if self.takes_running_mean:
+            frames = running_mean(frames, _num_frames(valid))
+        if self.takes_frame_sqrt:
+            frames = signed_sqrt(frames)
+        return unit_length(frames) if self.takes_unit_length else frames
 
 
 @FRAME_LEVEL_MODELS.register()
-class GruModel(RecurrentModel):
-    """A stack of GRU layers; the last outputs of all layers are classified.
+class RankPoolModel(SequencePoolModel):
+    """Rank pooling: the weights of the linear machine that orders the frames are classified.
+
+        u = argmin_u |u|^2 / 2 + c / 2 sum_t max(0, |t - u.z_t| - epsilon)^2,   p = classifier(L2(sqrt(u)))
+
+    over the projected, averaged and normalised frames z_t of `SequencePoolModel`; for two directions of time the two u
+    side by side. The projection is trained through the regression.
 
     Args:
         spec: what the records hold.
-        gru_cells: the width of every layer.
-        gru_layers: how many.
-        inherited: see RecurrentModel.
+        c: the weight of the order against the norm of u; where it is learned, its initial value.
+        epsilon: half the width of the tube in which a frame costs nothing.
+        learns_c: whether c is trained.
+        method: `rank_pool`, or `approximate` for fixed weights of the frames (Bilen et al. 2016).
+        gradient: through the regression: `exact`, or `diagonal`, the paper's approximation.
+        direction: `forward`, `reverse` or `both`.
+        takes_running_mean: as in SequencePoolModel.
+        inherited: see SequencePoolModel.
 
-    Source: antoine77340/Youtube-8M-WILLOW, GruModel.
+    Raises:
+        UserError: if a choice is not known or a number out of range.
+
+    Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling"; running mean and both
+    directions as in Fernando et al. 2015; square root and length as in Perronnin et al. 2010.
     """
 
     def __init__(
         self,
         spec: DataSpec,
         *,
-        gru_cells: int = 1024,
-        gru_layers: int = 2,
+        c: float = 1.0,
+        epsilon: float = 0.1,
+        learns_c: bool = False,
+        method: Method = "rank_pool",
+        gradient: GradientName = "exact",
+        direction: Direction = "forward",
+        takes_running_mean: bool = True,
         **inherited: Any,
     ):
-        super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
+        super().__init__(spec, takes_running_mean=takes_running_mean, **inherited)
+        self.rank_pooling = RankPooling(
+            c,
+            epsilon,
+            learns_c=learns_c,
+            method=method,
+            gradient=gradient,
+            takes_running_mean=self.takes_running_mean,
+            takes_signed_sqrt=self.takes_frame_sqrt,
+            takes_unit_length=self.takes_unit_length,
+            direction=direction,
+        )
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads the video and returns the last outputs of all layers."""
-        return tf.concat([h for (h,) in self.read(frames, valid, key, training)], axis=-1)
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Rank pooling; what comes before it is part of its layer, because the reverse direction repeats it."""
+        return self.rank_pooling(frames, _num_frames(valid))
+
+
+@FRAME_LEVEL_MODELS.register()
+class AveragePoolModel(SequencePoolModel):
+    """The average of the frames, with all that `RankPoolModel` has around the pooling.
+
+        p = classifier(L2(sqrt(mean_t z_t)))
+
+    Args:
+        spec: what the records hold.
+        inherited: see SequencePoolModel; with takes_running_mean early frames weigh more.
+
+    Source: the baseline of Fernando & Gould 2016, table 1.
+    """
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Averages over the frames that exist."""
+        return masked_mean(self._prepared(frames, valid), valid)
+
+
+@FRAME_LEVEL_MODELS.register()
+class MaxPoolModel(SequencePoolModel):
+    """The largest value of every feature, with all that `RankPoolModel` has around the pooling.
+
+        p = classifier(L2(sqrt(max_t z_t)))
+
+    Args:
+        spec: what the records hold.
+        inherited: see SequencePoolModel; with takes_running_mean the maximum depends on the order.
+
+    Source: the baseline of Fernando & Gould 2016, table 1.
+    """
+
+    def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Takes the maximum over the frames that exist."""
+        return masked_max(self._prepared(frames, valid), valid)
+
+
+def _num_frames(valid: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(valid, tf.int32), axis=1)

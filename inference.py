@@ -8,12 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 from absl import flags
 
-from yt8m import cli
-from yt8m.archive import pack_run, unpack_run
-from yt8m.checkpoints import load_config, load_weights, require_checkpoint
+from yt8m.cli import program, run_flags
+from yt8m.engine.prediction import predict
+from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
-from yt8m.prediction import predict
-from yt8m.submission import SubmissionWriter
+from yt8m.output.archive import pack_run, unpack_run
+from yt8m.output.submission import SubmissionWriter
+from yt8m.runs.directory import load_config, require_checkpoint
 
 import experiment
 
@@ -24,8 +25,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program; those of a run may be repeated and are compared with it."""
-    cli.define_run_flags(values)
-    cli.define_program_flags(values, batch_size=512)
+    run_flags.define_run_flags(values)
+    run_flags.define_program_flags(values, batch_size=512)
     define = flags.DEFINE_string
     define("input_data_pattern", "", "Shards to predict: comma-separated patterns.", flag_values=values)
     define("output_file", "", "The submission to write: VideoId,LabelConfidencePairs.", flag_values=values)
@@ -54,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
 
 def _infer(values: flags.FlagValues, train_dir: str) -> None:
     config = load_config(train_dir)
-    cli.check_repeated_flags(values, config)
+    run_flags.check_repeated_flags(values, config)
     model = experiment.build_model(config)
     load_weights(model, require_checkpoint(train_dir))
     data = experiment.evaluation_data(
@@ -87,4 +88,4 @@ def _write(writer: SubmissionWriter, predictions: Iterable[tuple[np.ndarray, np.
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from yt8m.diagnosis import (
+from yt8m.data.diagnosis import (
     Damage,
     Examiner,
     Shard,
@@ -19,12 +19,12 @@ from yt8m.diagnosis import (
     find_layout,
     open_shards,
 )
+from yt8m.data.ratings import SegmentRatings, add_ratings
+from yt8m.data.records import Batch, Layout, batch_parser, multi_hot, parse_labels, parse_ratings
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_positions, permutation
-from yt8m.records import Batch, Layout, batch_parser, multi_hot, parse_labels, parse_ratings
 from yt8m.sampling import FrameSampling
 from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
-from yt8m.segment_ratings import SegmentRatings, add_ratings
 from yt8m.storage import matching_files
 
 __all__ = [

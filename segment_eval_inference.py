@@ -7,10 +7,8 @@ import logging
 
 from absl import flags
 
-from yt8m import cli
-from yt8m.errors import UserError
-from yt8m.metrics import SegmentMeanAveragePrecision
-from yt8m.segment_ratings import (
+from yt8m.cli import program
+from yt8m.data.ratings import (
     RATINGS_HEADER,
     SegmentRatings,
     format_ratings,
@@ -18,8 +16,10 @@ from yt8m.segment_ratings import (
     num_rated_pairs,
     read_ratings,
 )
-from yt8m.submission import read_rankings
-from yt8m.whole_file import WholeFile
+from yt8m.errors import UserError
+from yt8m.files import WholeFile
+from yt8m.metrics import SegmentMeanAveragePrecision
+from yt8m.output.submission import read_rankings
 
 import readers
 
@@ -77,4 +77,4 @@ def _ratings(pattern: str, cache: str) -> SegmentRatings:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

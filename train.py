@@ -6,21 +6,16 @@ from contextlib import closing, contextmanager, nullcontext
 
 from absl import flags
 
-from yt8m import cli
-from yt8m.checkpoints import (
-    Checkpoints,
-    best_gap,
-    newest_checkpoint,
-    save_best,
-    save_config,
-    save_evaluation,
-)
+from yt8m.cli import program, run_flags
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
-from yt8m.evaluation import Evaluator
-from yt8m.runs import new_run, open_run
-from yt8m.summaries import EvaluationReport, TrainingReport
-from yt8m.training import LoopSettings, TrainState, TrainStep, num_weights, train
+from yt8m.engine.evaluation import Evaluator
+from yt8m.engine.loop import LoopSettings, train
+from yt8m.engine.reports import EvaluationReport, TrainingReport
+from yt8m.engine.step import TrainState, TrainStep, num_weights
+from yt8m.runs.checkpoints import Checkpoints, best_gap, save_best, save_evaluation
+from yt8m.runs.directory import newest_checkpoint, save_config
+from yt8m.runs.lifecycle import new_run, open_run
 
 import experiment
 
@@ -29,14 +24,14 @@ LOG = logging.getLogger("yt8m.train")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
-    cli.define_run_flags(values)
-    cli.define_program_flags(values, batch_size=1024)
-    cli.define_evaluation_flags(values)
+    run_flags.define_run_flags(values)
+    run_flags.define_program_flags(values, batch_size=1024)
+    run_flags.define_evaluation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
-    config = cli.config_from_flags(values)
+    config = run_flags.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
     old = open_run(values.train_dir, config, values.start_new_model)
     files = experiment.training_files(config)
@@ -156,4 +151,4 @@ def _periodic_evaluation(
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

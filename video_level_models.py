@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import yt8m.classifiers  # noqa: F401  registers its families
 from yt8m.errors import UserError
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors

@@ -28,14 +28,14 @@ import tensorflow as tf
 from straightforward import make_straightforward
 from timing import interleaved
 
-from yt8m.frame_level import FrameLevelModel
+from yt8m.models.attention import TransformerModel
+from yt8m.models.base import FrameLevelModel
+from yt8m.models.nextvlad import NeXtVLADModel
+from yt8m.models.vlad import NetVLADModelLF
 from yt8m.schema import DataSpec
 
 import video_level_models  # noqa: F401  registers the classifiers
-from attention_models import TransformerModel
 from losses import cross_entropy_loss
-from nextvlad_models import NeXtVLADModel
-from vlad_models import NetVLADModelLF
 
 SPEC = DataSpec(("rgb", "audio"), (1024, 128), 3862, frame_features=True)
 NUM_FRAMES, NUM_CLASSES = 300, 3862

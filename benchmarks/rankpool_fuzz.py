@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 # Problems and certificates are those of the tests.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from oracles_rankpool import Hostile, batch_of_problems, hostile_problems, stationarity
-
+from oracles.rankpool import Hostile, batch_of_problems, hostile_problems, stationarity
 from rankpool_ops import rank_pool
 
 PROBLEMS_PER_BATCH = 32

@@ -22,12 +22,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.frame_level import FrameLevelModel
+from yt8m.models.base import FrameLevelModel
 from yt8m.schema import DataSpec
 
 import video_level_models  # noqa: F401  registers the classifiers
+from frame_level_models import AveragePoolModel, MaxPoolModel, RankPoolModel
 from losses import cross_entropy_loss
-from rankpool_models import AveragePoolModel, MaxPoolModel, RankPoolModel
 
 NUM_SHOTS, NUM_NUISANCES, SIZE, LONGEST = 4, 30, 64, 20
 ORDERS = [(0, 1, 2, 3), (1, 3, 0, 2), (2, 0, 1, 3)]

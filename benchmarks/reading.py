@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 from timing import interleaved
 
+from yt8m.data.synthetic import frame_record, write_records
 from yt8m.sampling import FrameSampling
 from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
-from yt8m.synthetic import frame_record, write_records
 
 from readers import evaluation_batches, find_files, training_batches
 

@@ -16,10 +16,10 @@ import numpy as np
 from timing import interleaved, print_table
 
 from yt8m.config import ModelConfig, RunConfig
-from yt8m.prediction import predict
+from yt8m.data.synthetic import video_record, write_records
+from yt8m.engine.prediction import predict
+from yt8m.output.submission import SubmissionWriter
 from yt8m.schema import DataSpec
-from yt8m.submission import SubmissionWriter
-from yt8m.synthetic import video_record, write_records
 
 import readers
 from experiment import build_model

@@ -11,10 +11,9 @@ import tensorflow as tf
 from yt8m.layers.attention import num_heads
 from yt8m.layers.nextvlad import NeXtVLAD
 from yt8m.layers.vlad import NetVLAD
-
-from attention_models import TransformerModel
-from nextvlad_models import NeXtVLADModel
-from vlad_models import NetVLADModelLF
+from yt8m.models.attention import TransformerModel
+from yt8m.models.nextvlad import NeXtVLADModel
+from yt8m.models.vlad import NetVLADModelLF
 
 
 def sum_of_residuals(shares: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:

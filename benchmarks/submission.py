@@ -16,7 +16,7 @@ import tensorflow as tf
 from timing import interleaved, print_table
 
 from yt8m.metrics import top_k_predictions
-from yt8m.submission import SubmissionWriter, format_rows
+from yt8m.output.submission import SubmissionWriter, format_rows
 
 TOP_K, BATCH_SIZE = 20, 512
 Batch = tuple[list[bytes], np.ndarray, np.ndarray]

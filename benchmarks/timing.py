@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from yt8m.allocation import keep_freed_memory
+from yt8m.cli.startup import keep_freed_memory
 
 keep_freed_memory()  # as the programs do
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import oracles_attention as oracles
-import oracles_vlad
 import tensorflow as tf
 from layer_checks import LENGTHS, close, norm, pooled, true_frames
 
 from yt8m.layers.attention import SelfAttention
 from yt8m.layers.normalisation import LayerNormalization
 from yt8m.layers.transformer import EncoderBlock, FeedForward, NormalisedAttention, NormalisedBlock
+
+from oracles import attention as oracles
+from oracles import vlad as oracles_vlad
 
 
 def attention_by_frames(layer: SelfAttention, x: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
-import oracles_models
-import oracles_vlad as oracles
 import tensorflow as tf
 
-from yt8m.frame_level import FrameLevelModel
 from yt8m.layers.assignment import SoftAssignment
+from yt8m.models.base import FrameLevelModel
 from yt8m.schema import DataSpec
+
+from oracles import models as oracles_models
+from oracles import vlad as oracles
 
 LENGTHS = (4, 2, 0, 1)
 SIZE = 6

@@ -4,7 +4,7 @@ import importlib
 
 from absl import flags
 
-from yt8m import cli
+from yt8m.cli.program import start
 
 
 def run(name: str, *arguments: str) -> int | None:
@@ -13,4 +13,4 @@ def run(name: str, *arguments: str) -> int | None:
     values = flags.FlagValues()
     program.define_flags(values)
     values([name, *arguments])
-    return cli.start(program.main, values)
+    return start(program.main, values)

@@ -1,96 +1,80 @@
-"""The house stands: imports go down only, and some words appear in some rooms alone."""
+"""The house stands: programs -> experiment -> doors -> wings -> ground, and between wings a short list of arrows."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-RANKS = {
-    "train": 4,
-    "eval": 4,
-    "inference": 4,
-    "segment_eval_inference": 4,
-    "tools": 4,
-    "experiment": 3,
-    "attention_models": 2,
-    "attention_vlad_models": 2,
-    "bag_models": 2,
-    "frame_level_models": 2,
-    "nextvlad_models": 2,
-    "rankpool_models": 2,
-    "video_level_models": 2,
-    "vlad_models": 2,
-    "readers": 2,
-    "losses": 2,
-    "rankpool_ops": 1,
-    "yt8m": 0,
+from tools.rooms import (
+    COMPOSER,
+    DOORS,
+    GROUND,
+    PROGRAMS,
+    ROOT,
+    arrows,
+    imported_modules,
+    module_of,
+    picture,
+    product_files,
+    room_of,
+)
+
+PRODUCT = product_files()
+WINGS = {path.name for path in (ROOT / "yt8m").iterdir() if path.is_dir() and path.name != "__pycache__"}
+BETWEEN_WINGS = {
+    ("models", "layers"),
+    ("classifiers", "layers"),
+    ("engine", "metrics"),
+    ("engine", "runs"),
+    ("output", "runs"),
+    ("output", "engine"),
 }
-MODEL_FILES = (
-    "attention_models",
-    "attention_vlad_models",
-    "bag_models",
-    "nextvlad_models",
-    "rankpool_models",
-    "video_level_models",
-    "vlad_models",
-)
-SIDEWAYS = {("frame_level_models", name) for name in MODEL_FILES}
-PRODUCT = sorted(
-    path for path in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("yt8m/**/*.py")] if path.is_file()
-)
+# A frame-level model ends in a classifier and may pool by rank.
+BETWEEN_DOORS = {("frame_level_models", "video_level_models"), ("frame_level_models", "rankpool_ops")}
 
 
-def room(path: Path) -> str:
-    """The name by which others import a file: its own at the top level, else that of its folder."""
-    relative = path.relative_to(ROOT)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+def floor(room: str) -> int:
+    """The height of a room: imports go to a lower floor."""
+    floors = [{GROUND}, WINGS, set(DOORS), {COMPOSER}, set(PROGRAMS)]
+    return next(height for height, rooms in enumerate(floors) if room in rooms)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The rooms that a file imports, with the words behind them."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+def test_every_file_has_a_room() -> None:
+    known = {GROUND, COMPOSER, *WINGS, *DOORS, *PROGRAMS}
+    assert {room_of(module_of(path)) for path in PRODUCT} <= known
+    assert len([path for path in PRODUCT if path.parent == ROOT]) == 10
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_down_only(path: Path) -> None:
-    own = room(path)
-    assert own in RANKS, f"{path.name} has no room: give it a rank"
-    for name in {module.split(".")[0] for module in imported(path)} & RANKS.keys():
-        allowed = RANKS[name] < RANKS[own] or (own, name) in SIDEWAYS or (own == name and own in ("tools", "yt8m"))
-        assert allowed, f"{path.name} imports {name}, which does not lie below it"
+@pytest.mark.parametrize("arrow", arrows(PRODUCT), ids=" -> ".join)
+def test_imports_go_down_and_between_wings_as_listed(arrow: tuple[str, str]) -> None:
+    goes_down = floor(arrow[1]) < floor(arrow[0])
+    assert goes_down or arrow in BETWEEN_WINGS | BETWEEN_DOORS, f"{arrows(PRODUCT)[arrow]} may not import {arrow[1]}"
+
+
+def test_listed_arrows_are_drawn() -> None:
+    assert set(arrows(PRODUCT)) >= BETWEEN_DOORS
+
+
+def test_the_picture_in_the_contributors_guide_is_the_one_that_the_imports_draw() -> None:
+    assert picture() in (ROOT / "CONTRIBUTING.md").read_text(), "put the output of python -m tools.rooms there"
 
 
 def names_used(path: Path) -> set[str]:
     """Every dotted name that code, not text, uses: `tf.distribute.Strategy`, `absl.flags`."""
-    tree = ast.parse(path.read_text())
-    dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    from_modules = {
-        f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    return dotted | from_modules | set(imported(path))
+    attributes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
+    return {ast.unparse(node) for node in attributes} | set(imported_modules(path))
 
 
 @pytest.mark.parametrize(
     ("prefix", "homes"),
-    [
-        ("absl.flags", {"train.py", "eval.py", "inference.py", "segment_eval_inference.py", "tools", "yt8m/cli.py"}),
-        ("absl.app", {"yt8m/cli.py"}),
-        ("tf.distribute", {"yt8m/distribution.py"}),
-    ],
+    [("absl.flags", {*PROGRAMS, "cli"}), ("absl.app", {"cli"}), ("tf.distribute", {GROUND})],
 )
 def test_some_names_are_used_in_some_rooms_alone(prefix: str, homes: set[str]) -> None:
-    users = {
-        str(path.relative_to(ROOT)) for path in PRODUCT if any(name.startswith(prefix) for name in names_used(path))
-    }
-    strangers = {user for user in users if user not in homes and user.split("/")[0] not in homes}
+    users = {room_of(module_of(path)) for path in PRODUCT if any(name.startswith(prefix) for name in names_used(path))}
     assert users, f"nobody uses {prefix}: is the list out of date?"
-    assert not strangers
+    assert users <= homes
+
+
+def test_tf_distribute_has_one_file() -> None:
+    users = [path for path in PRODUCT if any(name.startswith("tf.distribute") for name in names_used(path))]
+    assert [path.name for path in users] == ["distribution.py"]

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from absl import flags
 
-from yt8m import cli
+from yt8m.cli.program import start
 from yt8m.errors import UserError
 from yt8m.storage import enable, matching_files, scheme
 
@@ -44,7 +44,7 @@ def test_a_program_loads_it_for_any_of_its_paths_before_it_starts(loads: list[st
     flags.DEFINE_string("place", "", "A path, or patterns.", flag_values=values)
     values(["program", f"--place={text}"])
     loaded_before: list[str] = []
-    cli.start(lambda _: loaded_before.extend(loads), values)
+    start(lambda _: loaded_before.extend(loads), values)
     assert loaded_before == ["tensorflow_io"]
 
 

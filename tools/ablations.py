@@ -14,7 +14,7 @@ from absl import flags
 
 from tools import results
 from tools.measuring import ROOT, add_line, check_names, define_measuring_flags, replace_table, spread, train_and_score
-from yt8m import cli
+from yt8m.cli import program
 
 LOG = logging.getLogger("yt8m.ablations")
 
@@ -186,4 +186,4 @@ def _measured_cells(runs: pd.DataFrame | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

@@ -9,7 +9,7 @@ Ends with status 1 if anything is damaged.
 import numpy as np
 from absl import flags
 
-from yt8m import cli
+from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
 
 import readers
@@ -17,7 +17,7 @@ import readers
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
-    cli.define_data_flags(values)
+    run_flags.define_data_flags(values)
     flags.DEFINE_string("data_pattern", "", "Shards to check: comma-separated patterns.", flag_values=values)
     flags.DEFINE_boolean("labels_required", True, "Whether a record without labels is damage.", flag_values=values)
 
@@ -30,7 +30,7 @@ def main(values: flags.FlagValues) -> None:
     """
     files = readers.find_files(values.data_pattern, "data_pattern")
     options = readers.ReadOptions(on_bad_record="skip")
-    spec = cli.data_spec_from_flags(values)
+    spec = run_flags.data_spec_from_flags(values)
     batches = readers.evaluation_batches(files, spec, 256, options=options, labels_required=values.labels_required)
     counts = np.zeros(spec.num_classes, np.int64)
     num_records = num_unlabelled = 0
@@ -47,4 +47,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from yt8m import cli
+from yt8m.cli import program
+from yt8m.data.synthetic import write_frame_shards
 from yt8m.errors import UserError
 from yt8m.metrics import metrics_of_matrix
 from yt8m.schema import DataSpec
-from yt8m.synthetic import write_frame_shards
 
 import readers
 
@@ -121,4 +121,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

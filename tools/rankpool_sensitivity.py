@@ -12,7 +12,7 @@ import pandas as pd
 from absl import flags
 
 from tools.measuring import ROOT, add_line, check_names, replace_table, spread, train_and_score
-from yt8m import cli
+from yt8m.cli import program
 
 LOG = logging.getLogger("yt8m.rankpool_sensitivity")
 
@@ -112,4 +112,4 @@ def _runs_of(lines: pd.DataFrame, row: str) -> list[pd.DataFrame]:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

@@ -26,7 +26,7 @@ from tools.measuring import (
     train,
     train_and_score,
 )
-from yt8m import cli
+from yt8m.cli import program
 
 LOG = logging.getLogger("yt8m.results")
 
@@ -139,4 +139,4 @@ def training_examples(recipe: str) -> int:
 
 
 if __name__ == "__main__":
-    cli.run_program(main, define_flags)
+    program.run_program(main, define_flags)

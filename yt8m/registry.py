@@ -4,8 +4,10 @@ The signature of what is registered is the list of its hyper-parameters: names, 
 A class with a parameter `**inherited` passes that on to the class above it, whose signature continues the list.
 """
 
+import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from yt8m.errors import UserError, did_you_mean
@@ -97,6 +99,12 @@ def _defaults(entry: Callable[..., Any]) -> dict[str, Any]:
         return own
     above = next(base for base in entry.__mro__[1:] if "__init__" in vars(base))
     return own | {name: default for name, default in _defaults(above).items() if name not in own}
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Imports every module of a package, so that whatever they register is there: a new file needs no other edit."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 VIDEO_LEVEL_MODELS = Registry("model", "video-level model")

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from yt8m.errors import UserError
 from yt8m.layers.assignment import SoftAssignment, cluster_mass
-from yt8m.layers.directions import (
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
+from yt8m.layers.pooling import frame_counts
+from yt8m.layers.triangulation import (
     AllFrames,
     DirectionWhitening,
     MovingMean,
@@ -17,8 +19,6 @@ from yt8m.layers.directions import (
     direction_sums,
     squared_distances,
 )
-from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
-from yt8m.layers.pooling import frame_counts
 
 
 def approximation_error(

@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from yt8m.metrics.soundness import check_finite
-from yt8m.metrics.storage import GrowingArray
+from yt8m.metrics.growing_array import GrowingArray
+from yt8m.scores import check_finite
 
 
 def average_precision(

@@ -7,8 +7,8 @@ import numpy as np
 
 from yt8m.metrics.average_precision import average_precision
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
-from yt8m.metrics.soundness import VideoIds, check_finite
 from yt8m.metrics.top_k import top_k_pairs
+from yt8m.scores import VideoIds, check_finite
 
 
 class EvaluationMetrics:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from yt8m.metrics.soundness import VideoIds, check_finite
+from yt8m.scores import VideoIds, check_finite
 
 # Bins of scores: the octaves [2**-24, 2**-1), mirrored at 1/2, each cut into 2**_OCTAVE_BITS bins of equal width. A bin
 # is at most 1/128 of p (of 1 - p above 1/2) wide. Float32 probabilities end at 1 - 2**-24 as well.

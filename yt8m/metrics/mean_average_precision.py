@@ -5,9 +5,9 @@ from typing import Self
 import numpy as np
 
 from yt8m.metrics.average_precision import precisions_at_hits
+from yt8m.metrics.growing_array import GrowingArray
 from yt8m.metrics.precision_recall import PrecisionRecallCurves
-from yt8m.metrics.soundness import check_finite
-from yt8m.metrics.storage import GrowingArray
+from yt8m.scores import check_finite
 
 
 class _PairPool:

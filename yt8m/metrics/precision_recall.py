@@ -4,7 +4,7 @@ from typing import Self
 
 import numpy as np
 
-from yt8m.metrics.soundness import check_finite
+from yt8m.scores import check_finite
 
 
 def precision_recall_at_k(classes: np.ndarray, hits: np.ndarray, class_positives: np.ndarray) -> dict[str, float]:

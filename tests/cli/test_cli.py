@@ -1,0 +1,339 @@
+"""From command lines to runs: the old ones unchanged, wrong ones answered in one line."""
+
+import dataclasses
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+from programs import run
+
+from yt8m.cli.program import define_listed_flags
+from yt8m.cli.run_flags import check_repeated_flags, config_from_flags, define_program_flags, define_run_flags
+from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
+from yt8m.data.vocabulary import class_names
+from yt8m.distribution import build_strategy
+from yt8m.errors import UserError
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.schema import DataSpec
+
+import frame_level_models
+import losses
+import video_level_models
+
+REGISTERED = (frame_level_models, losses, video_level_models)
+
+FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
+_MOE_AS_GIVEN = {"num_mixtures": 2, "l2_penalty": 1e-6}
+WILLOW = FRAMES + "--train_data_pattern='d/train*.tfrecord' --train_dir=run "
+
+
+def parse(line: str) -> flags.FlagValues:
+    """Parses the command line of train.py."""
+    values = flags.FlagValues()
+    define_run_flags(values)
+    define_program_flags(values, batch_size=1024)
+    values(["train.py", *shlex.split(line)])
+    return values
+
+
+def config(line: str) -> RunConfig:
+    """The run that a command line of train.py asks for."""
+    return config_from_flags(parse(line))
+
+
+def test_without_flags_a_run_is_the_starters() -> None:
+    run = config("")
+    assert run.model.name == "LogisticModel"
+    assert run.data == DataSpec(("mean_rgb",), (1024,), 3862, False, 300)
+    assert run.training.batch_size == 1024
+    assert run.training.num_epochs == 5
+    assert run.optimization.base_learning_rate == 0.01
+    assert run.optimization.learning_rate_decay_examples == 4_000_000
+    assert run.optimization.clip_gradient_norm == 1.0
+
+
+def test_frame_level_command_of_the_starter() -> None:
+    run = config(
+        "--frame_features --model=FrameLevelLogisticModel --feature_names='rgb,audio' --feature_sizes='1024,128' "
+        "--train_data_pattern=d/train*.tfrecord --train_dir run --start_new_model"
+    )
+    assert run.model.name == "FrameLevelLogisticModel"
+    assert run.data == DataSpec(("rgb", "audio"), (1024, 128), 3862, True, 300)
+    assert run.training.train_data_pattern == "d/train*.tfrecord"
+
+
+def test_willow_commands_reach_the_hyper_parameters() -> None:
+    gru = config(
+        WILLOW + "--model=GruModel --batch_size=128 --base_learning_rate=0.0002 --gru_cells=1200 "
+        "--learning_rate_decay=0.9 --moe_l2=1e-6 --max_step=300000"
+    )
+    assert gru.model.hparams["gru_cells"] == 1200
+    assert gru.model.hparams["classifier_hparams"] | _MOE_AS_GIVEN == gru.model.hparams["classifier_hparams"]
+    assert gru.training.max_steps == 300_000
+    lstm = config(WILLOW + "--model=LstmModel --iterations=150 --lstm_random_sequence=True --max_step=400000")
+    assert lstm.model.hparams["iterations"] == 150
+    assert lstm.model.hparams["random_sequence"] is True
+
+
+@pytest.mark.parametrize(
+    ("line", "hparams", "classifier", "steps"),
+    [
+        (
+            "--model=NetVLADModelLF --batch_size=80 --base_learning_rate=0.0002 --netvlad_cluster_size=256 "
+            "--netvlad_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --netvlad_relu=False "
+            "--gating=True --moe_prob_gating=True --max_step=700000",
+            {"cluster_size": 256, "hidden_size": 1024, "iterations": 300, "relu": False, "gating": True},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            700_000,
+        ),
+        (
+            "--model=NetVLADModelLF --batch_size=80 --base_learning_rate=0.0002 --netvlad_cluster_size=256 "
+            "--netvlad_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --netvlad_relu=False "
+            "--gating=True --moe_prob_gating=True --max_step=600000 --lightvlad=True",
+            {"lightvlad": True, "vlagd": False, "relu": False, "gating": True},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            600_000,
+        ),
+        (
+            "--model=NetFVModelLF --batch_size=80 --base_learning_rate=0.0002 --fv_cluster_size=128 "
+            "--fv_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --learning_rate_decay=0.8 --fv_relu=False "
+            "--gating=True --moe_prob_gating=True --fv_couple_weights=False --max_step=600000",
+            {"cluster_size": 128, "hidden_size": 1024, "relu": False, "gating": True, "couple_weights": False},
+            {**_MOE_AS_GIVEN, "prob_gating": True},
+            600_000,
+        ),
+        (
+            "--model=GatedDbofModelLF --batch_size=80 --base_learning_rate=0.0002 --dbof_cluster_size=4096 "
+            "--dbof_hidden_size=1024 --moe_l2=1e-6 --iterations=300 --dbof_relu=False --max_step=1000000",
+            {"cluster_size": 4096, "hidden_size": 1024, "iterations": 300, "relu": False, "gating": False},
+            {**_MOE_AS_GIVEN, "prob_gating": False},
+            1_000_000,
+        ),
+        (
+            "--model=SoftDbofModelLF --batch_size=80 --base_learning_rate=0.0002 --dbof_cluster_size=8000 "
+            "--dbof_hidden_size=1024 --iterations=300 --dbof_relu=False --max_step=800000",
+            {"cluster_size": 8000, "hidden_size": 1024, "relu": False, "max_pool": False},
+            {"l2_penalty": 1e-8, "prob_gating": False},
+            800_000,
+        ),
+    ],
+    ids=["NetVLAD", "NetRVLAD", "NetFV", "GatedDBoF", "SoftDBoF"],
+)
+def test_willow_pooling_commands(line: str, hparams: dict, classifier: dict, steps: int) -> None:
+    run = config(WILLOW + line)
+    assert run.training.batch_size == 80
+    assert run.optimization.base_learning_rate == 0.0002
+    assert run.training.max_steps == steps
+    assert run.model.hparams | hparams == run.model.hparams
+    chosen = run.model.hparams["classifier_hparams"]
+    assert chosen | classifier == chosen
+    FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
+
+
+def test_a_model_has_the_hyper_parameters_of_the_class_above_and_its_own_defaults() -> None:
+    plain, kmiec = (FRAME_LEVEL_MODELS.hyper_parameters(name) for name in ("NetVLADModelLF", "NetVladV1"))
+    assert plain.keys() - kmiec.keys() == {"lightvlad", "vlagd", "tied"}
+    assert kmiec.keys() - plain.keys() == {"head_size", "attention_dropout"}
+    changed = {"cluster_size": 256, "hidden_size": 512, "relu": False, "gating": True, "iterations": 256}
+    assert plain | kmiec == plain | changed | {"sampling": "uniform", "head_size": 16, "attention_dropout": 0.1}
+
+
+def test_other_flags_of_willow_and_their_defaults() -> None:
+    run = config(
+        WILLOW + "--model=NetVLADModelLF --vlagd --nonetvlad_add_batch_norm --netvlad_dimred=512 --gating_remove_diag "
+        "--hidden_size=64 --moe_prob_gating_input=input --moe_low_rank_gating=8 --sample_random_frames=False"
+    )
+    given = {"vlagd": True, "add_batch_norm": False, "dimred": 512, "gating_remove_diag": True, "hidden_size": 64}
+    assert run.model.hparams | given | {"sample_random_frames": False} == run.model.hparams
+    assert (
+        run.model.hparams["classifier_hparams"] | {"prob_gating_input": "input", "low_rank_gates": 8}
+        == (run.model.hparams["classifier_hparams"])
+    )
+    as_willow = {"cluster_size": 64, "hidden_size": 1024, "relu": True, "gating": False, "iterations": 30}
+    netvlad = config(WILLOW + "--model=NetVLADModelLF").model.hparams
+    assert netvlad | as_willow | {"lightvlad": False, "dimred": -1} == netvlad
+    fisher = config(WILLOW + "--model=NetFVModelLF --fv_coupling_factor=0.02 --nonetvlad_add_batch_norm").model.hparams
+    as_willow = {"hidden_size": 2048, "couple_weights": True, "relu": True}
+    assert fisher | as_willow | {"add_batch_norm": False, "coupling_factor": 0.02} == fisher
+    bag = config(WILLOW + "--model=SoftDbofModelLF --softdbof_maxpool").model.hparams
+    assert bag | {"max_pool": True, "relu": True} == bag
+    assert config(WILLOW + "--model=DbofModelLF --dbof_activation=glu").model.hparams["activation"] == "glu"
+
+
+def test_explicit_zero_false_and_empty_are_values() -> None:
+    run = config(FRAMES + "--model=DbofModel --nodbof_add_batch_norm --clip_gradient_norm=0 --class_prior_examples=0")
+    assert run.model.hparams["add_batch_norm"] is False
+    assert run.optimization.clip_gradient_norm == 0
+    assert run.optimization.class_prior_examples == 0
+
+
+def test_hparams_set_any_hyper_parameter() -> None:
+    run = config(FRAMES + "--model=DbofModel --hparams=cluster_size=64 --hparams=classifier.num_mixtures=4")
+    assert run.model.hparams["cluster_size"] == 64
+    assert run.model.hparams["classifier_hparams"]["num_mixtures"] == 4
+    run = config("--model=LogisticModel --hparams=l2_penalty=1")
+    assert run.model.hparams["l2_penalty"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--model=LogisticModle", r"no such video-level model\. Did you mean LogisticModel\? Known: .*MoeModel"),
+        ("--model=LstmModel", "reads frame-level records: add --frame_features"),
+        (FRAMES + "--model=MoeModel", "reads video-level records: leave out --frame_features"),
+        ("--hparams=clusters=3", "LogisticModel has no hyper-parameter 'clusters'. It has: l2_penalty."),
+        ("--hparams=l2_penalty", "expected name=value"),
+        ("--hparams=l2_penalty=strong", "expected a value of type float"),
+        ("--hparams=classifier.l2_penalty=1", "LogisticModel has no classifier"),
+        ("--moe_num_mixtures=3", "--moe_num_mixtures: LogisticModel has no hyper-parameter 'num_mixtures'"),
+        (FRAMES + "--model=LstmModel --dbof_cluster_size=3", "--dbof_cluster_size: LstmModel has no hyper-parameter"),
+        ("--label_loss=CrossEntropy", "no such loss. Did you mean CrossEntropyLoss?"),
+        ("--feature_names=rgb,audio", "2 names and --feature_sizes=1024 has 1 sizes"),
+        ("--feature_sizes=wide", "expected whole numbers"),
+        ("--feature_names=rgb,rgb --feature_sizes=1,1", "names a feature twice"),
+        ("--num_classes=0", "--num_classes=0: expected at least 1"),
+        ("--batch_size=0", "--batch_size=0: expected a number above 0"),
+        ("--num_epochs=0", "would train for ever"),
+        ("--on_bad_record=ignore", "expected one of error, skip"),
+        ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
+        ("--seed=4294967296", "--seed=4294967296: expected a whole number from 0 to 4294967295"),
+        ("--precision=float8", "expected one of float32, bfloat16"),
+        ("--base_learning_rate=nan", "--base_learning_rate=nan: expected a number above 0"),
+    ],
+)
+def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        config(line)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "message"),
+    [
+        ("train", "--keep_checkpoints=0", "expected a number above 0"),
+        ("train", "--log_steps=0", "expected a number above 0"),
+        ("train", "--export_model_steps=-1", "expected a number above 0"),
+        ("train", "--save_checkpoint_seconds=-1", "expected 0 or more"),
+        ("eval", "--batch_size=0", "expected a number above 0"),
+        ("eval", "--top_k=0", "expected a number above 0"),
+        ("inference", "--top_k=-1", "expected a number above 0"),
+        ("inference", "--on_bad_record=Skip", "expected one of error, skip"),
+        ("segment_eval_inference", "--top_n=-1", "expected 0 or more"),
+    ],
+)
+def test_a_program_checks_its_own_flags_first(program: str, flag: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{flag}: {message}"):
+        run(program, flag)
+
+
+def test_inference_takes_what_old_command_lines_repeat_and_nothing_of_an_evaluation() -> None:
+    values = flags.FlagValues()
+    importlib.import_module("inference").define_flags(values)
+    willow = WILLOW + "--num_readers=1 --batch_size=1024 --run_once=True --top_k=50 --output_file=OUT.csv"
+    values(["inference.py", *shlex.split(willow)])
+    assert not {"eval_data_pattern", "macro"} & set(values)
+
+
+@pytest.mark.parametrize("program", ["train", "eval", "inference", "segment_eval_inference", "tools.check_dataset"])
+def test_help_lists_every_flag(program: str) -> None:
+    values = flags.FlagValues()
+    define_listed_flags(values, importlib.import_module(program).define_flags)
+    listed = set(re.findall(r"^ +--(?:\[no\])?(\w+):", values.main_module_help(), re.MULTILINE))
+    assert listed == set(values)
+
+
+def test_help_of_training_names_the_models() -> None:
+    values = flags.FlagValues()
+    define_listed_flags(values, importlib.import_module("train").define_flags)
+    words = set(re.findall(r"\w+", values.main_module_help()))
+    assert words >= {*VIDEO_LEVEL_MODELS.names(), *FRAME_LEVEL_MODELS.names(), *LOSSES.names()}
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.csv"
+    path.write_text('Index,Name,Vertical1\n3,NA,\n0,"Arts, crafts",Arts\n')
+    assert class_names(str(path)) == {3: "NA", 0: "Arts, crafts"}
+    path.write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
+    assert class_names(str(path)) == {0: "Speech"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Index,Name\n0,Game\n,Car\n", r", row 2 behind the header: the class index is ''; expected a whole number"),
+        ("Index,Name\none,Game\n", r", row 1 behind the header: the class index is 'one'; expected a whole number"),
+        ("Name\nGame\n", r" has the columns Name; expected Index and Name"),
+        ("", " cannot be read: No columns"),
+        (None, " cannot be read: .*No such file"),
+    ],
+)
+def test_what_is_no_vocabulary_is_answered_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "vocabulary.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"^--vocabulary={path}{message}"):
+        class_names(str(path))
+
+
+TWO_WORKERS = '"cluster": {"worker": ["a:1", "b:1"]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"cluster": 2}',
+        "{" + TWO_WORKERS + "}",
+        "{" + TWO_WORKERS + ', "task": {"type": "worker"}}',
+        "{" + TWO_WORKERS + ', "task": {"type": "worker", "index": 2}}',
+        "{" + TWO_WORKERS + ', "task": {"type": "chief", "index": 0}}',
+    ],
+)
+def test_a_broken_cluster_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=r"^TF_CONFIG=.* describes no cluster: .* Expected .* Put it right") as raised:
+        build_strategy()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_survives_its_json() -> None:
+    run = config(FRAMES + "--model=DbofModel --batch_size=7")
+    assert RunConfig.from_json(run.to_json(), "config.json") == run
+
+
+@given(st.text())
+def test_any_other_text_is_no_run(text: str) -> None:
+    with pytest.raises(UserError, match="is not the configuration of a run"):
+        RunConfig.from_json(text, "config.json")
+
+
+def test_architecture_and_schedule_are_told_apart() -> None:
+    old, new = (
+        config(FRAMES + "--model=DbofModel"),
+        config(FRAMES + "--model=DbofModel --dbof_cluster_size=64 --seed=3"),
+    )
+    assert architecture_differences(old, new) == [("cluster_size", 8192, 64)]
+    assert schedule_differences(old, new) == [("seed", 0, 3)]
+    deeper = dataclasses.replace(old, model=ModelConfig("DbofModel", {"classifier_hparams": {"num_mixtures": 4}}))
+    assert ("classifier.num_mixtures", 2, 4) in architecture_differences(old, deeper)
+
+
+def test_repeated_flags_are_compared_with_the_run() -> None:
+    line = FRAMES + "--model=GruModel --gru_cells=1200 --moe_l2=1e-6 --base_learning_rate=0.1"
+    run = config(line)
+    check_repeated_flags(parse(line), run)
+    check_repeated_flags(parse("--base_learning_rate=0.7 --batch_size=3"), run)  # not of the architecture
+    for wrong, message in [
+        ("--gru_cells=7", "hyper-parameter gru_cells: you gave 7; the run was trained with 1200"),
+        ("--moe_l2=1e-5", "hyper-parameter classifier.l2_penalty: you gave 1e-05; the run was trained with 1e-06"),
+        ("--model=LstmModel", "--model: you gave LstmModel; the run was trained with GruModel"),
+        ("--num_classes=7", "--num_classes: you gave 7; the run was trained with 3862"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check_repeated_flags(parse(wrong), run)

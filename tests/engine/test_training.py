@@ -1,0 +1,291 @@
+"""The training loop: one device, two devices and a resumed run reach the same weights; every end is a clean one."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m.config import OptimizationConfig
+from yt8m.distribution import build_strategy
+from yt8m.engine.loop import LoopSettings, train
+from yt8m.engine.optimization import LearningRate, build_optimizer
+from yt8m.engine.step import Measures, TrainState, TrainStep
+from yt8m.engine.weight_averages import load_weights
+from yt8m.errors import UserError
+from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.runs.checkpoints import Checkpoints
+from yt8m.runs.directory import require_checkpoint
+
+from losses import cross_entropy_loss
+from video_level_models import Outputs, outputs_from_logits
+
+NUM_CLASSES, SIZE, NUM_VIDEOS = 5, 6, 50
+
+
+class NormalisedLogistic(keras.Model):
+    """A small model with statistics over the batch, so that a wrong sum over devices shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise = MaskedBatchNormalization()
+        self.output_layer = keras.layers.Dense(NUM_CLASSES, kernel_regularizer=keras.regularizers.L2(1e-3))
+
+    def call(self, batch: dict[str, tf.Tensor], training: bool = False) -> Outputs:
+        x = self.normalise(batch["mean_rgb"], training=training)
+        return outputs_from_logits(self.output_layer(x))
+
+
+def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: int = -1) -> tf.data.Dataset:
+    """Shuffled batches of learnable videos; the batch at `poison_at` holds a NaN."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(NUM_VIDEOS, SIZE)).astype(np.float32)
+    labels = features @ rng.normal(size=(SIZE, NUM_CLASSES)) > 1
+    videos = {"mean_rgb": features, "labels": labels, "key": np.arange(NUM_VIDEOS)}
+    dataset = tf.data.Dataset.from_tensor_slices(videos).shuffle(20, seed=5).repeat(num_epochs).batch(batch_size)
+
+    def poison(index: tf.Tensor, batch: dict) -> dict:
+        factor = tf.where(index == poison_at, np.nan, 1.0)
+        return batch | {"mean_rgb": batch["mean_rgb"] * tf.cast(factor, tf.float32)}
+
+    return dataset.enumerate().map(poison)
+
+
+class Run:
+    """A run of the small model in one directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        num_devices: int = 1,
+        fingerprint: str = "a",
+        decay_examples: int = 10**6,
+        halflife: float = 0.0,
+        **data: Any,
+    ):
+        self.strategy = build_strategy(num_devices)
+        keras.utils.set_random_seed(1)
+        config = OptimizationConfig(
+            base_learning_rate=0.05, learning_rate_decay=0.5, learning_rate_decay_examples=decay_examples
+        )
+        with self.strategy.scope():
+            model = NormalisedLogistic()
+            model({"mean_rgb": tf.zeros([1, SIZE])})
+            self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000), halflife)
+        batches = make_batches(**data)
+        self.iterator = iter(batches)
+        self.checkpoints = Checkpoints(str(directory), self.state, 3, fingerprint)
+        self.continues = self.checkpoints.restore(self.iterator)
+        self.step = TrainStep(
+            self.strategy,
+            self.state,
+            cross_entropy_loss,
+            regularization_penalty=1.0,
+            clip_gradient_norm=1.0,
+            top_k=3,
+            batch_spec=batches.element_spec,
+        )
+        self.reports: list[tuple[int, int, Measures]] = []
+
+    def train(
+        self,
+        max_steps: int = 0,
+        on_report: Callable[[int], None] = lambda step: None,
+        evaluate: Callable[[int], None] | None = None,
+        agree: Callable[[Sequence[bool]], Sequence[bool]] = list,
+        **settings: int,
+    ) -> int:
+        """Trains; every argument has the meaning of its flag."""
+
+        def report(step: int, examples_seen: int, measures: Measures) -> None:
+            self.reports.append((step, examples_seen, measures))
+            on_report(step)
+
+        loop = LoopSettings(
+            max_steps, **({"log_steps": 4, "export_model_steps": 1000} | settings), save_checkpoint_seconds=0
+        )
+        return train(
+            self.step,
+            self.state,
+            self.iterator,
+            self.checkpoints,
+            loop,
+            agree=agree,
+            report=report,
+            evaluate=evaluate,
+        )
+
+    def weights(self) -> list[np.ndarray]:
+        """All weights of the model, statistics included."""
+        return [variable.numpy() for variable in self.state.model.variables]
+
+
+def test_two_devices_reach_the_weights_of_one(tmp_path: Path) -> None:
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two", num_devices=2)
+    one.train(30)
+    two.train(30)
+    for a, b in zip(one.weights(), two.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    for (_, seen_1, measures_1), (_, seen_2, measures_2) in zip(one.reports, two.reports, strict=True):
+        assert seen_1 == seen_2
+        assert measures_1.sums == pytest.approx(measures_2.sums, rel=1e-3)
+        assert measures_1.metrics == pytest.approx(measures_2.metrics)
+
+
+def test_ten_steps_are_five_and_five(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole")
+    whole.train(10)
+    Run(tmp_path / "parts").train(5)
+    resumed = Run(tmp_path / "parts")
+    assert resumed.continues
+    resumed.train(10)
+    for a, b in zip(whole.weights(), resumed.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert whole.reports[-1] == resumed.reports[-1]
+
+
+def averages_by_hand(values: list[np.ndarray], halflife: float) -> np.ndarray:
+    """From the definition: each step's values, oldest first."""
+    average = np.zeros_like(values[0], dtype=np.float64)
+    for step, value in enumerate(values):
+        rate = max(1 - 0.5 ** (1 / halflife), 10 / (10 + step))
+        average += rate * (value - average)
+    return average
+
+
+def test_averages_of_all_weights_are_evaluated_and_training_goes_on_without_them(tmp_path: Path) -> None:
+    run, plain = Run(tmp_path / "averaged", halflife=3.0), Run(tmp_path / "plain")
+    history: list[list[np.ndarray]] = []
+    run.train(12, log_steps=1, on_report=lambda step: history.append(run.weights()))
+    plain.train(12)
+    expected = [averages_by_hand(list(values), 3.0) for values in zip(*history, strict=True)]
+    with run.state.evaluated_weights():
+        for weight, average in zip(run.weights(), expected, strict=True):
+            np.testing.assert_allclose(weight, average, rtol=1e-5, atol=1e-6)
+    other = NormalisedLogistic()
+    other({"mean_rgb": tf.zeros([1, SIZE])})
+    load_weights(other, require_checkpoint(str(tmp_path / "averaged")))
+    for weight, average in zip(other.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=1e-5, atol=1e-6)
+    for a, b in zip(run.weights(), plain.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_averages_on_two_devices_and_in_two_parts_are_the_same(tmp_path: Path) -> None:
+    whole, two = Run(tmp_path / "whole", halflife=3.0), Run(tmp_path / "two", num_devices=2, halflife=3.0)
+    Run(tmp_path / "parts", halflife=3.0).train(5)
+    parts = Run(tmp_path / "parts", halflife=3.0)
+    for run in (whole, two, parts):
+        run.train(10)
+    with whole.state.evaluated_weights(), two.state.evaluated_weights(), parts.state.evaluated_weights():
+        for a, b, c in zip(whole.weights(), two.weights(), parts.weights(), strict=True):
+            np.testing.assert_array_equal(a, c)
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_averages_may_begin_when_a_run_is_resumed(tmp_path: Path) -> None:
+    Run(tmp_path).train(5)
+    resumed = Run(tmp_path, halflife=3.0)
+    own = resumed.weights()
+    with resumed.state.evaluated_weights():
+        for a, b in zip(own, resumed.weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    resumed.train(6)
+    assert resumed.state.averages is not None
+    assert int(resumed.state.averages.num_updates.numpy()) == 1
+
+
+def test_changed_data_start_from_the_front(tmp_path: Path) -> None:
+    Run(tmp_path).train(5)
+    assert not Run(tmp_path, fingerprint="b").continues
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(60)
+    losses = [measures.sums["label_loss"] for _, _, measures in run.reports]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_learning_rate_counts_examples(tmp_path: Path) -> None:
+    """Steps of 8 examples, halved every 40: the rate is 0.05 up to step 5, 0.025 from step 6 (40 seen) to step 10."""
+    run = Run(tmp_path, decay_examples=40)
+    run.train(11, log_steps=1)
+    rates = [measures.sums["learning_rate"] for _, _, measures in run.reports]
+    assert rates == pytest.approx([0.05] * 5 + [0.025] * 5 + [0.0125])
+
+
+def test_cosine_with_warmup_by_hand() -> None:
+    seen = tf.Variable(0, dtype=tf.int64)
+    config = OptimizationConfig(base_learning_rate=0.1, learning_rate_schedule="cosine", learning_rate_warmup=0.5)
+    rate = LearningRate(config, seen, run_examples=900)
+    # Half of 900 examples to climb. cos(pi / 3) = 1/2 at 300, 0 at 450, -1/2 at 600, -1 at the end and behind it.
+    by_hand = {0: 0.0, 300: 0.1 * (300 / 450) * 0.75, 450: 0.1 * 0.5, 600: 0.1 * 0.25, 900: 0.0, 5000: 0.0}
+    for examples, expected in by_hand.items():
+        seen.assign(examples)
+        assert float(rate(tf.constant(0))) == pytest.approx(expected, abs=1e-8)
+
+
+def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) -> None:
+    evaluated: list[int] = []
+    Run(tmp_path).train(7, export_model_steps=3, evaluate=evaluated.append)
+    assert evaluated == [3, 6, 7]
+
+
+def test_workers_meet_between_their_places_and_the_checkpoint(tmp_path: Path) -> None:
+    met: list[tuple[bool, bool]] = []
+
+    def agree(wishes: Sequence[bool]) -> Sequence[bool]:
+        met.append(((tmp_path / "data/worker-0/4/order.txt").exists(), (tmp_path / "ckpt-4.index").exists()))
+        return wishes
+
+    Run(tmp_path).train(4, agree=agree)
+    assert met == [(False, False), (True, False), (True, True)]
+
+
+def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> None:
+    """50 videos twice in batches of 8: 100 = 12 * 8 + 4, so 13 steps, the last of 4 videos."""
+    run = Run(tmp_path, num_epochs=2)
+    assert run.train() == 0
+    assert int(run.state.global_step.numpy()) == 13
+    assert int(run.state.examples_seen.numpy()) == 2 * NUM_VIDEOS
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-13")
+    assert [(step, measures.sums["num_examples"]) for step, _, measures in run.reports[-2:]] == [(12, 8), (13, 4)]
+
+
+def test_data_that_end_before_the_first_report_are_reported(tmp_path: Path) -> None:
+    """50 videos once in batches of 8 are 7 steps; the reports are 10 steps apart."""
+    run, step_by_step = Run(tmp_path / "a", num_epochs=1), Run(tmp_path / "b", num_epochs=1)
+    run.train(log_steps=10)
+    step_by_step.train(log_steps=1)
+    assert run.reports == step_by_step.reports[-1:]
+    for a, b in zip(run.weights(), step_by_step.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_stops(tmp_path: Path, number: int) -> None:
+    run = Run(tmp_path)
+    stopped_by = run.train(100, on_report=lambda step: os.kill(os.getpid(), number) if step == 8 else None)
+    assert stopped_by == number
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-8")
+
+
+def test_nan_names_the_steps_and_keeps_the_sound_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, poison_at=9)
+    with pytest.raises(UserError, match=r"Loss became nan between steps 8 and 12\. Checkpoint 8 is sound\."):
+        run.train(100, export_model_steps=4)
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-8")
+
+
+def test_weights_that_stop_being_numbers_at_the_end_of_the_data_are_not_saved(tmp_path: Path) -> None:
+    """50 videos once in batches of 8 are 7 steps; that of step 6 is poisoned, and no report is due behind step 4."""
+    run = Run(tmp_path, poison_at=5, num_epochs=1)
+    with pytest.raises(UserError, match=r"Loss became nan between steps 4 and 7\. Checkpoint 4 is sound\."):
+        run.train(export_model_steps=4)
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-4")

@@ -1,0 +1,98 @@
+"""Losses: their scale, their definition, and what they do at the ends of the range."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from yt8m.registry import LOSSES
+
+from losses import cross_entropy_loss, hinge_loss
+from oracles import models as oracles
+
+
+def make_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.random((4, 7)) < 0.3
+    return labels, generator.normal(size=(4, 7)).astype(np.float32), generator.random((4, 7)).astype(np.float32)
+
+
+def outputs_of(logits: np.ndarray) -> dict[str, tf.Tensor]:
+    return {"predictions": tf.sigmoid(logits), "logits": tf.constant(logits)}
+
+
+def test_a_fresh_logistic_model_has_the_loss_of_the_starter() -> None:
+    # p = 1/2 everywhere: 3862 classes * log 2 = 2676.934; the starter prints 2676.92.
+    labels = tf.zeros((2, 3862), tf.bool)
+    loss = cross_entropy_loss(labels, outputs_of(np.zeros((2, 3862), np.float32)))
+    np.testing.assert_allclose(loss, [3862 * np.log(2.0)] * 2, rtol=2e-6)
+
+
+def test_cross_entropy_by_hand() -> None:
+    # One label with p = 0.8 and one other class with p = 0.25: -log 0.8 - log 0.75 = 0.223144 + 0.287682
+    loss = cross_entropy_loss(tf.constant([[True, False]]), {"predictions": tf.constant([[0.8, 0.25]])})
+    np.testing.assert_allclose(loss, [0.510826], atol=1e-6)
+
+
+def test_hinge_by_hand() -> None:
+    # A label with p = 0.8 misses the margin by 0.2, another class with p = 0.25 by 1.25.
+    loss = hinge_loss(tf.constant([[True, False]]), {"predictions": tf.constant([[0.8, 0.25]])})
+    np.testing.assert_allclose(loss, [1.45], atol=1e-6)
+
+
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_cross_entropy_follows_its_definition(with_logits: bool) -> None:
+    labels, logits, weights = make_case(0)
+    outputs = outputs_of(logits)
+    if not with_logits:
+        del outputs["logits"]
+    expected = oracles.cross_entropy(labels, np.vectorize(oracles.sigmoid)(logits), weights)
+    np.testing.assert_allclose(cross_entropy_loss(labels, outputs, tf.constant(weights)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [1.0, 0.5])
+def test_hinge_follows_its_definition(margin: float) -> None:
+    labels, logits, weights = make_case(1)
+    expected = oracles.hinge(labels, np.vectorize(oracles.sigmoid)(logits), weights, margin)
+    loss = hinge_loss(tf.constant(labels), outputs_of(logits), tf.constant(weights), margin)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_logits_keep_what_probabilities_lose() -> None:
+    # sigmoid(-50) is 2e-22; of a label it costs 50 nats. The prediction alone says less than 1e-7: log 1e7 = 16.1 nats.
+    outputs = outputs_of(np.array([[-50.0]], np.float32))
+    label = tf.constant([[True]])
+    np.testing.assert_allclose(cross_entropy_loss(label, outputs), [50.0], rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy_loss(label, {"predictions": outputs["predictions"]}), [16.118], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+class TestEveryLoss:
+    """What every registered loss keeps."""
+
+    def test_one_finite_number_a_video(self, name: str) -> None:
+        for values in ([0.0, 1.0], [1.0, 0.0], [0.5, 0.5]):
+            predictions = tf.Variable([values])
+            with tf.GradientTape() as tape:
+                loss = LOSSES[name](tf.constant([[True, False]]), {"predictions": predictions})
+            assert loss.shape == (1,)
+            assert loss.dtype == tf.float32
+            assert np.all(np.isfinite(loss))
+            assert np.all(np.isfinite(tape.gradient(loss, predictions)))
+
+    def test_an_empty_batch(self, name: str) -> None:
+        loss = LOSSES[name](tf.zeros((0, 3), tf.bool), outputs_of(np.zeros((0, 3), np.float32)))
+        assert loss.shape == (0,)
+
+    def test_weights_of_one_change_nothing_and_zeros_silence(self, name: str) -> None:
+        labels, logits, _ = make_case(2)
+        plain = LOSSES[name](tf.constant(labels), outputs_of(logits))
+        np.testing.assert_allclose(LOSSES[name](labels, outputs_of(logits), tf.ones((4, 7))), plain)
+        np.testing.assert_array_equal(LOSSES[name](labels, outputs_of(logits), tf.zeros((4, 7))), np.zeros(4))
+
+    def test_it_falls_when_a_label_rises(self, name: str) -> None:
+        label = tf.constant([[True, False]])
+        low, high = (LOSSES[name](label, outputs_of(np.array([[x, 0.0]], np.float32))) for x in (-1.0, 1.0))
+        assert high < low
+
+    def test_it_names_its_source(self, name: str) -> None:
+        assert "Source:" in (LOSSES[name].__doc__ or "")

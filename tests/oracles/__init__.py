@@ -1,0 +1,1 @@
+"""What the tests compare with: the same results, computed slowly from their definitions."""

@@ -1,0 +1,72 @@
+"""train.py in this process: a command line that is refused costs nothing, and a new run follows an old one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from yt8m.cli.program import start
+from yt8m.data.synthetic import write_video_shards
+from yt8m.errors import UserError
+from yt8m.runs.directory import checkpoint_step, newest_checkpoint
+
+import train
+
+
+@pytest.fixture(scope="module", name="shards")
+def make_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The pattern of small shards with a vector for each video."""
+    place = tmp_path_factory.mktemp("shards")
+    write_video_shards(place, num_videos=60, num_shards=2, num_classes=4)
+    return f"{place}/train*.tfrecord"
+
+
+def run_train(shards: str, run: Path, *arguments: str) -> int:
+    """Runs train.py; later arguments win."""
+    values = flags.FlagValues()
+    train.define_flags(values)
+    line = [f"--train_data_pattern={shards}", f"--train_dir={run}", "--num_classes=4", "--batch_size=20"]
+    values(["train.py", *line, "--num_epochs=0", "--max_steps=2", *arguments])
+    return start(train.main, values) or 0
+
+
+@pytest.fixture(scope="module", name="old_run")
+def make_old_run(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    run = tmp_path_factory.mktemp("runs") / "old"
+    assert run_train(shards, run) == 0
+    return run
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Every file in a directory and below."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("new", ["--start_new_model", "--nostart_new_model"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--eval_data_pattern=/nowhere/x*",
+        "--log_steps=0",
+        "--export_model_steps=0",
+        "--keep_checkpoints=0",
+        "--num_gpu=99",
+        "--optimizer=Adamm",
+    ],
+)
+def test_a_command_line_that_is_refused_leaves_the_old_run_as_it_was(
+    old_run: Path, shards: str, wrong: str, new: str
+) -> None:
+    before = contents(old_run)
+    with pytest.raises(UserError, match=wrong.split("=")[0].strip("-")):
+        run_train(shards, old_run, "--max_steps=4", new, wrong)
+    assert contents(old_run) == before
+
+
+def test_a_new_run_takes_the_place_of_an_old_one(old_run: Path, shards: str) -> None:
+    assert run_train(shards, old_run, "--max_steps=1", "--start_new_model", f"--eval_data_pattern={shards}") == 0
+    assert checkpoint_step(newest_checkpoint(str(old_run)) or "none-0") == 1
+    assert sorted(path.name for path in old_run.glob("ckpt-*.index")) == ["ckpt-1.index"]
+    assert json.loads((old_run / "config.json").read_text())["training"]["max_steps"] == 1

@@ -1,0 +1,200 @@
+"""Flags that the programs share, and what they mean as data. Functions define them: nothing happens at import."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from yt8m.cli.model_flags import MODEL_FLAGS, given_hparams, resolve_model
+from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
+from yt8m.errors import UserError
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.schema import DataSpec
+
+
+def define_run_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that describe a run: all that can stand in its config.json."""
+    define_data_flags(values)
+    define_model_flags(values)
+    define_training_flags(values)
+
+
+def define_data_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say what records hold."""
+    define = _Definer(values)
+    define.text(
+        "feature_names", "mean_rgb", "Features to read, comma separated, in the order in which they are joined."
+    )
+    define.text("feature_sizes", "1024", "Width of each feature, in the order of --feature_names.")
+    define.integer("num_classes", DataSpec().num_classes, "Number of classes; labels are 0 to num_classes - 1.")
+    define.boolean("frame_features", False, "Whether records hold a vector for each frame, not one for the video.")
+    define.integer("max_frames", DataSpec().max_frames, "Frames of a video behind this one are cut off.")
+
+
+def define_model_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that choose a model and its hyper-parameters."""
+    define = _Definer(values)
+    names = ", ".join(VIDEO_LEVEL_MODELS.names() + FRAME_LEVEL_MODELS.names())
+    define.text("model", "LogisticModel", f"Architecture. Known: {names}.")
+    define.texts("hparams", "A hyper-parameter of the model as name=value, classifier.name=value for its classifier.")
+    define.text("precision", "float32", "float32, or bfloat16 to compute layers in half the width.")
+    for flag in MODEL_FLAGS:
+        families = f" of {', '.join(flag.models)}" if flag.models else ""
+        define.of_kind(flag.kind, flag.name, f"Sets the hyper-parameter {flag.hparam}{families}.")
+
+
+def define_training_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of a training run; eval.py and inference.py take and ignore them."""
+    define, opt, run = _Definer(values), OptimizationConfig(), TrainingConfig()
+    define.text("train_data_pattern", run.train_data_pattern, "Training shards: comma-separated patterns.")
+    define.integer("num_epochs", run.num_epochs, "Passes over the training data; 0 repeats it until --max_steps.")
+    define.integer("max_steps", None, "Step to stop at; without it the end of the data decides.")
+    flags.DEFINE_alias("max_step", "max_steps", flag_values=values)
+    define.integer("num_readers", run.num_readers, "Shards that are read side by side.")
+    define.integer("seed", run.seed, "Decides initial weights, order of examples, sampled frames and dropout.")
+    define.text("label_loss", opt.label_loss, f"Loss. Known: {', '.join(LOSSES.names())}.")
+    define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
+    define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
+    define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
+    define.text(
+        "learning_rate_schedule", opt.learning_rate_schedule, "staircase, or cosine: to 0 at the end of the run."
+    )
+    define.number("learning_rate_decay", opt.learning_rate_decay, "Factor of a step of the staircase.")
+    define.integer("learning_rate_decay_examples", opt.learning_rate_decay_examples, "Examples between two such steps.")
+    define.number("learning_rate_warmup", opt.learning_rate_warmup, "Share of the run in which the rate climbs from 0.")
+    define.number("clip_gradient_norm", opt.clip_gradient_norm, "Largest gradient norm of a variable; 0: no limit.")
+    define.integer(
+        "class_prior_examples",
+        opt.class_prior_examples,
+        "Training examples that give the class prior at which output biases start; 0: they start at zero.",
+    )
+    define.number(
+        "weights_halflife",
+        opt.weights_halflife,
+        "Half-life in steps of an average of the weights, which is evaluated in their place; 0: none.",
+    )
+    define.boolean("start_new_model", False, "Overwrite the run in --train_dir instead of resuming it.")
+    define.integer("num_gpu", 1, "Devices of this machine to train on.")
+    define.integer("export_model_steps", 1000, "Steps between two checkpoints.")
+    define.integer("save_checkpoint_seconds", 600, "Seconds after which a checkpoint is due before its step; 0: never.")
+    define.integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep.")
+    define.integer("log_steps", 10, "Steps between two log lines; so many steps run in one call of the device.")
+    define.boolean("log_device_placement", False, "Log the device on which each operation runs.")
+
+
+def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
+    """Defines the flags that every program has for itself; they are never compared with those of a run."""
+    define = _Definer(values)
+    define.text("train_dir", "/tmp/yt8m_model/", "Directory of the run: config.json, checkpoints, TensorBoard events.")
+    define.integer("batch_size", batch_size, "Examples a step, over all devices.")
+    define.text("on_bad_record", "error", "error: stop at a damaged record; skip: count it and go on.")
+    define.integer("top_k", 20, "Predictions a video that count.")
+
+
+def define_evaluation_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the programs that evaluate."""
+    define = _Definer(values)
+    define.text("eval_data_pattern", "", "Evaluation shards: comma-separated patterns.")
+    define.boolean("macro", False, "Also report macro_ap and macro_auc over every prediction of every class.")
+
+
+class _Definer:
+    """Defines flags in one set of values. absl files them under this module: see `define_listed_flags`."""
+
+    def __init__(self, values: flags.FlagValues):
+        self._values = values
+
+    def text(self, name: str, default: str | None, text: str) -> None:
+        flags.DEFINE_string(name, default, text, flag_values=self._values)
+
+    def texts(self, name: str, text: str) -> None:
+        flags.DEFINE_multi_string(name, [], text, flag_values=self._values)
+
+    def integer(self, name: str, default: int | None, text: str) -> None:
+        flags.DEFINE_integer(name, default, text, flag_values=self._values)
+
+    def number(self, name: str, default: float | None, text: str) -> None:
+        flags.DEFINE_float(name, default, text, flag_values=self._values)
+
+    def boolean(self, name: str, default: bool | None, text: str) -> None:
+        flags.DEFINE_boolean(name, default, text, flag_values=self._values)
+
+    def of_kind(self, kind: type, name: str, text: str) -> None:
+        define: dict[type, Callable[..., None]] = {
+            int: self.integer,
+            float: self.number,
+            bool: self.boolean,
+            str: self.text,
+        }
+        define[kind](name, None, text)
+
+
+def config_from_flags(values: flags.FlagValues) -> RunConfig:
+    """Turns flags into the description of a run, without a look at any file.
+
+    Raises:
+        UserError: for a value out of range, an unknown model, loss or hyper-parameter, or a flag of another model.
+    """
+    data = data_spec_from_flags(values)
+    LOSSES.resolve(values.label_loss)
+    return RunConfig(
+        data=data,
+        model=resolve_model(values.model, data, _given_model_flags(values), values.hparams, values.precision),
+        optimization=OptimizationConfig(**_values_of(OptimizationConfig, values)),
+        training=TrainingConfig(**_values_of(TrainingConfig, values)),
+    )
+
+
+def _values_of(config: type, values: flags.FlagValues) -> dict[str, Any]:
+    """The flags that are named like the fields of a configuration; one that was left out keeps the field's default."""
+    given = {item.name: values[item.name].value for item in dataclasses.fields(config)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
+    """Turns the data flags into a `DataSpec`.
+
+    Raises:
+        UserError: if names and sizes do not pair up or a number makes no sense.
+    """
+    names = tuple(name.strip() for name in values.feature_names.split(",") if name.strip())
+    try:
+        sizes = tuple(int(size) for size in values.feature_sizes.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"--feature_sizes={values.feature_sizes}: expected whole numbers separated by commas, one for each of "
+            f"--feature_names={values.feature_names}."
+        ) from error
+    return DataSpec(names, sizes, values.num_classes, values.frame_features, values.max_frames)
+
+
+def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
+    """Compares the data and model flags that stand on a command line with the run that it names.
+
+    Raises:
+        UserError: names the first flag that says something else than the run, and both values.
+    """
+    data = data_spec_from_flags(values)
+    for name in (name for name in DataSpec.__dataclass_fields__ if values[name].present):
+        _check_equal(f"--{name}", getattr(data, name), getattr(config.data, name))
+    if values["precision"].present:
+        _check_equal("--precision", values.precision, config.model.precision)
+    model = values.model if values["model"].present else config.model.name
+    name, hparams = given_hparams(model, config.data, _given_model_flags(values), values.hparams)
+    _check_equal("--model", name, config.model.name)
+    known = flat_hparams(config.model.hparams)
+    for hparam, value in hparams.items():
+        _check_equal(f"hyper-parameter {hparam}", value, known.get(hparam))
+
+
+def _check_equal(what: str, given: Any, known: Any) -> None:
+    if given != known:
+        raise UserError(
+            f"{what}: you gave {given}; the run was trained with {known}. Leave it out: it is read from the run."
+        )
+
+
+def _given_model_flags(values: flags.FlagValues) -> dict[str, Any]:
+    """Collects the model flags that stand on the command line, explicit 0, False and "" included."""
+    return {flag.name: values[flag.name].value for flag in MODEL_FLAGS if values[flag.name].present}

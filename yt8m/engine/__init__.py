@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction under a strategy of devices and workers."""

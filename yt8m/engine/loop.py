@@ -1,0 +1,150 @@
+"""The training loop: many steps a call of the device, checkpoints, and a clean end whatever ends it."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from yt8m.engine.step import Measures, TrainState, TrainStep
+from yt8m.errors import UserError
+from yt8m.runs.checkpoints import Checkpoints
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When the loop does what beside stepping.
+
+    Attributes:
+        max_steps: the step to stop at; 0 goes on to the end of the data.
+        log_steps: steps between two reports; so many run in one call.
+        export_model_steps: steps between two checkpoints.
+        save_checkpoint_seconds: seconds after which a checkpoint is due before its step; 0 never.
+    """
+
+    max_steps: int
+    log_steps: int
+    export_model_steps: int
+    save_checkpoint_seconds: float
+
+    def steps_until_pause(self, step: int) -> int:
+        """How many steps may run before the loop has something else to do."""
+        until = [every - step % every for every in (self.log_steps, self.export_model_steps)]
+        return min([*until, self.max_steps - step] if self.max_steps else until)
+
+
+def train(
+    step: TrainStep,
+    state: TrainState,
+    iterator: Any,
+    checkpoints: Checkpoints,
+    settings: LoopSettings,
+    *,
+    agree: Callable[[Sequence[bool]], Sequence[bool]],
+    report: Callable[[int, int, Measures], None],
+    evaluate: Callable[[int], None] | None = None,
+) -> int:
+    """Trains to the last step, to the end of the data, or until a signal asks to stop; then saves a checkpoint.
+
+    Args:
+        step: runs steps.
+        state: what they change.
+        iterator: yields global batches, or this worker's share of them.
+        checkpoints: where the run is saved.
+        settings: when.
+        agree: turns this worker's wishes into those of any worker, so that all workers do the same.
+        report: is told the step, the examples seen, and the measures of the step.
+        evaluate: is told the step of each checkpoint that is due by its step, and of the last one unless a signal asked
+            to stop.
+
+    Returns:
+        the number of the signal that stopped the loop, 0 if it came to its end.
+
+    Raises:
+        UserError: if the loss or the gradient stops being a number.
+    """
+    clock = _CheckpointClock(settings.save_checkpoint_seconds)
+    at = saved_at = evaluated_at = int(state.global_step.numpy())
+    with stop_signals() as signals:
+        while not settings.max_steps or at < settings.max_steps:
+            measures = step.run(iterator, settings.steps_until_pause(at))
+            if measures is None:
+                break
+            before, at = at, int(state.global_step.numpy())
+            _check_finite(measures, before, at, saved_at)
+            report(at, int(state.examples_seen.numpy()), measures)
+            stop, due = agree([bool(signals), clock.is_due()])
+            on_schedule = at % settings.export_model_steps == 0
+            if due or on_schedule:
+                saved_at = _save(checkpoints, at, iterator, clock, agree)
+            if on_schedule and evaluate is not None:
+                evaluate(at)
+                evaluated_at = at
+            if stop:
+                break
+        if at != saved_at:
+            _save(checkpoints, at, iterator, clock, agree)
+        if at != evaluated_at and evaluate is not None and not signals:
+            evaluate(at)
+        agree([False])  # nobody leaves before the one who evaluates is done: a worker that is missed stops the others
+    return signals[0] if signals else 0
+
+
+class _CheckpointClock:
+    """Tells when so many seconds have passed since the last checkpoint."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.monotonic()
+
+    def is_due(self) -> bool:
+        return bool(self._seconds) and time.monotonic() - self._start >= self._seconds
+
+
+def _save(
+    checkpoints: Checkpoints,
+    step: int,
+    iterator: Any,
+    clock: _CheckpointClock,
+    agree: Callable[[Sequence[bool]], Sequence[bool]],
+) -> int:
+    checkpoints.save_place(step, iterator)
+    agree([False])  # no checkpoint before the place of every worker is there
+    checkpoints.save_state(step)
+    clock.restart()
+    return step
+
+
+def _check_finite(measures: Measures, before: int, now: int, saved_at: int) -> None:
+    for name in ("label_loss", "reg_loss", "gradient_norm"):
+        if not math.isfinite(measures.sums[name]):
+            what = "Gradient" if name == "gradient_norm" else "Loss"
+            sound = f"Checkpoint {saved_at} is sound." if saved_at else "There is no checkpoint yet."
+            raise UserError(
+                f"{what} became {measures.sums[name]} between steps {before} and {now}. {sound} "
+                "Try a lower --base_learning_rate."
+            )
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one of a kind does kill, as it would have."""
+    received: list[int] = []
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, old[signal.Signals(number)])
+
+    for number in old:
+        signal.signal(number, remember)
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,188 @@
+"""One optimisation step over all replicas of all workers, and what it changes."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from yt8m.batch import model_inputs
+from yt8m.distribution import Strategy, all_replica_sum, replica_rows
+from yt8m.engine.optimization import clip_each
+from yt8m.engine.weight_averages import WeightAverages, has_averages
+from yt8m.metrics import batch_metrics, top_k_pairs
+
+
+def num_weights(model: keras.Model) -> int:
+    """How many numbers of a model are trained."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+class TrainState(tf.train.Checkpoint):
+    """Everything of a run that a step changes, apart from the place in the data.
+
+    Args:
+        model: the built model.
+        build_optimizer: makes the optimizer from the number of examples seen.
+        weights_halflife: half-life of averages of the weights, in steps; 0: there are none.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        build_optimizer: Callable[[tf.Variable], keras.optimizers.Optimizer],
+        weights_halflife: float = 0.0,
+    ):
+        global_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step")
+        examples_seen = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples_seen")
+        optimizer = build_optimizer(examples_seen)
+        optimizer.build(model.trainable_variables)
+        super().__init__(model=model, optimizer=optimizer, global_step=global_step, examples_seen=examples_seen)
+        self.averages = WeightAverages(model, weights_halflife) if weights_halflife else None
+
+    def load(self, checkpoint: str) -> None:
+        """Takes all values from a checkpoint; averages that it does not have start at its weights."""
+        status = self.restore(checkpoint)
+        if self.averages is None or has_averages(checkpoint):
+            status.assert_existing_objects_matched()
+        else:
+            status.expect_partial()
+            self.averages.restart(self.model)
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """While this lasts, the model has the weights that are to be evaluated: the averages, if there are any."""
+        return self.averages.in_place(self.model) if self.averages is not None else nullcontext()
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one step tells about itself.
+
+    Attributes:
+        sums: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
+            `num_examples`.
+        metrics: `hit_at_one`, `perr` and `gap` of this worker's rows.
+    """
+
+    sums: dict[str, float]
+    metrics: dict[str, float]
+
+
+class TrainStep:
+    """One optimisation step over all replicas of all workers, and many of them in one call.
+
+    The objective of a step, whatever the number of replicas, is
+
+        sum over the videos of the global batch of loss / number of those videos + regularization_penalty * penalties
+
+    Gradients are summed over the replicas once, then clipped, then applied, so that one device and many reach the
+    same weights.
+
+    Args:
+        strategy: where the replicas are.
+        state: the model, the optimizer and the counters, made in the strategy's scope.
+        loss: `(labels, outputs, label_weights) -> (B,)` loss of each video.
+        regularization_penalty: factor of the model's weight penalties.
+        clip_gradient_norm: largest norm of one variable's gradient, 0 for no limit.
+        top_k: predictions a video that the training metrics look at.
+        batch_spec: shapes and types of a batch.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        state: TrainState,
+        loss: Callable[..., tf.Tensor],
+        *,
+        regularization_penalty: float,
+        clip_gradient_norm: float,
+        top_k: int,
+        batch_spec: dict[str, tf.TypeSpec],
+    ):
+        self._strategy = strategy
+        self._state = state
+        self._loss = loss
+        self._regularization_penalty = regularization_penalty
+        self._clip_gradient_norm = clip_gradient_norm
+        self._top_k = top_k
+        self._measured = tf.function(self._step, input_signature=[batch_spec])
+
+    def run(self, iterator: Any, num_steps: int) -> Measures | None:
+        """Runs steps, all but the last in one call of the device.
+
+        Args:
+            iterator: yields global batches, or this worker's share of them.
+            num_steps: how many, at least 1; at the end of the data there are fewer.
+
+        Returns:
+            The measures of the last step that was run; None if the data had ended before the first.
+        """
+        last = self._run_all_but_last(iterator, tf.constant(num_steps, tf.int64))
+        if not last.has_value():
+            return None
+        sums, best = self._measured(last.get_value())
+        pairs = {name: np.concatenate([part[name].numpy() for part in best]) for name in best[0]}
+        return Measures({name: float(value) for name, value in sums.items()}, batch_metrics(pairs))
+
+    @tf.function
+    def _run_all_but_last(self, iterator: Any, num_steps: tf.Tensor) -> tf.experimental.Optional:
+        """Runs up to `num_steps - 1` steps and returns the batch of the next one, if there is one.
+
+        A step runs only when the batch behind its own is there, so that the last step of the data can be measured too.
+        """
+        batch = iterator.get_next_as_optional()
+        for _ in tf.range(num_steps - 1):
+            following = iterator.get_next_as_optional()
+            if following.has_value():
+                self._step(batch.get_value())
+                batch = following
+        return batch
+
+    def _step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tuple[dict[str, tf.Tensor], ...]]:
+        sums, best = self._strategy.run(self._replica_step, args=(batch,))
+        sums = {name: self._strategy.experimental_local_results(value)[0] for name, value in sums.items()}
+        self._state.global_step.assign_add(1)
+        self._state.examples_seen.assign_add(tf.cast(sums["num_examples"], tf.int64))
+        return sums, self._per_replica(best)
+
+    def _per_replica(self, values: dict[str, Any]) -> tuple[dict[str, tf.Tensor], ...]:
+        columns = [self._strategy.experimental_local_results(value) for value in values.values()]
+        return tuple(dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True))
+
+    def _replica_step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        rows = replica_rows(batch)
+        num_examples = all_replica_sum(tf.cast(tf.shape(rows["labels"])[0], tf.float32))
+        weights = [variable.value for variable in self._state.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs = self._state.model(model_inputs(rows), training=True)
+            label_loss = tf.reduce_sum(self._video_losses(rows, outputs)) / tf.maximum(num_examples, 1.0)
+            reg_loss = self._regularization_loss()
+            objective = label_loss + reg_loss
+        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, weights)]
+        gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
+        sums = {
+            "label_loss": label_loss,
+            "reg_loss": reg_loss,
+            "gradient_norm": tf.linalg.global_norm(gradients),
+            "num_examples": num_examples,
+            "learning_rate": tf.identity(self._state.optimizer.learning_rate),
+        }
+        clipped = clip_each(gradients, self._clip_gradient_norm)
+        self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
+        if self._state.averages is not None:
+            self._state.averages.update(self._state.model)
+        return sums, top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
+
+    def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
+        """The label loss of each video and whatever the model asks to add to it."""
+        label_losses = self._loss(rows["labels"], outputs, rows.get("label_weights"))
+        return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
+
+    def _regularization_loss(self) -> tf.Tensor:
+        """This replica's share of the penalties: they do not depend on the rows, so each replica adds an equal part."""
+        penalties = tf.add_n([tf.zeros([]), *self._state.model.losses])
+        return self._regularization_penalty * penalties / self._strategy.num_replicas_in_sync

@@ -1,0 +1,109 @@
+"""Averages of the weights over training, which are evaluated in their place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.runs.checkpoints import reading
+from yt8m.runs.directory import CONFIG_FILE
+
+_NAME = "averages"  # in a checkpoint
+
+
+class WeightAverages(tf.Module):
+    """Running averages of all of a model's variables, moving moments too, over updates t = 0, 1, ...
+
+        average <- average + r_t (value - average),   r_t = max(1 - 2^(-1 / halflife), 10 / (10 + t))
+
+    A value that is `halflife` updates old counts half as much as a new one. While a run is short, the averages are of
+    about its last tenth.
+
+    Args:
+        model: the built model; the averages start at its values.
+        halflife: in updates.
+
+    Source: Polyak & Juditsky 1992; the warm-up is that of tf.train.ExponentialMovingAverage(num_updates), without its
+    bias towards the start. miha-skalic/youtube8mchallenge averages moving moments too; what it calls a half-life is a
+    time constant: a value of that age counts 1 / e as much.
+    """
+
+    def __init__(self, model: keras.Model, halflife: float):
+        super().__init__(name=_NAME)
+        self.smallest_rate = 1.0 - 2.0 ** (-1.0 / halflife)
+        self.num_updates = _own_variable(tf.zeros([]))
+        self.averages = [_own_variable(variable.value) for variable in model.variables]
+
+    def update(self, model: keras.Model) -> None:
+        """Moves the averages towards the values that a step has left."""
+        rate = tf.maximum(self.smallest_rate, 10.0 / (10.0 + self.num_updates))
+        for average, variable in zip(self.averages, model.variables, strict=True):
+            average.assign_add(tf.cast(rate, average.dtype) * (variable.value - average))
+        self.num_updates.assign_add(1.0)
+
+    def restart(self, model: keras.Model) -> None:
+        """Starts again at the values of a model."""
+        self.num_updates.assign(0.0)
+        for average, variable in zip(self.averages, model.variables, strict=True):
+            average.assign(variable.value)
+
+    def copy_to(self, model: keras.Model) -> None:
+        """Sets a model's variables to the averages."""
+        for average, variable in zip(self.averages, model.variables, strict=True):
+            variable.assign(average.read_value())
+
+    @contextmanager
+    def in_place(self, model: keras.Model) -> Iterator[None]:
+        """Lends a model the averages; afterwards it has its own values again."""
+        own = [variable.numpy() for variable in model.variables]
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            for variable, value in zip(model.variables, own, strict=True):
+                variable.assign(value)
+
+
+def has_averages(checkpoint: str) -> bool:
+    """Tells whether there are averages in a checkpoint."""
+    names = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    return any(name.startswith(f"{_NAME}/") for name in names)
+
+
+def load_averages(model: keras.Model, checkpoint: str) -> None:
+    """Sets a model's variables to the averages in a checkpoint."""
+    averages = WeightAverages(model, halflife=1.0)
+    status = tf.train.Checkpoint(averages=averages).restore(checkpoint).expect_partial()
+    status.assert_existing_objects_matched()
+    averages.copy_to(model)
+
+
+def _own_variable(start: tf.Tensor) -> tf.Variable:
+    """Every replica has its own and all of them stay equal, so that nothing has to travel."""
+    return tf.Variable(
+        start,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
+def load_weights(model: keras.Model, path: str) -> None:
+    """Reads the weights that are to be evaluated, and nothing else, from a checkpoint: averages, if it has any.
+
+    Raises:
+        UserError: if the checkpoint lacks a weight of the model, or is damaged.
+    """
+    try:
+        with reading(path):
+            status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
+            status.assert_existing_objects_matched()
+            if has_averages(path):
+                load_averages(model, path)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
+            "Was it written by another version, or copied from another run?"
+        ) from error

@@ -1,0 +1,144 @@
+"""Registered models that read a video frame by frame: stacks of LSTM and GRU layers."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m.errors import UserError, choose
+from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.layers.recurrent import RecurrentStack, reverse_frames
+from yt8m.models.base import FrameLevelModel
+from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+
+
+class RecurrentModel(FrameLevelModel):
+    """What the recurrent models share: a stack that reads the frames, in time, backwards or as a shuffled bag.
+
+    Args:
+        spec: what the records hold.
+        cell: `lstm` or `gru`.
+        units: the width of every layer.
+        num_layers: how many.
+        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
+            an order that is the video's own.
+        backward: whether to read from the end.
+        iterations: how many frames `random_sequence` draws.
+        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
+        input_dropout: the share of their features to drop in training.
+        dropout: the share of features to drop between two layers.
+        inherited: see FrameLevelModel.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        cell: str,
+        units: int,
+        num_layers: int,
+        *,
+        random_sequence: bool = False,
+        backward: bool = False,
+        iterations: int = 30,
+        input_batch_norm: bool = False,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+        **inherited: Any,
+    ):
+        super().__init__(spec, **inherited)
+        if num_layers < 1 or units < 1:
+            raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
+        self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
+        self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
+        self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
+        self.backward = backward
+        self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
+
+    def frame_sampling(self, training: bool) -> FrameSampling | None:
+        """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
+        return self.training_sampling if training else self.evaluation_sampling
+
+    def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
+        """Returns the last states of every layer."""
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        frames = self.input_dropout(frames, key=key, training=training)
+        if self.backward:
+            frames = reverse_frames(frames, valid)
+        return self.stack(frames, valid, key=key, training=training)
+
+
+@FRAME_LEVEL_MODELS.register()
+class LstmModel(RecurrentModel):
+    """A stack of LSTM layers whose last state is classified.
+
+    Args:
+        spec: what the records hold.
+        lstm_cells: the width of every layer.
+        lstm_layers: how many.
+        state: what the classifier sees: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
+        inherited: see RecurrentModel.
+
+    Raises:
+        UserError: if `state` is neither.
+
+    Source: google/youtube-8m, LstmModel (`last_h`); antoine77340/Youtube-8M-WILLOW, LstmModel (`all`).
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        lstm_cells: int = 1024,
+        lstm_layers: int = 2,
+        state: str = "last_h",
+        **inherited: Any,
+    ):
+        super().__init__(spec, "lstm", lstm_cells, lstm_layers, **inherited)
+        self.summarise = choose(LSTM_STATES, state, "LSTM state")
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Reads the video and returns the chosen part of the state."""
+        return self.summarise(self.read(frames, valid, key, training))
+
+
+def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
+    return states[-1][0]
+
+
+def _all_states(states: list[list[tf.Tensor]]) -> tf.Tensor:
+    return tf.concat([part for h, c in states for part in (c, h)], axis=-1)
+
+
+LSTM_STATES = {"last_h": _top_output, "all": _all_states}
+
+
+@FRAME_LEVEL_MODELS.register()
+class GruModel(RecurrentModel):
+    """A stack of GRU layers; the last outputs of all layers are classified.
+
+    Args:
+        spec: what the records hold.
+        gru_cells: the width of every layer.
+        gru_layers: how many.
+        inherited: see RecurrentModel.
+
+    Source: antoine77340/Youtube-8M-WILLOW, GruModel.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        gru_cells: int = 1024,
+        gru_layers: int = 2,
+        **inherited: Any,
+    ):
+        super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
+
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Reads the video and returns the last outputs of all layers."""
+        return tf.concat([h for (h,) in self.read(frames, valid, key, training)], axis=-1)

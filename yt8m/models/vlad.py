@@ -1,0 +1,123 @@
+"""Registered models that pool every feature on its own: VLAD and Fisher vectors, late fusion."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+
+from yt8m.errors import UserError
+from yt8m.layers.fisher import NetFV
+from yt8m.layers.non_local import NonLocalVLAD
+from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
+from yt8m.models.late_fusion import LateFusionModel
+from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.schema import DataSpec
+
+
+@FRAME_LEVEL_MODELS.register()
+class NetVLADModelLF(LateFusionModel):
+    """NetVLAD of every feature, a hidden layer, context gating, a classifier.
+
+        V_k = sum_t a[t, k] (x_t - c_k),   a = softmax(BN(x W))
+
+    The widest feature has `cluster_size` clusters, others half of it.
+
+    Args:
+        spec: what the records hold.
+        lightvlad: whether to sum frames instead of residuals: NetRVLAD.
+        vlagd: whether to sum frames and gate every feature of every cluster: GatedVLAD.
+        tied: whether the assignment follows from the centres, as in the original NetVLAD.
+        inherited: see LateFusionModel.
+
+    Raises:
+        UserError: if more than one kind of VLAD is asked for.
+
+    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetVLADModelLF, which reads dimred and does not
+    use it.
+    """
+
+    def __init__(
+        self, spec: DataSpec, *, lightvlad: bool = False, vlagd: bool = False, tied: bool = False, **inherited: Any
+    ):
+        super().__init__(spec, **inherited)
+        make = _vlad_kind(lightvlad, vlagd, tied)
+        self.pool_each(lambda clusters, _: make(clusters, self.add_batch_norm, dtype=self.dtype_policy), share=2)
+
+
+def _vlad_kind(lightvlad: bool, vlagd: bool, tied: bool) -> Callable[..., keras.layers.Layer]:
+    if lightvlad + vlagd + tied > 1:
+        raise UserError(f"--lightvlad={lightvlad} --vlagd={vlagd} tied={tied}: choose one of them, or none.")
+    if tied:
+        return partial(NetVLAD, tied=True)
+    return NetRVLAD if lightvlad else GatedVLAD if vlagd else NetVLAD
+
+
+@FRAME_LEVEL_MODELS.register()
+class NonLocalVLADModel(LateFusionModel):
+    """NetVLAD of every feature whose clusters look at each other, a hidden layer, context gating, a classifier.
+
+        y = V + softmax(s (V Q) (V K)^T) (V G) O,   V_k = sum_t a[t, k] (x_t - c_k): see NonLocalVLAD
+
+    The widest feature has `cluster_size` clusters, others half of it.
+
+    Args:
+        spec: what the records hold.
+        light: whether to sum frames instead of residuals, and to work in half the width of a feature.
+        relu: as in LateFusionModel.
+        gating: as in LateFusionModel.
+        iterations: as in LateFusionModel.
+        inherited: see LateFusionModel.
+
+    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which has
+    8 mixtures and gated probabilities behind it.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        light: bool = False,
+        relu: bool = False,
+        gating: bool = True,
+        iterations: int = 300,
+        **inherited: Any,
+    ):
+        super().__init__(spec, relu=relu, gating=gating, iterations=iterations, **inherited)
+        self.pool_each(
+            lambda clusters, _: NonLocalVLAD(clusters, self.add_batch_norm, light, dtype=self.dtype_policy), share=2
+        )
+
+
+@FRAME_LEVEL_MODELS.register()
+class NetFVModelLF(LateFusionModel):
+    """Fisher vectors of every feature, a hidden layer, context gating, a classifier.
+
+        first and second order of (x_t - c_k) / s_k: see NetFV
+
+    The widest feature has `cluster_size` clusters, others half of it.
+
+    Args:
+        spec: what the records hold.
+        couple_weights: whether the centres are `coupling_factor` times the weights of the assignment.
+        coupling_factor: see `couple_weights`.
+        mixture_gradient: whether the gradient of mixture weights joins the other two.
+        hidden_size: as in LateFusionModel.
+        inherited: see LateFusionModel.
+
+    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetFVModelLF.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        couple_weights: bool = True,
+        coupling_factor: float = 0.01,
+        mixture_gradient: bool = False,
+        hidden_size: int = 2048,
+        **inherited: Any,
+    ):
+        super().__init__(spec, hidden_size=hidden_size, **inherited)
+        options = (self.add_batch_norm, couple_weights, coupling_factor, mixture_gradient)
+        self.pool_each(lambda clusters, _: NetFV(clusters, *options), share=2)

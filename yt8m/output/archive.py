@@ -1,0 +1,125 @@
+"""A run as one file: its description and its newest checkpoint in a .tgz, to hand on and to predict from."""
+
+import filecmp
+import gzip
+import io
+import shutil
+import tarfile
+import uuid
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.files import WholeFile, first_line
+from yt8m.runs.directory import CONFIG_FILE, checkpoint_files, has_run, join, load_config, require_checkpoint
+
+
+def pack_run(train_dir: str, archive: str) -> None:
+    """Writes the description and the newest checkpoint of a run into a gzipped tar file.
+
+    Raises:
+        UserError: if the directory holds no run with a checkpoint, or a file cannot be read or written; an archive that
+            was there is then as it was.
+    """
+    load_config(train_dir)
+    checkpoint = require_checkpoint(train_dir)
+    with (
+        WholeFile(archive, b"", "output_model_tgz") as file,
+        tarfile.open(fileobj=cast(IO[bytes], file), mode="w|gz") as tar,
+    ):
+        for path in (join(train_dir, CONFIG_FILE), *checkpoint_files(checkpoint)):
+            _add(tar, path)
+        _add_state(tar, checkpoint.rsplit("/", 1)[-1])
+
+
+def _add(tar: tarfile.TarFile, path: str) -> None:
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            info = tarfile.TarInfo(path.rsplit("/", 1)[-1])
+            info.size = file.size()
+            tar.addfile(info, file)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}). Expected a file of a run. If the run goes on, pack it again."
+        ) from error
+
+
+def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
+    """Adds the file by which TensorFlow finds a checkpoint; that of the run may name a newer one by now."""
+    text = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
+    info = tarfile.TarInfo("checkpoint")
+    info.size = len(text)
+    tar.addfile(info, io.BytesIO(text))
+
+
+def unpack_run(archive: str, directory: str) -> None:
+    """Unpacks what `pack_run` wrote, whole or not at all.
+
+    An archive may come from a stranger: only plain files are taken, and only into the directory itself, so that no
+    member can write elsewhere. Files that lie in the directory stay as they are.
+
+    Raises:
+        UserError: if the archive cannot be read to its end, holds anything but plain files without a path, or holds no
+            run; if the directory cannot be written or holds another run.
+    """
+    target = Path(directory).absolute()
+    # In the nearest folder that is there, so that it can be renamed and no folder is made in vain.
+    folder = next((path for path in target.parents if path.is_dir()), target)
+    partial = folder / f"{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir()
+        _extract(archive, partial)
+        _move(partial, target)
+    except OSError as error:
+        raise UserError(
+            f"--untar_model_dir={directory} cannot be written ({error}). Choose a place that you may write to."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(archive: str, directory: Path) -> None:
+    try:
+        with tf.io.gfile.GFile(archive, "rb") as source, gzip.GzipFile(fileobj=source) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                for member in tar:
+                    _check_member(archive, member)
+                    tar.extract(member, directory, filter="data")
+            while stream.read(1 << 20):  # the checksum stands at the end, and a tar file ends before that
+                pass
+    except (tf.errors.OpError, tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"--input_model_tgz={archive} cannot be unpacked: {error}. Give what --output_model_tgz wrote."
+        ) from error
+    if not has_run(str(directory)):
+        raise UserError(f"--input_model_tgz={archive} holds no run: expected {CONFIG_FILE} and a checkpoint.")
+
+
+def _check_member(archive: str, member: tarfile.TarInfo) -> None:
+    if not member.isfile() or "/" in member.name or "\\" in member.name or member.name.startswith("."):
+        raise UserError(
+            f"--input_model_tgz={archive} holds '{member.name}', which is no plain file of a run. "
+            "Nothing was unpacked. Give what --output_model_tgz wrote."
+        )
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a directory to its place, or its files into the one that is there; the same files may be there already."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+        return
+    names = sorted(path.name for path in source.iterdir())
+    if not any((target / name).exists() for name in names):
+        for name in names:
+            (source / name).rename(target / name)
+        return
+    _, different, missing = filecmp.cmpfiles(source, target, names, shallow=False)
+    for name in different + missing:
+        raise UserError(
+            f"--untar_model_dir={target} holds another run: its {name} is not that of --input_model_tgz. "
+            "Choose a new directory, or move that run away."
+        )

@@ -1,0 +1,218 @@
+"""The competition's CSV. In 2017 and 2018: a video a row, its best classes with their scores, best first.
+
+VideoId,LabelConfidencePairs
+<id>,<class> <score> <class> <score> ...
+
+In 2019: a class a row, its best segments, best first; a segment is named by its video and its first second.
+
+Class,Segments
+<class>,<id>:<second> <id>:<second> ...
+"""
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import tensorflow as tf
+
+from yt8m.errors import UserError
+from yt8m.files import WholeFile, first_line
+from yt8m.scores import VideoIds, check_finite, name_of
+from yt8m.segments import SEGMENT_NAME
+
+HEADER = "VideoId,LabelConfidencePairs\n"
+SEGMENT_HEADER = "Class,Segments\n"
+
+_RANKING_ROW = re.compile(rf"([0-9]{{1,19}}),((?:{SEGMENT_NAME}(?: ++{SEGMENT_NAME})*+)? *)")
+
+
+def format_rows(ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> str:
+    """Returns the rows for a batch, in its order, each with a line end.
+
+    Args:
+        ids: `(B,)` bytes or str.
+        classes: `(B, k)` int, written with `%i`.
+        scores: `(B, k)` float, best first, written with `%g`: six significant digits.
+    """
+    num_videos, num_pairs = classes.shape
+    fields = np.empty((num_videos, 1 + 2 * num_pairs), object)
+    fields[:, 0] = [name_of(video_id) for video_id in ids]
+    fields[:, 1::2] = classes
+    fields[:, 2::2] = scores
+    row = "%s," + " ".join(["%i %g"] * num_pairs) + "\n"
+    # One template for the whole batch: Python's own formatting, entered once.
+    return row * num_videos % tuple(fields.ravel().tolist())
+
+
+class SubmissionWriter:
+    """Writes a submission beside its target and renames it when it is whole.
+
+        with SubmissionWriter(path) as writer:
+            writer.add(ids, classes, scores)
+
+    The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
+    with an exception, nothing is left behind and an existing target is as it was. Memory: the text of one batch, and
+    about 100 bytes a video for the ids that were seen.
+
+    Args:
+        path: the target, any path that `tf.io.gfile` writes to.
+        flag: the flag that holds the path, for error messages.
+
+    Raises:
+        UserError: if the target cannot be written.
+    """
+
+    def __init__(self, path: str, flag: str = "output_file"):
+        self._file = WholeFile(path, HEADER, flag)
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    def add(self, ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> None:
+        """Writes the rows of a batch; arguments as of `format_rows`.
+
+        Raises:
+            UserError: if a score is not finite, or an id was there before or cannot stand in a CSV (each names the
+                video), or the file cannot be written, as on a full disk.
+        """
+        check_finite(scores, ids)
+        names = [name_of(video_id) for video_id in ids]
+        rows = format_rows(names, classes, scores)
+        if rows.count(",") != len(names) or rows.count("\n") != len(names):
+            _refuse_separators(names)
+        self._check_new(names)
+        self._file.write(rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, traceback)
+
+    def _check_new(self, names: list[str]) -> None:
+        new = set(names)
+        if len(new) == len(names) and self._seen.isdisjoint(new):
+            self._seen |= new
+            return
+        twice = next(name for i, name in enumerate(names) if name in self._seen or name in names[:i])
+        raise UserError(
+            f"Video {twice} occurs twice in the input; a submission has one row a video. "
+            "Does --input_data_pattern match a shard twice, or a copy of one?"
+        )
+
+
+class Submission(NamedTuple):
+    """A submission in memory: 8 bytes a pair and the ids.
+
+    Attributes:
+        ids: N video ids, in the file's order.
+        num_pairs: `(N,)` int64, how many pairs each video has.
+        classes: `(sum of num_pairs,)` int32, the classes of all pairs, video after video.
+        scores: `(sum of num_pairs,)` float32, their scores.
+    """
+
+    ids: list[str]
+    num_pairs: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def read_submission(path: str) -> Submission:
+    """Reads a submission of any origin; videos may have different numbers of pairs.
+
+    Raises:
+        UserError: if the file cannot be read or is no submission; the message names the line.
+    """
+    ids: list[str] = []
+    num_pairs, classes, scores = array("q"), array("i"), array("f")
+    for where, row in _rows(path, HEADER):
+        video_id, row_classes, row_scores = _parse_row(where, row)
+        ids.append(video_id)
+        num_pairs.append(len(row_classes))
+        classes.extend(row_classes)
+        scores.extend(row_scores)
+    return Submission(ids, np.array(num_pairs), np.array(classes), np.array(scores))
+
+
+def read_rankings(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Reads a submission of 2019. The header is looked at at once; rows, of 100,000 segments or more, one by one.
+
+    Yields:
+        A class and the names of its segments, `<id>:<second>`, best first, each once. No class comes twice.
+
+    Raises:
+        UserError: if the file cannot be read or is no submission of 2019; the message names the line.
+    """
+    return _rankings(_rows(path, SEGMENT_HEADER))
+
+
+def _rows(path: str, header: str) -> Iterator[tuple[str, str]]:
+    """Checks the header, then returns an iterator over the places and texts of the rows."""
+    rows = _lines(path, header)
+    next(rows)
+    return rows
+
+
+def _lines(path: str, header: str) -> Iterator[tuple[str, str]]:
+    try:
+        with tf.io.gfile.GFile(path, "r") as file:
+            found = file.readline().rstrip("\r\n")
+            if found != header.rstrip():
+                raise UserError(
+                    f"{path}, line 1: this is no submission of the expected kind: found {found[:60]!r}, expected the "
+                    f"header {header.rstrip()}."
+                )
+            yield f"{path}, line 1", found
+            for number, line in enumerate(file, start=2):
+                yield f"{path}, line {number}", line.rstrip("\r\n")
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}). Expected a submission.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8; expected a submission, not compressed.") from error
+
+
+def _rankings(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:
+    seen: set[int] = set()
+    for where, row in rows:
+        match = _RANKING_ROW.fullmatch(row)
+        if match is None:
+            raise UserError(f"{where}: {_fault_of_ranking(row)}")
+        class_index, segments = int(match[1]), match[2].split()
+        if class_index in seen:
+            raise UserError(f"{where}: class {class_index} has a row already; expected one row a class.")
+        seen.add(class_index)
+        if len(set(segments)) != len(segments):
+            twice = Counter(segments).most_common(1)[0][0]
+            raise UserError(f"{where}: class {class_index} has segment {twice} twice; a ranking has a segment once.")
+        yield class_index, segments
+
+
+def _fault_of_ranking(row: str) -> str:
+    class_index, comma, ranking = row.partition(",")
+    if not comma or not re.fullmatch("[0-9]{1,19}", class_index):
+        return f"found {row[:60]!r}, expected <class>,<id>:<second> <id>:<second> ..."
+    wrong = [name for name in re.split(" +", ranking) if not re.fullmatch(SEGMENT_NAME, name)]
+    # What is left: a space in front of the first segment, which is an empty name.
+    return f"class {class_index} has {wrong[0][:60]!r} among its segments, expected <id>:<second> as in 002G:35."
+
+
+def _parse_row(where: str, row: str) -> tuple[str, list[int], list[float]]:
+    video_id, comma, pairs = row.partition(",")
+    fields = pairs.split()
+    try:
+        classes, scores = [int(field) for field in fields[::2]], [float(field) for field in fields[1::2]]
+    except ValueError:
+        comma = ""
+    if not comma or len(classes) != len(scores):
+        raise UserError(f"{where}: found {row[:60]!r}, expected <id>,<class> <score> <class> <score> ...")
+    return video_id, classes, scores
+
+
+def _refuse_separators(names: list[str]) -> None:
+    broken = next(name for name in names if "," in name or "\n" in name)
+    raise UserError(f"Video {broken!r} has a comma or line end in its id; expected an id that can stand in a CSV.")
