@@ -1,13 +1,31 @@
 """Evaluates a run: python eval.py --eval_data_pattern='DIR/validate*.tfrecord' --train_dir=RUN [--run_once]"""
 
+from absl import flags
+
+from yt8m.cli import program, run_flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program; those of a run may be repeated and are compared with it."""
+    run_flags.define_run_flags(values)
+    run_flags.define_program_flags(values, batch_size=1024)
+    run_flags.define_evaluation_flags(values)
+    flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
+    flags.DEFINE_string(
+        "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
 import logging
 import time
 from collections.abc import Iterable
 
 import pandas as pd
-from absl import flags
 
-from yt8m.cli import program, run_flags
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import build_strategy
 from yt8m.engine.reports import EvaluationReport
@@ -28,17 +46,6 @@ import experiment
 LOG = logging.getLogger("yt8m.eval")
 
 SECONDS_BETWEEN_LOOKS = 10.0
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program; those of a run may be repeated and are compared with it."""
-    run_flags.define_run_flags(values)
-    run_flags.define_program_flags(values, batch_size=1024)
-    run_flags.define_evaluation_flags(values)
-    flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
-    flags.DEFINE_string(
-        "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
-    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -95,4 +102,4 @@ def _class_table(metrics: EvaluationMetrics, names: dict[int, str]) -> pd.DataFr
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.run(main)

@@ -21,8 +21,6 @@ from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-import frame_level_models  # noqa: F401  registers its models
-import losses  # noqa: F401  registers the losses
 import readers
 from video_level_models import VideoLevelModel
 

@@ -15,7 +15,6 @@ from yt8m.models.base import FrameLevelModel, SampledModel
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
-import video_level_models  # noqa: F401  registers the classifiers
 from rankpool_ops import Direction, GradientName, Method, RankPooling, running_mean, signed_sqrt, unit_length
 
 _PROJECTION_ACTIVATIONS: dict[str, Activation] = {**ACTIVATIONS, "relu": tf.nn.relu, "linear": tf.identity}
@@ -42,7 +41,16 @@ class FrameLevelLogisticModel(FrameLevelModel):
         return masked_mean(frames, valid)
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "hidden_size": "hidden_size",
+        "dbof_add_batch_norm": "add_batch_norm",
+        "dbof_cluster_size": "cluster_size",
+        "dbof_hidden_size": "hidden_size",
+        "dbof_pooling_method": "pooling_method",
+        "dbof_activation": "activation",
+    }
+)
 class DbofModel(SampledModel):
     """Deep bag of frames: project every frame, pool over time, project again, classify.
 

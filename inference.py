@@ -1,26 +1,8 @@
 """Predicts: python inference.py --train_dir=RUN --input_data_pattern='DIR/test*.tfrecord' --output_file=solution.csv"""
 
-import logging
-import tempfile
-import time
-from collections.abc import Iterable
-
-import numpy as np
 from absl import flags
 
 from yt8m.cli import program, run_flags
-from yt8m.engine.prediction import predict
-from yt8m.engine.weight_averages import load_weights
-from yt8m.errors import UserError
-from yt8m.output.archive import pack_run, unpack_run
-from yt8m.output.submission import SubmissionWriter
-from yt8m.runs.directory import load_config, require_checkpoint
-
-import experiment
-
-LOG = logging.getLogger("yt8m.inference")
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -36,6 +18,31 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     define("output_model_tgz", "", "Also write the run into this archive.", flag_values=values)
     flags.DEFINE_boolean("run_once", True, "Taken for old command lines; it always runs once.", flag_values=values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from yt8m.engine.prediction import predict
+from yt8m.engine.weight_averages import load_weights
+from yt8m.errors import UserError
+from yt8m.output.archive import pack_run, unpack_run
+from yt8m.output.submission import SubmissionWriter
+from yt8m.runs.directory import load_config, require_checkpoint
+
+import experiment
+
+LOG = logging.getLogger("yt8m.inference")
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(values: flags.FlagValues) -> None:
@@ -88,4 +95,4 @@ def _write(writer: SubmissionWriter, predictions: Iterable[tuple[np.ndarray, np.
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.run(main)

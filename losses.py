@@ -5,7 +5,6 @@ from typing import Any
 
 import tensorflow as tf
 
-import yt8m.losses  # noqa: F401  registers its families
 from yt8m.registry import LOSSES
 
 _TINY_PROBABILITY = 1e-7

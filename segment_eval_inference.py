@@ -3,11 +3,26 @@
 python segment_eval_inference.py --eval_data_pattern='DIR/validate*.tfrecord' --submission_file=solution.csv
 """
 
-import logging
-
 from absl import flags
 
 from yt8m.cli import program
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    define = flags.DEFINE_string
+    define("eval_data_pattern", "", "Frame-level shards with ratings: comma-separated patterns.", flag_values=values)
+    define("label_cache", "", "File that keeps the ratings; if it exists, it is read instead.", flag_values=values)
+    define("submission_file", "", "The submission to score: Class,Segments.", flag_values=values)
+    flags.DEFINE_integer("top_n", 0, "Segments of a class that count; 0: all of them.", flag_values=values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import logging
+
 from yt8m.data.ratings import (
     RATINGS_HEADER,
     SegmentRatings,
@@ -24,15 +39,6 @@ from yt8m.output.submission import read_rankings
 import readers
 
 LOG = logging.getLogger("yt8m.segment_eval_inference")
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program."""
-    define = flags.DEFINE_string
-    define("eval_data_pattern", "", "Frame-level shards with ratings: comma-separated patterns.", flag_values=values)
-    define("label_cache", "", "File that keeps the ratings; if it exists, it is read instead.", flag_values=values)
-    define("submission_file", "", "The submission to score: Class,Segments.", flag_values=values)
-    flags.DEFINE_integer("top_n", 0, "Segments of a class that count; 0: all of them.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -77,4 +83,4 @@ def _ratings(pattern: str, cache: str) -> SegmentRatings:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.run(main)

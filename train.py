@@ -1,12 +1,25 @@
 """Trains a model on TFRecord shards: python train.py --train_data_pattern='DIR/train*.tfrecord' --train_dir=RUN ..."""
 
+from absl import flags
+
+from yt8m.cli import program, run_flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    run_flags.define_run_flags(values)
+    run_flags.define_program_flags(values, batch_size=1024)
+    run_flags.define_evaluation_flags(values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags, run_flags.config_from_flags)
+
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 
-from absl import flags
-
-from yt8m.cli import program, run_flags
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
 from yt8m.engine.evaluation import Evaluator
@@ -20,13 +33,6 @@ from yt8m.runs.lifecycle import new_run, open_run
 import experiment
 
 LOG = logging.getLogger("yt8m.train")
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program."""
-    run_flags.define_run_flags(values)
-    run_flags.define_program_flags(values, batch_size=1024)
-    run_flags.define_evaluation_flags(values)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -151,4 +157,4 @@ def _periodic_evaluation(
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.run(main)

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import yt8m.classifiers  # noqa: F401  registers its families
 from yt8m.errors import UserError
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
@@ -73,7 +72,15 @@ class LogisticModel(keras.Model):
         self.dense.bias.assign(prior_logits(prior))
 
 
-@VIDEO_LEVEL_MODELS.register()
+@VIDEO_LEVEL_MODELS.register(
+    flags={
+        "moe_num_mixtures": "num_mixtures",
+        "moe_l2": "l2_penalty",
+        "moe_prob_gating": "prob_gating",
+        "moe_prob_gating_input": "prob_gating_input",
+        "moe_low_rank_gating": "low_rank_gates",
+    }
+)
 class MoeModel(keras.Model):
     """A mixture of logistic experts for every class, with a gate that looks at the input.
 

@@ -34,7 +34,6 @@ from yt8m.models.nextvlad import NeXtVLADModel
 from yt8m.models.vlad import NetVLADModelLF
 from yt8m.schema import DataSpec
 
-import video_level_models  # noqa: F401  registers the classifiers
 from losses import cross_entropy_loss
 
 SPEC = DataSpec(("rgb", "audio"), (1024, 128), 3862, frame_features=True)

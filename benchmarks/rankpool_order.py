@@ -25,7 +25,6 @@ import tensorflow as tf
 from yt8m.models.base import FrameLevelModel
 from yt8m.schema import DataSpec
 
-import video_level_models  # noqa: F401  registers the classifiers
 from frame_level_models import AveragePoolModel, MaxPoolModel, RankPoolModel
 from losses import cross_entropy_loss
 

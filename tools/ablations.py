@@ -186,4 +186,5 @@ def _measured_cells(runs: pd.DataFrame | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.parse_flags(define_flags)
+    program.run(main)

@@ -47,4 +47,5 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.parse_flags(define_flags)
+    program.run(main)

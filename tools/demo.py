@@ -121,4 +121,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.parse_flags(define_flags)
+    program.run(main)

@@ -112,4 +112,5 @@ def _runs_of(lines: pd.DataFrame, row: str) -> list[pd.DataFrame]:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.parse_flags(define_flags)
+    program.run(main)

@@ -139,4 +139,5 @@ def training_examples(recipe: str) -> int:
 
 
 if __name__ == "__main__":
-    program.run_program(main, define_flags)
+    program.parse_flags(define_flags)
+    program.run(main)

@@ -1,82 +1,114 @@
 """Names for classes and functions: `--model=MoeModel` finds the class that was registered under that name.
 
 The signature of what is registered is the list of its hyper-parameters: names, defaults and documentation in one place.
-A class with a parameter `**inherited` passes that on to the class above it, whose signature continues the list.
+A class with a parameter `**inherited` passes that on to the class above it, whose signature continues the list. What is
+registered is known from the source (yt8m/catalogue.py); its module is imported when it is asked for, not before. So a
+new file in a place that a registry looks at needs no other edit.
 """
 
+import functools
 import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from yt8m.catalogue import Entry, read_entries
 from yt8m.errors import UserError, did_you_mean
 
-Entry = TypeVar("Entry", bound=Callable[..., Any])
+Registered = TypeVar("Registered", bound=Callable[..., Any])
+Class = TypeVar("Class", bound=type)
 
 
 class Registry:
     """Maps names and aliases to constructors; one flag chooses among them.
 
     Args:
+        variable: the name of the variable that holds this registry.
         flag: the flag that chooses an entry, named in error messages, without dashes.
         what: what an entry is, for error messages: "model", "loss".
+        places: the modules and packages that register entries.
     """
 
-    def __init__(self, flag: str, what: str):
+    def __init__(self, variable: str, flag: str, what: str, places: Sequence[str]):
+        self._variable = variable
         self._flag = flag
         self._what = what
-        self._entries: dict[str, Callable[..., Any]] = {}
-        self._aliases: dict[str, str] = {}
+        self._places = places
+        self._registered: dict[str, Any] = {}
 
-    def register(self, name: str = "", aliases: Sequence[str] = ()) -> Callable[[Entry], Entry]:
-        """Returns a decorator that registers a class or function under a name, its own by default, and its aliases.
+    def register(
+        self,
+        name: str = "",
+        aliases: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+        flags: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> Callable[[Registered], Registered]:
+        """Returns a decorator that registers a class or function. All arguments are literals: they are read as text.
 
-        Raises:
-            ValueError: if a name is taken already.
+        Args:
+            name: the name on command lines; that of the class or function by default.
+            aliases: other names.
+            defaults: hyper-parameters of the class above whose default is another one here.
+            flags: flags of older code bases that set a hyper-parameter: flag -> hyper-parameter.
+            facts: whatever else there is to say of an entry of this registry.
         """
+        del aliases, flags, facts  # yt8m/catalogue.py reads them
 
-        def add(entry: Entry) -> Entry:
-            entry_name = name or entry.__name__
-            for taken in (n for n in (entry_name, *aliases) if n in self):
-                raise ValueError(f"There is a {self._what} named {taken} already.")
-            self._entries[entry_name] = entry
-            self._aliases.update(dict.fromkeys(aliases, entry_name))
-            return entry
+        def add(registered: Registered) -> Registered:
+            if defaults:
+                _change_defaults(registered, defaults)
+            self._registered[name or registered.__name__] = registered
+            return registered
 
         return add
 
+    @functools.cached_property
+    def entries(self) -> dict[str, Entry]:
+        """What is registered, by name, in alphabetical order.
+
+        Raises:
+            ValueError: if a name is taken twice.
+        """
+        entries = [entry for place in self._places for entry in read_entries(self._variable, place)]
+        names = [name for entry in entries for name in (entry.name, *entry.aliases)]
+        for twice in (name for name in names if names.count(name) > 1):
+            raise ValueError(f"There are two entries named {twice} in {', '.join(self._places)}.")
+        return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+
+    @functools.cached_property
+    def _aliases(self) -> dict[str, str]:
+        return {alias: entry.name for entry in self.entries.values() for alias in entry.aliases}
+
     def names(self) -> list[str]:
         """Returns the registered names in alphabetical order, without aliases."""
-        return sorted(self._entries)
+        return list(self.entries)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or name in self._aliases
+        return name in self.entries or name in self._aliases
 
     def resolve(self, name: str) -> str:
-        """Returns the registered name behind a name or alias.
+        """Returns the registered name of a name or alias.
 
         Raises:
             UserError: if nothing has that name; the message offers the closest name and lists all.
         """
-        if name in self._entries:
+        if name in self.entries:
             return name
         if name in self._aliases:
             return self._aliases[name]
-        hint = did_you_mean(name, [*self._entries, *self._aliases])
+        hint = did_you_mean(name, [*self.entries, *self._aliases])
         raise UserError(
             f"--{self._flag}={name}: there is no such {self._what}.{hint} Known: {', '.join(self.names())}."
         )
 
-    def __getitem__(self, name: str) -> Callable[..., Any]:
-        return self._entries[self.resolve(name)]
+    def entry(self, name: str) -> Entry:
+        """Returns what is known of an entry without importing it; name and error as of `resolve`."""
+        return self.entries[self.resolve(name)]
 
-    def hyper_parameters(self, name: str) -> dict[str, Any]:
-        """Returns the keyword arguments of an entry that have a default, with their defaults, in order.
-
-        An entry that takes `**inherited` has those of the class above it too.
-        """
-        return _defaults(self[name])
+    def __getitem__(self, name: str) -> Any:
+        entry = self.entry(name)
+        importlib.import_module(entry.module)
+        return self._registered[entry.name]
 
     def check_hyper_parameters(self, name: str, given: Mapping[str, Any]) -> None:
         """Checks that an entry takes every given hyper-parameter.
@@ -84,7 +116,7 @@ class Registry:
         Raises:
             UserError: names the unknown hyper-parameter and lists those there are.
         """
-        known = self.hyper_parameters(name)
+        known = self.entry(name).hyper_parameters
         for unknown in (parameter for parameter in given if parameter not in known):
             raise UserError(
                 f"--hparams: {self.resolve(name)} has no hyper-parameter '{unknown}'.{did_you_mean(unknown, known)} "
@@ -92,21 +124,33 @@ class Registry:
             )
 
 
-def _defaults(entry: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(entry).parameters
-    own = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    if not isinstance(entry, type) or "inherited" not in parameters:
-        return own
-    above = next(base for base in entry.__mro__[1:] if "__init__" in vars(base))
-    return own | {name: default for name, default in _defaults(above).items() if name not in own}
+def hyper_parameters(
+    *, defaults: Mapping[str, Any] | None = None, flags: Mapping[str, str] | None = None
+) -> Callable[[Class], Class]:
+    """Returns a decorator for a class that registered ones share; arguments as of `Registry.register`."""
+    del flags  # yt8m/catalogue.py reads them
+
+    def change(shared: Class) -> Class:
+        if defaults:
+            _change_defaults(shared, defaults)
+        return shared
+
+    return change
 
 
-def import_modules(package: str, path: Iterable[str]) -> None:
-    """Imports every module of a package, so that whatever they register is there: a new file needs no other edit."""
-    for module in pkgutil.iter_modules(path):
-        importlib.import_module(f"{package}.{module.name}")
+def _change_defaults(constructor: Any, defaults: Mapping[str, Any]) -> None:
+    construct = constructor.__init__
+
+    @functools.wraps(construct)
+    def with_defaults(self: Any, *args: Any, **given: Any) -> None:
+        construct(self, *args, **{**defaults, **given})
+
+    constructor.__init__ = with_defaults
 
 
-VIDEO_LEVEL_MODELS = Registry("model", "video-level model")
-FRAME_LEVEL_MODELS = Registry("model", "frame-level model")
-LOSSES = Registry("label_loss", "loss")
+_VIDEO_LEVEL_PLACES = ("video_level_models", "yt8m.classifiers")
+VIDEO_LEVEL_MODELS = Registry("VIDEO_LEVEL_MODELS", "model", "video-level model", _VIDEO_LEVEL_PLACES)
+_FRAME_LEVEL_PLACES = ("frame_level_models", "yt8m.models")
+FRAME_LEVEL_MODELS = Registry("FRAME_LEVEL_MODELS", "model", "frame-level model", _FRAME_LEVEL_PLACES)
+LOSSES = Registry("LOSSES", "label_loss", "loss", ("losses", "yt8m.losses"))
+METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",))

@@ -21,12 +21,6 @@ from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
-import frame_level_models
-import losses
-import video_level_models
-
-REGISTERED = (frame_level_models, losses, video_level_models)
-
 FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
 _MOE_AS_GIVEN = {"num_mixtures": 2, "l2_penalty": 1e-6}
 WILLOW = FRAMES + "--train_data_pattern='d/train*.tfrecord' --train_dir=run "
@@ -136,7 +130,7 @@ def test_willow_pooling_commands(line: str, hparams: dict, classifier: dict, ste
 
 
 def test_a_model_has_the_hyper_parameters_of_the_class_above_and_its_own_defaults() -> None:
-    plain, kmiec = (FRAME_LEVEL_MODELS.hyper_parameters(name) for name in ("NetVLADModelLF", "NetVladV1"))
+    plain, kmiec = (FRAME_LEVEL_MODELS.entry(name).defaults for name in ("NetVLADModelLF", "NetVladV1"))
     assert plain.keys() - kmiec.keys() == {"lightvlad", "vlagd", "tied"}
     assert kmiec.keys() - plain.keys() == {"head_size", "attention_dropout"}
     changed = {"cluster_size": 256, "hidden_size": 512, "relu": False, "gating": True, "iterations": 256}

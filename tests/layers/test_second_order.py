@@ -30,7 +30,6 @@ from yt8m.models.attention_vlad import SecondOrderVLADModel
 from yt8m.models.vlad import NonLocalVLADModel
 from yt8m.sampling import FrameSampling
 
-import video_level_models  # noqa: F401  registers the classifiers
 from oracles import models as oracles_models
 from oracles import second_order as oracles
 from oracles import vlad as oracles_vlad

@@ -59,8 +59,6 @@ from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-import losses  # noqa: F401  registers the losses
-import video_level_models  # noqa: F401  registers the classifiers
 from oracles import attention as oracles
 from oracles import vlad as oracles_vlad
 

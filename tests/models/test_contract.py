@@ -18,7 +18,6 @@ from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-import frame_level_models  # noqa: F401  (registers its models)
 from losses import cross_entropy_loss
 from video_level_models import VideoLevelModel
 
@@ -217,7 +216,7 @@ def test_evaluation_leaves_nothing_to_chance(registry: Registry, name: str) -> N
 
 def dropouts(registry: Registry, name: str) -> dict[str, Any]:
     """Hyper-parameters with which a model drops wherever it can."""
-    defaults = registry.hyper_parameters(name)
+    defaults = registry.entry(name).defaults
     rates: dict[str, Any] = {hparam: 0.4 for hparam in defaults if hparam.endswith("dropout")}
     if "classifier" in defaults:
         given = SIZES.get(name, {}).get("classifier_hparams", {})
@@ -337,7 +336,7 @@ def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) 
 @every_model
 def test_the_documentation_is_complete(registry: Registry, name: str) -> None:
     assert "Source:" in (inspect.getdoc(registry[name]) or "")
-    hparams = registry.hyper_parameters(name)
+    hparams = registry.entry(name).defaults
     above = inspect.getmro(cast(type, registry[name]))  # where a class inherits hyper-parameters, they are explained
     documentation = "\n".join(inspect.getdoc(base) or "" for base in above)
     for hparam in hparams:

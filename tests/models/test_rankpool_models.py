@@ -14,7 +14,6 @@ import tensorflow as tf
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
-import frame_level_models  # noqa: F401  registers the models and their classifiers
 from oracles import models as oracles
 from oracles import rankpool as oracles_rankpool
 

@@ -32,7 +32,6 @@ from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling, sample_indices
 from yt8m.schema import DataSpec
 
-import frame_level_models  # noqa: F401  registers all models
 from losses import cross_entropy_loss
 
 MIX: dict[str, Any] = {"num_branches": 2, "cluster_size": 2, "groups": 2, "hidden_size": 4, "dropout": 0.0}

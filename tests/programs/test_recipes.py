@@ -13,9 +13,6 @@ from yt8m.config import RunConfig
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 
-import frame_level_models  # noqa: F401  registers all models
-import losses  # noqa: F401  registers all losses
-
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*.flags"))
 ablations = importlib.import_module("tools.ablations")

@@ -267,8 +267,7 @@ def test_every_worker_keeps_its_place_at_the_newest_complete_checkpoint(tmp_path
     save_config(str(tmp_path), CONFIG)
     iterator = iter(tf.data.Dataset.range(100))
     chief, other = (
-        checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order", worker)
-        for worker in (0, 1)
+        checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order", worker) for worker in (0, 1)
     )
     for worker in (other, chief):
         worker.save_place(5, iterator)

@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yt8m.catalogue import Entry
 from yt8m.config import ModelConfig
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.schema import DataSpec
+
+_CLASSIFIER = "classifier."
+_KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -17,67 +21,26 @@ class ModelFlag:
 
     Attributes:
         name: the flag.
-        hparam: the hyper-parameter it sets.
+        hyper_parameter: the hyper-parameter that it sets.
         kind: its type: int, float, bool or str.
-        models: the models it is for. Empty: any model that has the hyper-parameter.
+        models: the models that have it.
     """
 
     name: str
-    hparam: str
+    hyper_parameter: str
     kind: type
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...]
 
 
-_DBOF = ("DbofModel",)
-_BAGS_LF = ("DbofModelLF", "GatedDbofModelLF", "SoftDbofModelLF")
-_NETVLAD = ("NetVLADModelLF",)
-_KMIEC = ("AttentionEnhancedVLADModel", "AttentionSimilarityVLADModel", "SecondOrderVLADModel")
-_VLAD = (*_NETVLAD, *_KMIEC, "NonLocalVLADModel")
-_NETFV = ("NetFVModelLF",)
-_MOE = ("MoeModel",)
-_LSTM = ("LstmModel",)
-_GRU = ("GruModel",)
-
-MODEL_FLAGS = (
-    ModelFlag("iterations", "iterations", int),
-    ModelFlag("sample_random_frames", "sample_random_frames", bool),
-    ModelFlag("video_level_classifier_model", "classifier", str),
-    ModelFlag("moe_num_mixtures", "num_mixtures", int),
-    ModelFlag("moe_l2", "l2_penalty", float, _MOE),
-    ModelFlag("moe_prob_gating", "prob_gating", bool, _MOE),
-    ModelFlag("moe_prob_gating_input", "prob_gating_input", str, _MOE),
-    ModelFlag("moe_low_rank_gating", "low_rank_gates", int, _MOE),
-    ModelFlag("hidden_size", "hidden_size", int),
-    ModelFlag("gating", "gating", bool),
-    ModelFlag("gating_remove_diag", "gating_remove_diag", bool),
-    ModelFlag("dbof_add_batch_norm", "add_batch_norm", bool, _DBOF + _BAGS_LF),
-    ModelFlag("dbof_cluster_size", "cluster_size", int, _DBOF + _BAGS_LF),
-    ModelFlag("dbof_hidden_size", "hidden_size", int, _DBOF + _BAGS_LF),
-    ModelFlag("dbof_pooling_method", "pooling_method", str, _DBOF),
-    ModelFlag("dbof_activation", "activation", str, (*_DBOF, "DbofModelLF")),
-    ModelFlag("dbof_relu", "relu", bool, _BAGS_LF),
-    ModelFlag("softdbof_maxpool", "max_pool", bool, ("GatedDbofModelLF", "SoftDbofModelLF")),
-    ModelFlag("netvlad_cluster_size", "cluster_size", int, _VLAD),
-    ModelFlag("netvlad_hidden_size", "hidden_size", int, _VLAD),
-    ModelFlag("netvlad_add_batch_norm", "add_batch_norm", bool, _VLAD + _NETFV),
-    ModelFlag("netvlad_relu", "relu", bool, _VLAD),
-    ModelFlag("netvlad_dimred", "dimred", int, _NETVLAD),
-    ModelFlag("lightvlad", "lightvlad", bool, _NETVLAD),
-    ModelFlag("vlagd", "vlagd", bool, _NETVLAD),
-    ModelFlag("fv_cluster_size", "cluster_size", int, _NETFV),
-    ModelFlag("fv_hidden_size", "hidden_size", int, _NETFV),
-    ModelFlag("fv_relu", "relu", bool, _NETFV),
-    ModelFlag("fv_couple_weights", "couple_weights", bool, _NETFV),
-    ModelFlag("fv_coupling_factor", "coupling_factor", float, _NETFV),
-    ModelFlag("lstm_cells", "lstm_cells", int, _LSTM),
-    ModelFlag("lstm_layers", "lstm_layers", int, _LSTM),
-    ModelFlag("lstm_random_sequence", "random_sequence", bool, _LSTM),
-    ModelFlag("lstm_backward", "backward", bool, _LSTM),
-    ModelFlag("gru_cells", "gru_cells", int, _GRU),
-    ModelFlag("gru_layers", "gru_layers", int, _GRU),
-    ModelFlag("gru_random_sequence", "random_sequence", bool, _GRU),
-    ModelFlag("gru_backward", "backward", bool, _GRU),
-)
+def known_model_flags() -> dict[str, ModelFlag]:
+    """Returns the flags that registered models name, by name. They stand beside the classes that they configure."""
+    flags: dict[str, ModelFlag] = {}
+    for entry in (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values()):
+        for name, hyper_parameter in entry.flags.items():
+            kind = _KINDS[entry.hyper_parameters[hyper_parameter].kind.split(" | ")[0]]
+            models = flags[name].models if name in flags else ()
+            flags[name] = ModelFlag(name, hyper_parameter, kind, (*models, entry.name))
+    return flags
 
 
 def resolve_model(
@@ -88,7 +51,7 @@ def resolve_model(
     Args:
         model: a name or alias.
         data: tells whether the model is to read frames.
-        model_flags: flags of `MODEL_FLAGS` that were given, with their values.
+        model_flags: flags of older code bases that were given, with their values.
         assignments: `name=value` texts, `classifier.name=value` for the classifier; they win over model flags.
         precision: the type that layers compute in.
 
@@ -98,12 +61,10 @@ def resolve_model(
     registry = _registry_of(model, data.frame_features)
     name, given = given_hparams(model, data, model_flags, assignments)
     own, inner = _split(given)
-    registry.check_hyper_parameters(name, own)
-    hparams = _with_defaults(registry, name, own)
+    hparams = complete_hparams(registry, name, own)
     if "classifier" in hparams:
         classifier = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
-        VIDEO_LEVEL_MODELS.check_hyper_parameters(classifier, inner)
-        inner = _with_defaults(VIDEO_LEVEL_MODELS, classifier, inner)
+        inner = complete_hparams(VIDEO_LEVEL_MODELS, classifier, inner)
         hparams |= {"classifier": classifier, "classifier_hparams": inner}
     elif inner:
         raise UserError(f"--hparams: {name} has no classifier to pass '{next(iter(inner))}' to.")
@@ -118,57 +79,35 @@ def given_hparams(
     Raises:
         UserError: as `resolve_model` does, but a name in `assignments` is not looked up.
     """
-    registry = _registry_of(model, data.frame_features)
-    name = registry.resolve(model)
-    return name, _hparams_from_model_flags(model_flags, name, registry) | _hparams_from_text(assignments)
+    entry = _registry_of(model, data.frame_features).entry(model)
+    return entry.name, _hparams_from_model_flags(model_flags, entry) | parse_assignments(assignments)
 
 
-def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts the hyper-parameters of a model from those of its classifier."""
-    prefix = "classifier."
-    own = {name: value for name, value in hparams.items() if not name.startswith(prefix)}
-    return own, {name.removeprefix(prefix): hparams[name] for name in hparams if name.startswith(prefix)}
+def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds defaults to the hyper-parameters that were given for an entry of a registry.
 
-
-def _registry_of(model: str, frame_features: bool) -> Registry:
-    right, other = VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS
-    if frame_features:
-        right, other = other, right
-    if model in other and model not in right:
-        advice = "leave out --frame_features" if frame_features else "add --frame_features"
-        kind = "video-level" if frame_features else "frame-level"
-        raise UserError(f"--model={model} reads {kind} records: {advice}, or choose one of {', '.join(right.names())}.")
-    return right
-
-
-def _hparams_from_model_flags(given: Mapping[str, Any], name: str, registry: Registry) -> dict[str, Any]:
-    """Maps the model flags that were given to hyper-parameters of the model or of its classifier."""
-    has = registry.hyper_parameters(name)
-    classifier = (
-        VIDEO_LEVEL_MODELS.resolve(given.get("video_level_classifier_model") or has["classifier"])
-        if "classifier" in has
-        else ""
-    )
-    hparams = {}
-    for flag in (flag for flag in MODEL_FLAGS if flag.name in given):
-        if flag.hparam in has and (not flag.models or name in flag.models):
-            hparams[flag.hparam] = given[flag.name]
-        elif classifier and _takes(classifier, flag):
-            hparams[f"classifier.{flag.hparam}"] = given[flag.name]
-        else:
+    Raises:
+        UserError: if the entry has no such hyper-parameter, or a value is not of its default's type.
+    """
+    registry.check_hyper_parameters(name, given)
+    defaults = registry.entry(name).defaults
+    for key, value in given.items():
+        expected = type(defaults[key])
+        is_whole_float = expected is float and type(value) is int
+        if defaults[key] is not None and type(value) is not expected and not is_whole_float:
             raise UserError(
-                f"--{flag.name}: {name} has no hyper-parameter '{flag.hparam}' of that kind. It has: {', '.join(has)}."
+                f"--hparams: {key}={value!r} of {name}: expected a value of type {expected.__name__}, "
+                f"such as {defaults[key]!r}."
             )
-    return hparams
+    return {**defaults, **given}
 
 
-def _takes(classifier: str, flag: ModelFlag) -> bool:
-    in_family = not flag.models or classifier in flag.models
-    return in_family and flag.hparam in VIDEO_LEVEL_MODELS.hyper_parameters(classifier)
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Reads `name=value` texts; a value is a Python literal where it is one, and else a string.
 
-
-def _hparams_from_text(assignments: Sequence[str]) -> dict[str, Any]:
-    """Reads `name=value` texts; a value is a Python literal where it is one, and else a string."""
+    Raises:
+        UserError: if there is no equals sign.
+    """
     hparams = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -185,15 +124,39 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _with_defaults(registry: Registry, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Adds the defaults and checks that a given value is of its default's type."""
-    defaults = registry.hyper_parameters(name)
-    for key, value in given.items():
-        expected = type(defaults[key])
-        is_whole_float = expected is float and type(value) is int
-        if defaults[key] is not None and type(value) is not expected and not is_whole_float:
+def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts the hyper-parameters of a model from those of its classifier."""
+    own = {name: value for name, value in hparams.items() if not name.startswith(_CLASSIFIER)}
+    return own, {name.removeprefix(_CLASSIFIER): hparams[name] for name in hparams if name not in own}
+
+
+def _registry_of(model: str, frame_features: bool) -> Registry:
+    right, other = VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS
+    if frame_features:
+        right, other = other, right
+    if model in other and model not in right:
+        advice = "leave out --frame_features" if frame_features else "add --frame_features"
+        kind = "video-level" if frame_features else "frame-level"
+        raise UserError(f"--model={model} reads {kind} records: {advice}, or choose one of {', '.join(right.names())}.")
+    return right
+
+
+def _hparams_from_model_flags(given: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
+    """Maps the model flags that were given to hyper-parameters of the model or of its classifier."""
+    classifier = None
+    if "classifier" in entry.hyper_parameters:
+        name = given.get("video_level_classifier_model") or entry.hyper_parameters["classifier"].default
+        classifier = VIDEO_LEVEL_MODELS.entry(name)
+    hparams = {}
+    for flag, value in given.items():
+        if flag in entry.flags:
+            hparams[entry.flags[flag]] = value
+        elif classifier is not None and flag in classifier.flags:
+            hparams[_CLASSIFIER + classifier.flags[flag]] = value
+        else:
+            wanted = known_model_flags()[flag].hyper_parameter
             raise UserError(
-                f"--hparams: {key}={value!r} of {name}: expected a value of type {expected.__name__}, "
-                f"such as {defaults[key]!r}."
+                f"--{flag}: {entry.name} has no hyper-parameter '{wanted}' of that kind. "
+                f"It has: {', '.join(entry.hyper_parameters)}."
             )
-    return defaults | given
+    return hparams

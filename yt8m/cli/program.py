@@ -1,38 +1,72 @@
-"""A program from its command line to its exit status."""
+"""A program from its command line to its exit status.
+
+if __name__ == "__main__":
+    program.parse_flags(define_flags)   # first of all: --help and a mistyped flag need no TensorFlow
+import ...
+if __name__ == "__main__":
+    program.run(main)                   # at the end of the file
+"""
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from typing import get_args
+from collections.abc import Callable
+from typing import NoReturn, get_args
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from yt8m.cli.startup import keep_freed_memory
+from yt8m.cli.startup import keep_freed_memory, load_tensorflow
 from yt8m.config import OnBadRecord, check_not_negative, check_one_of, check_positive
 from yt8m.errors import UserError
-from yt8m.storage import enable
 
 # Numbers that stand in no `RunConfig`, which would check them, or in none that eval.py and inference.py make.
 _POSITIVE = ("batch_size", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
 _NOT_NEGATIVE = ("num_gpu", "save_checkpoint_seconds", "top_n")
 
+Define = Callable[[flags.FlagValues], None]
+Main = Callable[[flags.FlagValues], int | None]
 
-def run_program(
-    main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[flags.FlagValues], None]
+
+def parse_flags(
+    define_flags: Define,
+    check: Callable[[flags.FlagValues], object] | None = None,
+    *,
+    needs_tensorflow: bool = True,
 ) -> None:
-    """Runs a program: defines its flags, parses the command line, and turns a `UserError` into one line and status 1.
+    """Parses the command line of this process, and ends it with one line if that is wrong; then loads TensorFlow.
 
     Args:
-        main: takes the parsed flags, returns an exit status or None.
         define_flags: defines the program's flags.
+        check: takes the parsed flags and raises a `UserError` if they make no sense together.
+        needs_tensorflow: whether the program works with TensorFlow in this process.
     """
-    keep_freed_memory()
+    app.define_help_flags()
     define_listed_flags(flags.FLAGS, define_flags)
-    app.run(lambda _: _exit_status(lambda: start(main, flags.FLAGS)), flags_parser=_parse)
+    try:
+        rest = flags.FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise UserError(f"Unexpected argument '{rest[1]}': settings are given as --name=value.")
+        _check_numbers(flags.FLAGS)
+        if check is not None:
+            check(flags.FLAGS)
+    except (flags.Error, UserError) as error:
+        _fail(str(error))
+    if needs_tensorflow:
+        keep_freed_memory()
+        load_tensorflow()
 
 
-def define_listed_flags(values: flags.FlagValues, define_flags: Callable[[flags.FlagValues], None]) -> None:
+def run(main: Main) -> None:
+    """Runs a program whose flags are parsed; turns a `UserError` into one line and status 1.
+
+    Args:
+        main: takes the flags, returns an exit status or None.
+    """
+    _show_log()
+    app.run(lambda _: _exit_status(main), flags_parser=lambda arguments: arguments[:1])
+
+
+def define_listed_flags(values: flags.FlagValues, define_flags: Define) -> None:
     """Defines a program's flags so that `--help` lists them all; by itself it lists those of the main module alone.
 
     Args:
@@ -45,7 +79,7 @@ def define_listed_flags(values: flags.FlagValues, define_flags: Callable[[flags.
         values.register_key_flag_for_module(sys.argv[0], values[name])
 
 
-def start(main: Callable[[flags.FlagValues], int | None], values: flags.FlagValues) -> int | None:
+def start(main: Main, values: flags.FlagValues) -> int | None:
     """Checks a program's numbers and loads what its paths need, before it does anything, and then runs it.
 
     Args:
@@ -72,21 +106,12 @@ def _check_numbers(values: flags.FlagValues) -> None:
 
 def _enable_storage(values: flags.FlagValues) -> None:
     """Looks at every text, so that no flag that holds a path, or several patterns, can be forgotten."""
+    from yt8m.storage import enable  # TensorFlow comes with it
+
     for text in (values[name].value for name in values):
         if isinstance(text, str):
             for path in text.split(","):
                 enable(path.strip())
-
-
-def _parse(arguments: Sequence[str]) -> list[str]:
-    try:
-        rest = flags.FLAGS(arguments)
-        if len(rest) > 1:
-            raise UserError(f"Unexpected argument '{rest[1]}': settings are given as --name=value.")
-    except (flags.Error, UserError) as error:
-        _fail(f"{error}")
-    _show_log()
-    return rest
 
 
 def _show_log() -> None:
@@ -100,13 +125,13 @@ def _show_log() -> None:
     logger.propagate = False
 
 
-def _exit_status(work: Callable[[], int | None]) -> int | None:
+def _exit_status(main: Main) -> int | None:
     try:
-        return work()
+        return start(main, flags.FLAGS)
     except UserError as error:
-        return _fail(str(error))
+        _fail(str(error))
 
 
-def _fail(message: str) -> int:
+def _fail(message: str) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(1)

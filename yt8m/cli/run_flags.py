@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from yt8m.cli.model_flags import MODEL_FLAGS, given_hparams, resolve_model
+from yt8m.cli.model_flags import given_hparams, known_model_flags, resolve_model
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
@@ -39,9 +39,8 @@ def define_model_flags(values: flags.FlagValues) -> None:
     define.text("model", "LogisticModel", f"Architecture. Known: {names}.")
     define.texts("hparams", "A hyper-parameter of the model as name=value, classifier.name=value for its classifier.")
     define.text("precision", "float32", "float32, or bfloat16 to compute layers in half the width.")
-    for flag in MODEL_FLAGS:
-        families = f" of {', '.join(flag.models)}" if flag.models else ""
-        define.of_kind(flag.kind, flag.name, f"Sets the hyper-parameter {flag.hparam}{families}.")
+    for flag in known_model_flags().values():
+        define.of_kind(flag.kind, flag.name, f"Sets {flag.hyper_parameter} of {', '.join(flag.models)}.")
 
 
 def define_training_flags(values: flags.FlagValues) -> None:
@@ -197,4 +196,4 @@ def _check_equal(what: str, given: Any, known: Any) -> None:
 
 def _given_model_flags(values: flags.FlagValues) -> dict[str, Any]:
     """Collects the model flags that stand on the command line, explicit 0, False and "" included."""
-    return {flag.name: values[flag.name].value for flag in MODEL_FLAGS if values[flag.name].present}
+    return {name: values[name].value for name in known_model_flags() if values[name].present}

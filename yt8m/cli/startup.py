@@ -1,11 +1,59 @@
-"""How memory is asked for: buffers of tensors are used again instead of being given back and fetched page by page."""
+"""What a process does before it works: it loads TensorFlow in silence, and keeps the memory that it frees."""
 
 import ctypes
+import importlib
+import os
 import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
+_PIPE_SIZE = 1 << 16
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without the start-up notes of its C++ side, which calls some of them errors.
+
+    What goes wrong later reaches us as an exception. Since 2.21 some notes come before the log level counts.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _stderr_held_back():
+        importlib.import_module("tensorflow")
+
+
+@contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Drops what the block writes to stderr, C++ included; if the block or the process ends in failure, shows it.
+
+    A child process holds the text: it is there to show it even when this process dies of a signal.
+    """
+    shown = os.dup(2)
+    held, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writable)
+        _show_at_the_end(held, shown)
+    os.close(held)
+    os.dup2(writable, 2)
+    os.close(writable)
+    try:
+        yield
+        os.kill(child, signal.SIGKILL)  # all is well: nobody needs the text
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.waitpid(child, 0)
+
+
+def _show_at_the_end(held: int, shown: int) -> None:
+    """Reads until all who could write have ended, then writes what came, and ends the process."""
+    os.dup2(shown, 2)  # otherwise this child would wait for itself
+    text = b"".join(iter(lambda: os.read(held, _PIPE_SIZE), b""))
+    os.write(shown, text)
+    os._exit(0)
 
 
 def keep_freed_memory() -> None:

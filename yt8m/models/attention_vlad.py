@@ -9,12 +9,20 @@ from yt8m.layers.attention_vlad import AttentionEnhancedVLAD, AttentionSimilarit
 from yt8m.layers.frames import read_frames
 from yt8m.layers.second_order import SecondOrderPooling
 from yt8m.models.late_fusion import LateFusionModel
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
 _SHARE = 4  # any feature but the widest has a quarter of the clusters
 
 
+@hyper_parameters(
+    flags={
+        "netvlad_cluster_size": "cluster_size",
+        "netvlad_hidden_size": "hidden_size",
+        "netvlad_add_batch_norm": "add_batch_norm",
+        "netvlad_relu": "relu",
+    }
+)
 class KmiecModel(LateFusionModel):
     """What the models of Kmiec et al. have in common: 256 frames at equal distances, a linear hidden layer, a gate.
 

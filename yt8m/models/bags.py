@@ -12,7 +12,15 @@ from yt8m.schema import DataSpec
 _SHARE = 8  # a bag of any feature but the widest has an eighth of the clusters
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "dbof_add_batch_norm": "add_batch_norm",
+        "dbof_cluster_size": "cluster_size",
+        "dbof_hidden_size": "hidden_size",
+        "dbof_relu": "relu",
+        "softdbof_maxpool": "max_pool",
+    }
+)
 class SoftDbofModelLF(LateFusionModel):
     """Soft bag of frames of every feature, a hidden layer, a classifier.
 
@@ -33,7 +41,15 @@ class SoftDbofModelLF(LateFusionModel):
         self.pool_each(lambda clusters, _: SoftBagOfFrames(clusters, *options, dtype=self.dtype_policy), _SHARE)
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "dbof_add_batch_norm": "add_batch_norm",
+        "dbof_cluster_size": "cluster_size",
+        "dbof_hidden_size": "hidden_size",
+        "dbof_relu": "relu",
+        "softdbof_maxpool": "max_pool",
+    }
+)
 class GatedDbofModelLF(LateFusionModel):
     """Soft bags of frames, that of the widest feature gated, a hidden layer, a classifier.
 
@@ -59,7 +75,15 @@ class GatedDbofModelLF(LateFusionModel):
         self.pool_each(make_pool, _SHARE)
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "dbof_add_batch_norm": "add_batch_norm",
+        "dbof_cluster_size": "cluster_size",
+        "dbof_hidden_size": "hidden_size",
+        "dbof_relu": "relu",
+        "dbof_activation": "activation",
+    }
+)
 class DbofModelLF(LateFusionModel):
     """Deep bag of frames of every feature, pooled both ways, a hidden layer, a classifier.
 

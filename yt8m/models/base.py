@@ -11,7 +11,7 @@ import tensorflow as tf
 from yt8m.errors import UserError, did_you_mean
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import l2_normalise
-from yt8m.registry import VIDEO_LEVEL_MODELS
+from yt8m.registry import VIDEO_LEVEL_MODELS, hyper_parameters
 from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
 
@@ -39,6 +39,7 @@ def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
     return [size if width == widest else max(1, size // share) for width in spec.feature_sizes]
 
 
+@hyper_parameters(flags={"video_level_classifier_model": "classifier"})
 class FrameLevelModel(keras.Model):
     """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
 
@@ -96,6 +97,7 @@ class FrameLevelModel(keras.Model):
         self.classifier.start_at_prior(prior)
 
 
+@hyper_parameters(flags={"iterations": "iterations", "sample_random_frames": "sample_random_frames"})
 class SampledModel(FrameLevelModel):
     """A frame-level model that may be trained on some of a video's frames.
 

@@ -13,9 +13,11 @@ from yt8m.layers.gating import GATINGS
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.models.base import SampledModel, stream_sizes
+from yt8m.registry import hyper_parameters
 from yt8m.schema import DataSpec
 
 
+@hyper_parameters(flags={"hidden_size": "hidden_size", "gating": "gating", "gating_remove_diag": "gating_remove_diag"})
 class LateFusionModel(SampledModel):
     """What these models share: pool every feature on its own, then a hidden layer over all, a gate, a classifier.
 

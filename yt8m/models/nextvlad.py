@@ -19,7 +19,7 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.models.base import SampledModel, stream_sizes
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
 
@@ -82,6 +82,7 @@ class NeXtVLADTrunk(keras.layers.Layer):
         return self.gate(self.hidden(descriptor, training=training), training=training)
 
 
+@hyper_parameters(flags={"hidden_size": "hidden_size"})
 class NeXtVLADBase(SampledModel):
     """What the NeXtVLAD models share: frames whose whitening is undone, trunks of one size, a logistic classifier.
 
@@ -165,7 +166,7 @@ class NeXtVLADModel(NeXtVLADBase):
         return self.trunk(frames, valid, key=key, training=training)
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(loss="BranchCrossEntropyLoss")
 class MixNeXtVLADModel(NeXtVLADBase):
     """Several NeXtVLAD models in one, blended by a gate that looks at the mean frame, and taught by their blend.
 

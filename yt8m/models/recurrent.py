@@ -9,11 +9,12 @@ from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
 from yt8m.models.base import FrameLevelModel
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
 
+@hyper_parameters(flags={"iterations": "iterations"})
 class RecurrentModel(FrameLevelModel):
     """What the recurrent models share: a stack that reads the frames, in time, backwards or as a shuffled bag.
 
@@ -71,7 +72,14 @@ class RecurrentModel(FrameLevelModel):
         return self.stack(frames, valid, key=key, training=training)
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "lstm_cells": "lstm_cells",
+        "lstm_layers": "lstm_layers",
+        "lstm_random_sequence": "random_sequence",
+        "lstm_backward": "backward",
+    }
+)
 class LstmModel(RecurrentModel):
     """A stack of LSTM layers whose last state is classified.
 
@@ -116,7 +124,14 @@ def _all_states(states: list[list[tf.Tensor]]) -> tf.Tensor:
 LSTM_STATES = {"last_h": _top_output, "all": _all_states}
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "gru_cells": "gru_cells",
+        "gru_layers": "gru_layers",
+        "gru_random_sequence": "random_sequence",
+        "gru_backward": "backward",
+    }
+)
 class GruModel(RecurrentModel):
     """A stack of GRU layers; the last outputs of all layers are classified.
 

@@ -15,7 +15,17 @@ from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "netvlad_cluster_size": "cluster_size",
+        "netvlad_hidden_size": "hidden_size",
+        "netvlad_add_batch_norm": "add_batch_norm",
+        "netvlad_relu": "relu",
+        "netvlad_dimred": "dimred",
+        "lightvlad": "lightvlad",
+        "vlagd": "vlagd",
+    }
+)
 class NetVLADModelLF(LateFusionModel):
     """NetVLAD of every feature, a hidden layer, context gating, a classifier.
 
@@ -53,7 +63,14 @@ def _vlad_kind(lightvlad: bool, vlagd: bool, tied: bool) -> Callable[..., keras.
     return NetRVLAD if lightvlad else GatedVLAD if vlagd else NetVLAD
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "netvlad_cluster_size": "cluster_size",
+        "netvlad_hidden_size": "hidden_size",
+        "netvlad_add_batch_norm": "add_batch_norm",
+        "netvlad_relu": "relu",
+    }
+)
 class NonLocalVLADModel(LateFusionModel):
     """NetVLAD of every feature whose clusters look at each other, a hidden layer, context gating, a classifier.
 
@@ -89,7 +106,16 @@ class NonLocalVLADModel(LateFusionModel):
         )
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(
+    flags={
+        "netvlad_add_batch_norm": "add_batch_norm",
+        "fv_cluster_size": "cluster_size",
+        "fv_hidden_size": "hidden_size",
+        "fv_relu": "relu",
+        "fv_couple_weights": "couple_weights",
+        "fv_coupling_factor": "coupling_factor",
+    }
+)
 class NetFVModelLF(LateFusionModel):
     """Fisher vectors of every feature, a hidden layer, context gating, a classifier.
 
