@@ -106,7 +106,7 @@ def _definitions(path: Path) -> list[Definition]:
 
 
 @cache
-def _classes() -> dict[str, ast.ClassDef]:
+def known_classes() -> dict[str, ast.ClassDef]:
     """All classes of the product by name: a model's class above it may be in another file."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("yt8m/*/*.py")]
     return {node.name: node for path in files for node in _definitions(path) if isinstance(node, ast.ClassDef)}
@@ -130,7 +130,7 @@ def _inherited(definition: ast.ClassDef) -> tuple[dict[str, HyperParameter], dic
     functions = (node for node in definition.body if isinstance(node, ast.FunctionDef))
     own = next((function for function in functions if function.name == "__init__"), None)
     names = [base.id for base in definition.bases if isinstance(base, ast.Name)]
-    above = next((_inherited(_classes()[name]) for name in names if name in _classes()), ({}, {}))
+    above = next((_inherited(known_classes()[name]) for name in names if name in known_classes()), ({}, {}))
     settings, flags, texts = {}, dict(above[1]), _texts(definition)
     if own is not None:
         settings = _settings(own, texts)

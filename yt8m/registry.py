@@ -146,6 +146,7 @@ def _change_defaults(constructor: Any, defaults: Mapping[str, Any]) -> None:
         construct(self, *args, **{**defaults, **given})
 
     constructor.__init__ = with_defaults
+    constructor.changed_defaults = {**getattr(constructor, "changed_defaults", {}), **defaults}
 
 
 _VIDEO_LEVEL_PLACES = ("video_level_models", "yt8m.classifiers")

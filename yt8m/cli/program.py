@@ -31,21 +31,26 @@ def parse_flags(
     define_flags: Define,
     check: Callable[[flags.FlagValues], object] | None = None,
     *,
+    num_arguments: int = 0,
     needs_tensorflow: bool = True,
-) -> None:
+) -> list[str]:
     """Parses the command line of this process, and ends it with one line if that is wrong; then loads TensorFlow.
 
     Args:
         define_flags: defines the program's flags.
         check: takes the parsed flags and raises a `UserError` if they make no sense together.
+        num_arguments: how many words the program takes that are no flags, at most.
         needs_tensorflow: whether the program works with TensorFlow in this process.
+
+    Returns:
+        The words that are no flags.
     """
     app.define_help_flags()
     define_listed_flags(flags.FLAGS, define_flags)
     try:
-        rest = flags.FLAGS(sys.argv)
-        if len(rest) > 1:
-            raise UserError(f"Unexpected argument '{rest[1]}': settings are given as --name=value.")
+        _, *arguments = flags.FLAGS(sys.argv)
+        if len(arguments) > num_arguments:
+            raise UserError(f"Unexpected argument '{arguments[num_arguments]}': settings are given as --name=value.")
         _check_numbers(flags.FLAGS)
         if check is not None:
             check(flags.FLAGS)
@@ -54,6 +59,7 @@ def parse_flags(
     if needs_tensorflow:
         keep_freed_memory()
         load_tensorflow()
+    return arguments
 
 
 def run(main: Main) -> None:
@@ -106,12 +112,13 @@ def _check_numbers(values: flags.FlagValues) -> None:
 
 def _enable_storage(values: flags.FlagValues) -> None:
     """Looks at every text, so that no flag that holds a path, or several patterns, can be forgotten."""
-    from yt8m.storage import enable  # TensorFlow comes with it
+    texts = [value for value in (values[name].value for name in values) if isinstance(value, str)]
+    remote_paths = [path.strip() for text in texts for path in text.split(",") if "://" in path]
+    if remote_paths:
+        from yt8m.storage import enable  # TensorFlow comes with it
 
-    for text in (values[name].value for name in values):
-        if isinstance(text, str):
-            for path in text.split(","):
-                enable(path.strip())
+        for path in remote_paths:
+            enable(path)
 
 
 def _show_log() -> None:

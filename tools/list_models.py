@@ -1,0 +1,104 @@
+"""Lists what is registered, or all there is to know of one entry:
+
+    python -m tools.list_models                    models, losses and metrics, a line each
+    python -m tools.list_models NetVLADModelLF     its hyper-parameters, those of its classifier, its flags
+
+Everything is read from the source (yt8m/catalogue.py), so that it takes a fraction of a second.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Iterable
+
+from absl import flags
+
+from yt8m.catalogue import Entry, HyperParameter
+from yt8m.cli import program
+from yt8m.errors import UserError, did_you_mean
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
+
+REGISTRIES = {
+    "Video-level models (--model), and classifiers of frame-level ones": VIDEO_LEVEL_MODELS,
+    "Frame-level models (--model, with --frame_features)": FRAME_LEVEL_MODELS,
+    "Losses (--label_loss)": LOSSES,
+    "Metrics (--metrics)": METRICS,
+}
+_NARROWEST = 60
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """This program has no flags."""
+
+
+def main(names: list[str]) -> None:
+    """Prints the whole list, or the entry of a name.
+
+    Raises:
+        UserError: if nothing has that name.
+    """
+    print(description(names[0]) if names else overview())
+
+
+def overview() -> str:
+    """Returns a line for every entry of every registry."""
+    paragraphs = []
+    for title, registry in REGISTRIES.items():
+        lines = [_folded(entry.name, entry.summary, indent=32) for entry in registry.entries.values()]
+        paragraphs.append("\n".join([title, *lines]))
+    return "\n\n".join(paragraphs)
+
+
+def description(name: str) -> str:
+    """Returns what there is to know of an entry.
+
+    Raises:
+        UserError: if nothing has that name.
+    """
+    entry = find_entry(name)
+    paragraphs = [f"{entry.name} ({entry.module})\n{entry.text.partition(chr(10) + 'Args:')[0].rstrip()}"]
+    if entry.aliases:
+        paragraphs.append(f"Also known as {', '.join(entry.aliases)}.")
+    paragraphs.append("\n".join(["Hyper-parameters (--hparams=NAME=VALUE):", *_rows(entry, "")]))
+    if "classifier" in entry.hyper_parameters:
+        classifier = VIDEO_LEVEL_MODELS.entry(entry.hyper_parameters["classifier"].default)
+        title = f"Of its classifier, {classifier.name} by default:"
+        paragraphs.append("\n".join([title, *_rows(classifier, "classifier.")]))
+    return "\n\n".join(paragraphs)
+
+
+def find_entry(name: str) -> Entry:
+    """Returns the entry of a name or alias, in whichever registry it is.
+
+    Raises:
+        UserError: if nothing has that name.
+    """
+    for registry in REGISTRIES.values():
+        if name in registry:
+            return registry.entry(name)
+    known = [known for registry in REGISTRIES.values() for known in registry.names()]
+    raise UserError(f"Nothing is registered as '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+
+
+def _rows(entry: Entry, prefix: str) -> Iterable[str]:
+    flags_of = {hyper_parameter: flag for flag, hyper_parameter in entry.flags.items()}
+    for setting in entry.hyper_parameters.values():
+        if setting.name != "classifier_hparams":  # these are the rows of the classifier
+            flag = f" Also --{flags_of[setting.name]}." if setting.name in flags_of else ""
+            yield _folded(f"{prefix}{setting.name} = {setting.default!r}", _explained(setting) + flag, indent=40)
+
+
+def _explained(setting: HyperParameter) -> str:
+    return f"{setting.kind}: {setting.text}" if setting.kind else setting.text
+
+
+def _folded(head: str, text: str, indent: int) -> str:
+    """Two columns; a head that is too long for the first has a line of its own."""
+    width = max(shutil.get_terminal_size().columns, indent + _NARROWEST)
+    lines = textwrap.wrap(text, width - indent) or [""]
+    first = f"  {head:<{indent - 3}} {lines[0]}" if len(head) <= indent - 3 else f"  {head}\n{' ' * indent}{lines[0]}"
+    return "\n".join([first.rstrip(), *(" " * indent + line for line in lines[1:])])
+
+
+if __name__ == "__main__":
+    names = program.parse_flags(define_flags, num_arguments=1, needs_tensorflow=False)
+    program.run(lambda _: main(names))
