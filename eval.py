@@ -27,7 +27,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from yt8m.data.vocabulary import class_names
-from yt8m.distribution import build_strategy
+from yt8m.distribution import one_device_strategy
 from yt8m.engine.reports import EvaluationReport
 from yt8m.engine.weight_averages import load_weights
 from yt8m.metrics import EvaluationMetrics
@@ -65,7 +65,7 @@ def main(values: flags.FlagValues) -> None:
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    evaluator = experiment.build_evaluator(config, build_strategy(), model, data, values.top_k, values.macro)
+    evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, values.top_k, values.macro)
     report = EvaluationReport(evaluation_directory(values.train_dir))
     for checkpoint in _checkpoints(values.train_dir, values.run_once):
         load_weights(model, checkpoint)

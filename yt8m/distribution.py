@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -11,6 +12,9 @@ import tensorflow as tf
 from yt8m.errors import UserError
 
 Strategy: TypeAlias = tf.distribute.Strategy
+
+_TRAINING_JOBS = ("chief", "worker")
+_JOB_NAMES = {"master": "chief"}
 
 
 def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Strategy:
@@ -27,10 +31,15 @@ def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Stra
         UserError: if the machine has fewer devices than `num_gpu`, or TF_CONFIG is no description of a cluster.
     """
     tf.debugging.set_log_device_placement(log_device_placement)
-    if _cluster_size() > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    cluster = _cluster()
+    if cluster is not None and cluster.num_processes > 1:
+        spec = tf.train.ClusterSpec(cluster.jobs)
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            spec, task_type=cluster.job, task_id=cluster.index, rpc_layer="grpc"
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     if num_gpu <= 1:
-        return tf.distribute.get_strategy()
+        return one_device_strategy()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) < num_gpu:
         raise UserError(
@@ -40,34 +49,63 @@ def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Stra
     return _mirrored(tuple(device.name for device in devices[:num_gpu]))
 
 
+def one_device_strategy() -> Strategy:
+    """Returns the strategy of a program that works alone, whatever TF_CONFIG says of those that train."""
+    return tf.distribute.get_strategy()
+
+
 @cache
 def _mirrored(devices: tuple[str, ...]) -> Strategy:
     """One strategy for the same devices: the sums of two of them would be taken for each other in one process."""
     return tf.distribute.MirroredStrategy(devices)
 
 
-def _cluster_size() -> int:
-    """How many processes train together by TF_CONFIG; 0 where it is not set."""
+@dataclass(frozen=True)
+class _Cluster:
+    """The processes that train together, by TF_CONFIG.
+
+    Attributes:
+        jobs: addresses by job: `chief`, of one process, and `worker`, as far as they are named.
+        job: the job of this process.
+        index: its number in the job.
+    """
+
+    jobs: dict[str, list[str]]
+    job: str
+    index: int
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train together."""
+        return sum(map(len, self.jobs.values()))
+
+
+def _cluster() -> _Cluster | None:
+    """Reads TF_CONFIG; None where it is not set or names nobody."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         config = json.loads(text)
-        cluster = config.get("cluster", {})
-        size = sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
-        if size > 1:
-            _check_task(config["task"], cluster)
+        # `master` is what a chief was called until TensorFlow 1.
+        named = {_JOB_NAMES.get(job, job): list(addresses) for job, addresses in config.get("cluster", {}).items()}
+        jobs = {job: addresses for job, addresses in named.items() if job in _TRAINING_JOBS}
+        if not any(jobs.values()):
+            return None
+        job = _JOB_NAMES.get(config["task"]["type"], config["task"]["type"])
+        index = int(config["task"]["index"])
+        if job in _TRAINING_JOBS and not 0 <= index < len(jobs[job]):
+            raise IndexError(f"task {index} of {len(jobs[job])}")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             f"TF_CONFIG={text} describes no cluster: {error!r}. Expected "
             '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, each with its own '
             "index. Put it right, or unset it to train on this machine alone (BUILD.md)."
         ) from error
-    return size
-
-
-def _check_task(task: dict[str, Any], cluster: dict[str, list[str]]) -> None:
-    num_tasks = len(cluster[task["type"]])
-    if not 0 <= int(task["index"]) < num_tasks:
-        raise IndexError(f"task {task['index']} of {num_tasks}")
+    if job not in _TRAINING_JOBS:
+        raise UserError(
+            f"TF_CONFIG makes this process a '{job}', which does not train: a chief (or master) and workers train a run, "
+            "and keep the weights themselves. Start none of this kind; to evaluate, start eval.py."
+        )
+    return _Cluster(jobs, job, index)
 
 
 def is_multi_worker(strategy: Strategy) -> bool:
@@ -77,7 +115,9 @@ def is_multi_worker(strategy: Strategy) -> bool:
 
 def num_workers(strategy: Strategy) -> int:
     """Returns how many processes train together."""
-    return _cluster_size() if is_multi_worker(strategy) else 1
+    if not is_multi_worker(strategy):
+        return 1
+    return sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values()))
 
 
 def worker_index(strategy: Strategy) -> int:
