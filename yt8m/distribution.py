@@ -102,8 +102,8 @@ def _cluster() -> _Cluster | None:
         ) from error
     if job not in _TRAINING_JOBS:
         raise UserError(
-            f"TF_CONFIG makes this process a '{job}', which does not train: a chief (or master) and workers train a run, "
-            "and keep the weights themselves. Start none of this kind; to evaluate, start eval.py."
+            f"TF_CONFIG makes this process a '{job}', which does not train: a chief (or master) and workers train "
+            "a run, and keep the weights themselves. Start none of this kind; to evaluate, start eval.py."
         )
     return _Cluster(jobs, job, index)
 
