@@ -16,6 +16,13 @@ def define_flags(values: flags.FlagValues) -> None:
     define(
         "untar_model_dir", "", "Where to unpack it; without it, a place that is deleted afterwards.", flag_values=values
     )
+    flags.DEFINE_float(
+        "untar_max_gb",
+        0.0,
+        "Gigabytes that may come out of it; 0: 20 times its size, at least 1.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
     define("output_model_tgz", "", "Also write the run into this archive.", flag_values=values)
     flags.DEFINE_boolean("run_once", True, "Taken for old command lines; it always runs once.", flag_values=values)
 
@@ -52,11 +59,11 @@ def main(values: flags.FlagValues) -> None:
     if not values.input_model_tgz:
         _infer(values, values.train_dir)
     elif values.untar_model_dir:
-        unpack_run(values.input_model_tgz, values.untar_model_dir)
+        unpack_run(values.input_model_tgz, values.untar_model_dir, values.untar_max_gb)
         _infer(values, values.untar_model_dir)
     else:
         with tempfile.TemporaryDirectory() as directory:
-            unpack_run(values.input_model_tgz, directory)
+            unpack_run(values.input_model_tgz, directory, values.untar_max_gb)
             _infer(values, directory)
 
 

@@ -412,6 +412,24 @@ def test_archives_with_paths_are_refused_whole(tmp_path: Path, name: str) -> Non
     assert not (tmp_path / "evil").exists()
 
 
+def test_an_archive_that_swells_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as tar:
+        for path in sorted((tmp_path / "run").iterdir()):
+            tar.add(path, path.name)
+        zeros = tarfile.TarInfo("zeros")
+        zeros.size = 3_000_000
+        tar.addfile(zeros, io.BytesIO(bytes(zeros.size)))
+    archive = str(tmp_path / "model.tgz")
+    with pytest.raises(
+        UserError, match=r"its 'zeros' of 3,000,000 bytes goes beyond the limit\. Nothing was unpacked\."
+    ):
+        unpack_run(archive, str(tmp_path / "out"), max_gigabytes=0.002)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.tgz", "run"]
+    unpack_run(archive, str(tmp_path / "out"), max_gigabytes=0.004)
+    assert (tmp_path / "out" / "zeros").stat().st_size == zeros.size
+
+
 def test_archives_with_links_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "model.tgz", "w:gz") as tar:
         link = tarfile.TarInfo("config.json")

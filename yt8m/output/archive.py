@@ -17,6 +17,10 @@ from yt8m.files import WholeFile, first_line
 from yt8m.runs.directory import CONFIG_FILE, checkpoint_files, has_run, join, load_config, require_checkpoint
 
 
+_GIGABYTE = 1e9
+_USUAL_RATIO = 20  # weights hardly shrink; what unpacks to more is no run, or one to be trusted by name
+
+
 def pack_run(train_dir: str, archive: str) -> None:
     """Writes the description and the newest checkpoint of a run into a gzipped tar file.
 
@@ -55,15 +59,20 @@ def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
     tar.addfile(info, io.BytesIO(text))
 
 
-def unpack_run(archive: str, directory: str) -> None:
+def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None:
     """Unpacks what `pack_run` wrote, whole or not at all.
 
     An archive may come from a stranger: only plain files are taken, and only into the directory itself, so that no
-    member can write elsewhere. Files that lie in the directory stay as they are.
+    member can write elsewhere, and only up to a limit. Files that lie in the directory stay as they are.
+
+    Args:
+        archive: the path of the archive, any that `tf.io.gfile` reads.
+        directory: where to, a local path.
+        max_gigabytes: how much may come out; 0 for 20 times the size of the archive, but at least 1 GB.
 
     Raises:
-        UserError: if the archive cannot be read to its end, holds anything but plain files without a path, or holds no
-            run; if the directory cannot be written or holds another run.
+        UserError: if the archive cannot be read to its end, holds anything but plain files without a path, more than
+            the limit, or no run; if the directory cannot be written or holds another run.
     """
     target = Path(directory).absolute()
     # In the nearest folder that is there, so that it can be renamed and no folder is made in vain.
@@ -71,7 +80,7 @@ def unpack_run(archive: str, directory: str) -> None:
     partial = folder / f"{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         partial.mkdir()
-        _extract(archive, partial)
+        _extract(archive, partial, max_gigabytes)
         _move(partial, target)
     except OSError as error:
         raise UserError(
@@ -81,12 +90,14 @@ def unpack_run(archive: str, directory: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _extract(archive: str, directory: Path) -> None:
+def _extract(archive: str, directory: Path, max_gigabytes: float) -> None:
     try:
+        max_bytes = max_gigabytes * _GIGABYTE or max(_GIGABYTE, _USUAL_RATIO * tf.io.gfile.stat(archive).length)
         with tf.io.gfile.GFile(archive, "rb") as source, gzip.GzipFile(fileobj=source) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
-                    _check_member(archive, member)
+                    max_bytes -= member.size  # before anything of it is written
+                    _check_member(archive, member, fits=max_bytes >= 0)
                     tar.extract(member, directory, filter="data")
             while stream.read(1 << 20):  # the checksum stands at the end, and a tar file ends before that
                 pass
@@ -98,7 +109,12 @@ def _extract(archive: str, directory: Path) -> None:
         raise UserError(f"--input_model_tgz={archive} holds no run: expected {CONFIG_FILE} and a checkpoint.")
 
 
-def _check_member(archive: str, member: tarfile.TarInfo) -> None:
+def _check_member(archive: str, member: tarfile.TarInfo, fits: bool) -> None:
+    if not fits:
+        raise UserError(
+            f"--input_model_tgz={archive} holds far more than its own size: its '{member.name}' of {member.size:,} bytes "
+            "goes beyond the limit. Nothing was unpacked. If you trust it, allow more by --untar_max_gb."
+        )
     if not member.isfile() or "/" in member.name or "\\" in member.name or member.name.startswith("."):
         raise UserError(
             f"--input_model_tgz={archive} holds '{member.name}', which is no plain file of a run. "
