@@ -16,7 +16,6 @@ from yt8m.errors import UserError
 from yt8m.files import WholeFile, first_line
 from yt8m.runs.directory import CONFIG_FILE, checkpoint_files, has_run, join, load_config, require_checkpoint
 
-
 _GIGABYTE = 1e9
 _USUAL_RATIO = 20  # weights hardly shrink; what unpacks to more is no run, or one to be trusted by name
 
@@ -112,8 +111,8 @@ def _extract(archive: str, directory: Path, max_gigabytes: float) -> None:
 def _check_member(archive: str, member: tarfile.TarInfo, fits: bool) -> None:
     if not fits:
         raise UserError(
-            f"--input_model_tgz={archive} holds far more than its own size: its '{member.name}' of {member.size:,} bytes "
-            "goes beyond the limit. Nothing was unpacked. If you trust it, allow more by --untar_max_gb."
+            f"--input_model_tgz={archive} unpacks to far more than its size: its '{member.name}' of {member.size:,} "
+            "bytes goes beyond the limit. Nothing was unpacked. If you trust it, allow more by --untar_max_gb."
         )
     if not member.isfile() or "/" in member.name or "\\" in member.name or member.name.startswith("."):
         raise UserError(
