@@ -21,9 +21,13 @@ def enable(path: str) -> None:
     """Loads tensorflow-io if a path needs it. Call it before TensorFlow opens the path.
 
     Raises:
-        UserError: if the path needs tensorflow-io and it cannot be loaded here.
+        UserError: if the path needs tensorflow-io and it cannot be loaded here, or there is no such scheme.
     """
     if scheme(path) not in TENSORFLOW_IO_SCHEMES:
+        known = tf.io.gfile.get_registered_schemes()
+        if scheme(path) not in known:
+            shown = ", ".join(f"{name}://" for name in sorted({*known, *TENSORFLOW_IO_SCHEMES} - {""}))
+            raise UserError(f"{path}: there is no storage '{scheme(path)}://'. Known: local paths, {shown}.")
         return
     try:
         importlib.import_module("tensorflow_io")

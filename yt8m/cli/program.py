@@ -9,13 +9,14 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, get_args
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from yt8m.cli.startup import keep_freed_memory, load_tensorflow
+from yt8m.cli.startup import end_on_signals, keep_freed_memory, load_tensorflow
 from yt8m.config import OnBadRecord, check_not_negative, check_one_of, check_positive
 from yt8m.errors import UserError
 
@@ -45,9 +46,11 @@ def parse_flags(
     Returns:
         The words that are no flags.
     """
+    end_on_signals()
     app.define_help_flags()
     define_listed_flags(flags.FLAGS, define_flags)
     try:
+        _check_encoding(sys.argv)
         _, *arguments = flags.FLAGS(sys.argv)
         if len(arguments) > num_arguments:
             raise UserError(f"Unexpected argument '{arguments[num_arguments]}': settings are given as --name=value.")
@@ -99,8 +102,19 @@ def start(main: Main, values: flags.FlagValues) -> int | None:
         UserError: if a number is out of range, a path needs tensorflow-io and it does not load, or from `main`.
     """
     _check_numbers(values)
+    _expand_home(values)
     _enable_storage(values)
     return main(values)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{argument!a} is not text in UTF-8, which names of files have to be here. Rename what it names."
+            ) from error
 
 
 def _check_numbers(values: flags.FlagValues) -> None:
@@ -108,6 +122,17 @@ def _check_numbers(values: flags.FlagValues) -> None:
     check_not_negative(values, *(name for name in _NOT_NEGATIVE if name in values))
     if "on_bad_record" in values:
         check_one_of(values, "on_bad_record", get_args(OnBadRecord))
+
+
+def _expand_home(values: flags.FlagValues) -> None:
+    """Reads `~/runs` as the shell does, which leaves it alone after an equals sign and inside a list of patterns."""
+    for name in values:
+        text = values[name].value
+        if isinstance(text, str) and "~" in text:
+            paths = text.split(",")
+            values[name].value = ",".join(
+                str(Path(path).expanduser()) if path.startswith("~/") else path for path in paths
+            )
 
 
 def _enable_storage(values: flags.FlagValues) -> None:

@@ -1,10 +1,11 @@
-"""What a process does before it works: it loads TensorFlow in silence, and keeps the memory that it frees."""
+"""What a process does before it works: signals, TensorFlow in silence, and memory that is kept."""
 
 import ctypes
 import importlib
 import os
 import platform
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,34 +27,49 @@ def load_tensorflow() -> None:
 
 @contextmanager
 def _stderr_held_back() -> Iterator[None]:
-    """Drops what the block writes to stderr, C++ included; if the block or the process ends in failure, shows it.
+    """Drops what the block writes to stderr, C++ included; if the block fails or the process dies in it, shows it.
 
-    A child process holds the text: it is there to show it even when this process dies of a signal.
+    A child process holds the text: it is there to show it even when this process is killed.
     """
     shown = os.dup(2)
     held, writable = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writable)
-        _show_at_the_end(held, shown)
+        _show_at_the_end(held)
     os.close(held)
     os.dup2(writable, 2)
     os.close(writable)
+    failed = False
     try:
         yield
-        os.kill(child, signal.SIGKILL)  # all is well: nobody needs the text
+    except Exception:
+        failed = True
+        raise
     finally:
+        if not failed:  # all went well, or somebody asked this process to end: nobody needs the text
+            os.kill(child, signal.SIGKILL)
         os.dup2(shown, 2)
         os.close(shown)
         os.waitpid(child, 0)
 
 
-def _show_at_the_end(held: int, shown: int) -> None:
-    """Reads until all who could write have ended, then writes what came, and ends the process."""
-    os.dup2(shown, 2)  # otherwise this child would wait for itself
+def _show_at_the_end(held: int) -> None:
+    """Reads until the other process writes no more, then shows what came, and ends this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the other one decides
     text = b"".join(iter(lambda: os.read(held, _PIPE_SIZE), b""))
-    os.write(shown, text)
+    os.write(2, text)
     os._exit(0)
+
+
+def end_on_signals() -> None:
+    """Lets SIGINT and SIGTERM end the process as `sys.exit` does: without a traceback, and files are put in order."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,98 @@
+"""How processes start and end: what is shown of TensorFlow's start-up, signals, words that are no paths."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from yt8m.cli.program import start
+from yt8m.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own, which knows a module `tensorflow` that is ours."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+IMPORTING = """
+    import importlib, os, signal, sys
+    from yt8m.cli import startup
+    startup.end_on_signals()
+    def load(name):
+        os.write(2, b"a note of C++\\n")
+        {happens}
+    importlib.import_module = load
+    startup.load_tensorflow()
+    print("loaded", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("happens", "status", "shown"),
+    [
+        ("pass", 0, "loaded\n"),
+        ("raise ImportError('no such module')", 1, "a note of C++\n"),
+        ("os.abort()", -signal.SIGABRT, "a note of C++\n"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "a note of C++\n"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, ""),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, ""),
+    ],
+)
+def test_notes_are_shown_only_where_the_process_ends_for_their_reason(happens: str, status: int, shown: str) -> None:
+    ended = run_python(IMPORTING.replace("{happens}", happens))
+    assert ended.returncode == status
+    assert ended.stderr.startswith(shown)
+    assert bool(ended.stderr) == bool(shown)
+    assert ("a note" in ended.stderr) == ("a note" in shown)
+
+
+def test_wrong_command_lines_need_no_tensorflow() -> None:
+    code = "import sys; sys.modules['tensorflow'] = None; sys.argv = ['train.py', {}]; import runpy; "
+    code += "runpy.run_path('train.py', run_name='__main__')"
+    for argument, message in (
+        ("'--hlep'", "error: Unknown command line flag 'hlep'. Did you mean: help"),
+        ("'--model=MoeModle'", "error: --model=MoeModle: there is no such video-level model. Did you mean MoeModel?"),
+        ("'--batch_size=0'", "error: --batch_size=0: expected a number above 0."),
+        ("'--hparams=dropuot=1'", "error: --hparams: LogisticModel has no hyper-parameter 'dropuot'. Did you mean "),
+        ("'word'", "error: Unexpected argument 'word': settings are given as --name=value."),
+        ("'--train_dir=\\udcff'", "error: '--train_dir=\\udcff' is not text in UTF-8"),
+    ):
+        ended = run_python(code.format(argument))
+        assert ended.returncode == 1
+        assert ended.stderr.startswith(message), ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = "import sys; sys.modules['tensorflow'] = None; sys.argv = ['train.py', '--help']; import runpy; "
+    ended = run_python(code + "runpy.run_path('train.py', run_name='__main__')")
+    assert "--netvlad_cluster_size" in ended.stdout
+    assert not ended.stderr
+
+
+def test_home_is_read_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    values = flags.FlagValues()
+    for name, text in (("one", "~/a"), ("more", "~/a*,b~c,~/d"), ("none", "a/~")):
+        flags.DEFINE_string(name, text, "", flag_values=values)
+    values(["program"])
+    start(lambda _: None, values)
+    assert (values.one, values.more, values.none) == ("/home/me/a", "/home/me/a*,b~c,/home/me/d", "a/~")
+
+
+def test_a_storage_that_nobody_knows_is_named() -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("train_dir", "foo://bucket/run", "", flag_values=values)
+    values(["program"])
+    with pytest.raises(
+        UserError, match=r"^foo://bucket/run: there is no storage 'foo://'\. Known: local paths, .*gs://"
+    ):
+        start(lambda _: None, values)
