@@ -1,5 +1,6 @@
 """The competition's CSV: the same bytes as pair-by-pair formatting, whole or not there at all, and read back."""
 
+import csv
 import resource
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -7,15 +8,17 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from yt8m.errors import UserError
 from yt8m.metrics import top_k_predictions
 from yt8m.output.submission import HEADER, SubmissionWriter, format_rows, read_submission
+from yt8m.scores import name_of
 
 from oracles import metrics as oracles
 
@@ -24,7 +27,7 @@ SCORES = np.array([[0.75, 0.5], [1.0, 1e-7]], np.float32)
 TEXT = HEADER + "ab,3 0.75 0 0.5\nc,2 1 1 1e-07\n"
 
 # Printable, without what a CSV or a line cannot hold.
-IDS = st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters=","), min_size=1, max_size=11)
+IDS = st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters=',"'), min_size=1, max_size=11)
 # 2**-126 is the smallest normal float32: below, six digits do not lead back to the number.
 SCORE = st.floats(0, 1, width=32, allow_subnormal=False)
 
@@ -184,10 +187,26 @@ def test_a_video_with_a_non_finite_prediction_is_named(tmp_path: Path, bad: floa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("bad", [b"a,b", b"a\nb"])
+@pytest.mark.parametrize("bad", [b"a,b", b"a\nb", b"a\rb", b'a"b', b"a\0b"])
 def test_an_id_that_breaks_the_csv_is_named(tmp_path: Path, bad: bytes) -> None:
-    with pytest.raises(UserError, match=r"Video 'a(,|\\n)b' has a comma or line end"):
+    with pytest.raises(UserError, match=r"Video '.*' has a comma, a quote or a line end in its id") as raised:
         write(tmp_path / "a.csv", ([b"ab", bad], CLASSES, SCORES))
+    assert repr(bad.decode()) in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@given(st.binary(min_size=1, max_size=6))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_id_is_refused_or_read_back_by_other_readers(tmp_path: Path, video_id: bytes) -> None:
+    try:
+        write(tmp_path / "a.csv", ([b"ab", b"x" + video_id], CLASSES, SCORES))
+    except UserError:
+        return
+    expected = ["ab", name_of(b"x" + video_id)]
+    table = pd.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False)
+    assert table["VideoId"].tolist() == expected
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file)] == ["VideoId", *expected]
 
 
 # ---- reading

@@ -26,6 +26,7 @@ from yt8m.segments import SEGMENT_NAME
 
 HEADER = "VideoId,LabelConfidencePairs\n"
 SEGMENT_HEADER = "Class,Segments\n"
+_MARKS_OF_CSV = (",", "\n", "\r", '"', "\0")
 
 _RANKING_ROW = re.compile(rf"([0-9]{{1,19}}),((?:{SEGMENT_NAME}(?: ++{SEGMENT_NAME})*+)? *)")
 
@@ -84,8 +85,9 @@ class SubmissionWriter:
         check_finite(scores, ids)
         names = [name_of(video_id) for video_id in ids]
         rows = format_rows(names, classes, scores)
-        if rows.count(",") != len(names) or rows.count("\n") != len(names):
-            _refuse_separators(names)
+        # One comma and one line end per row, and no other mark: nothing of them is in an id.
+        if [rows.count(mark) for mark in _MARKS_OF_CSV] != [len(names), len(names), 0, 0, 0]:
+            _refuse_marks(names)
         self._check_new(names)
         self._file.write(rows)
 
@@ -213,6 +215,8 @@ def _parse_row(where: str, row: str) -> tuple[str, list[int], list[float]]:
     return video_id, classes, scores
 
 
-def _refuse_separators(names: list[str]) -> None:
-    broken = next(name for name in names if "," in name or "\n" in name)
-    raise UserError(f"Video {broken!r} has a comma or line end in its id; expected an id that can stand in a CSV.")
+def _refuse_marks(names: list[str]) -> None:
+    broken = next(name for name in names if any(mark in name for mark in _MARKS_OF_CSV))
+    raise UserError(
+        f"Video {broken!r} has a comma, a quote or a line end in its id; expected an id that can stand in a CSV."
+    )
