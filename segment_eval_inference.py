@@ -32,7 +32,7 @@ from yt8m.data.ratings import (
     read_ratings,
 )
 from yt8m.errors import UserError
-from yt8m.files import WholeFile
+from yt8m.files import AtomicFile
 from yt8m.metrics import SegmentMeanAveragePrecision
 from yt8m.output.submission import read_rankings
 
@@ -76,7 +76,7 @@ def _ratings(pattern: str, cache: str) -> SegmentRatings:
     files = readers.find_files(pattern, "eval_data_pattern")
     if not cache:
         return readers.segment_ratings(files)
-    with WholeFile(cache, RATINGS_HEADER, "label_cache") as file:
+    with AtomicFile(cache, RATINGS_HEADER, "label_cache") as file:
         ratings = readers.segment_ratings(files)
         file.write(format_ratings(ratings))
     return ratings

@@ -38,3 +38,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
     return f" Did you mean {by_lower_case[close[0]]}?" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message; TensorFlow's go on with the places in a graph."""
+    return str(getattr(error, "message", error)).partition("\n")[0]

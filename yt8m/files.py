@@ -1,24 +1,28 @@
-"""A file that is there whole or not at all."""
+"""Files that programs write: there whole or not at all, and never in the place of something that is read."""
 
 import contextlib
+import os
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.errors import UserError, first_line
 
 
-class WholeFile:
+class AtomicFile:
     """Writes a file beside its target and renames it when it is whole.
 
-        with WholeFile(path, header, "output_file") as file:
+        with AtomicFile(path, header, "output_file") as file:
             file.write(rows)
 
     The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
-    with an exception, nothing is left behind and an existing target is as it was.
+    with an exception, nothing is left and an existing target is as it was. A link is followed. A device or a pipe
+    cannot be renamed: it is written to as it is, as by a shell's `>`.
 
     Args:
         path: the target, any path that `tf.io.gfile` writes to.
@@ -30,20 +34,28 @@ class WholeFile:
     """
 
     def __init__(self, path: str, header: str | bytes, flag: str = ""):
-        self._path = path
         self._where = f"--{flag}={path}" if flag else path
         self._header = header
+        self._is_renamed = _is_file(path)
+        self._path = os.path.realpath(path) if self._is_renamed and Path(path).is_symlink() else path
         # In the target's own folder: only there is a rename atomic.
-        self._partial_path = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        self._written_path = f"{self._path}.{uuid.uuid4().hex[:8]}.partial" if self._is_renamed else path
 
     def __enter__(self) -> Self:
         if tf.io.gfile.isdir(self._path):
             raise UserError(f"{self._where} is a folder; expected the name of a file to write. Add a file name to it.")
-        self._file = tf.io.gfile.GFile(self._partial_path, "w")
+        with self._naming_the_target():
+            self._file = self._open()
         with self._discarding(), self._naming_the_target():
             self._file.write(self._header)
             self._file.flush()
         return self
+
+    def _open(self) -> Any:
+        if self._is_renamed:
+            return tf.io.gfile.GFile(self._written_path, "w")
+        mode = "wb" if isinstance(self._header, bytes) else "w"
+        return open(self._path, mode)  # noqa: PTH123  the object is a context itself
 
     def write(self, content: str | bytes) -> None:
         """Appends text or bytes.
@@ -62,13 +74,14 @@ class WholeFile:
             return
         with self._discarding(), self._naming_the_target():
             self._file.close()
-            tf.io.gfile.rename(self._partial_path, self._path, overwrite=True)
+            if self._is_renamed:
+                tf.io.gfile.rename(self._written_path, self._path, overwrite=True)
 
     @contextlib.contextmanager
     def _naming_the_target(self) -> Iterator[None]:
         try:
             yield
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"{self._where} cannot be written ({first_line(error)}). Expected a file name in an existing folder "
                 "with permission and room to write. Choose another one."
@@ -84,10 +97,20 @@ class WholeFile:
 
     def _discard(self) -> None:
         # What could not be written cannot be closed in peace either; it is about to be removed.
-        with contextlib.suppress(tf.errors.OpError):
+        with contextlib.suppress(tf.errors.OpError, OSError):
             self._file.close()
-        with contextlib.suppress(tf.errors.OpError):
-            tf.io.gfile.remove(self._partial_path)
+        if self._is_renamed:
+            with contextlib.suppress(tf.errors.OpError):
+                tf.io.gfile.remove(self._written_path)
+
+
+def _is_file(path: str) -> bool:
+    """Whether a path is, or will be, one of a file with content of its own: not a device, a pipe or a socket."""
+    try:
+        mode = Path(path).stat().st_mode  # follows links
+    except OSError:
+        return True  # nothing is there yet, or it is not a local path
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def write_text(path: str, text: str) -> None:
@@ -96,10 +119,39 @@ def write_text(path: str, text: str) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    with WholeFile(path, text):
+    with AtomicFile(path, text):
         pass
 
 
-def first_line(error: tf.errors.OpError) -> str:
-    """The first line of TensorFlow's message."""
-    return str(error.message).partition("\n")[0]
+def check_outputs(outputs: Mapping[str, str], inputs: Iterable[str]) -> None:
+    """Checks that a program is not about to write over what it reads, or twice to one place.
+
+    Args:
+        outputs: by flag, the paths that will be written; empty ones are left out.
+        inputs: paths of files that are read.
+
+    Raises:
+        UserError: names the flag and the file.
+    """
+    given = {flag: _identity(path) for flag, path in outputs.items() if path and _is_file(path)}
+    read = {_identity(path): path for path in inputs if path}
+    for flag, identity in given.items():
+        if identity in read:
+            raise UserError(
+                f"--{flag}={outputs[flag]} is {read[identity]}, which is read: it would be overwritten. "
+                "Choose another name."
+            )
+        twins = [other for other in given if other != flag and given[other] == identity]
+        if twins:
+            raise UserError(f"--{flag}={outputs[flag]} and --{twins[0]}={outputs[twins[0]]} are one file: choose two.")
+
+
+def _identity(path: str) -> str | tuple[int, int]:
+    """What two names of one file have in common: device and number if it is there, else the path without links."""
+    if "://" in path:
+        return path
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino

@@ -14,8 +14,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.files import first_line
+from yt8m.errors import UserError, first_line
 from yt8m.segments import SEGMENT_NAME, segment_name
 
 # Class -> name of a segment that was rated for it, as in a submission -> whether the class is to be seen there.

@@ -12,8 +12,8 @@ from typing import IO, cast
 
 import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.files import WholeFile, first_line
+from yt8m.errors import UserError, first_line
+from yt8m.files import AtomicFile
 from yt8m.runs.directory import CONFIG_FILE, checkpoint_files, has_run, join, load_config, require_checkpoint
 
 _GIGABYTE = 1e9
@@ -30,7 +30,7 @@ def pack_run(train_dir: str, archive: str) -> None:
     load_config(train_dir)
     checkpoint = require_checkpoint(train_dir)
     with (
-        WholeFile(archive, b"", "output_model_tgz") as file,
+        AtomicFile(archive, b"", "output_model_tgz") as file,
         tarfile.open(fileobj=cast(IO[bytes], file), mode="w|gz") as tar,
     ):
         for path in (join(train_dir, CONFIG_FILE), *checkpoint_files(checkpoint)):

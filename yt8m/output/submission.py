@@ -19,8 +19,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.files import WholeFile, first_line
+from yt8m.errors import UserError, first_line
+from yt8m.files import AtomicFile
 from yt8m.scores import VideoIds, check_finite, name_of
 from yt8m.segments import SEGMENT_NAME
 
@@ -68,7 +68,7 @@ class SubmissionWriter:
     """
 
     def __init__(self, path: str, flag: str = "output_file"):
-        self._file = WholeFile(path, HEADER, flag)
+        self._file = AtomicFile(path, HEADER, flag)
         self._seen: set[str] = set()
 
     def __enter__(self) -> Self:

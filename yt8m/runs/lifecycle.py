@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 import tensorflow as tf
 
 from yt8m.config import RunConfig, fixed_differences
-from yt8m.errors import UserError
-from yt8m.files import first_line
+from yt8m.errors import UserError, first_line
 from yt8m.runs.directory import (
     BEST_DIRECTORY,
     CHECKPOINT_PREFIX,
