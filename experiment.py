@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -17,6 +18,7 @@ from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
 from yt8m.errors import UserError
+from yt8m.losses.base import weighted_sum
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
@@ -50,8 +52,8 @@ def _smallest_batch(config: RunConfig) -> dict[str, tf.Tensor]:
 
 
 def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
-    """Returns the loss of a run: `(labels, outputs, label_weights) -> (B,)`."""
-    return LOSSES[config.optimization.label_loss]
+    """Returns the loss of a run, the weighted sum of its terms: `(labels, outputs, label_weights) -> (B,)`."""
+    return weighted_sum([(term.weight, partial(LOSSES[term.name], **term.hparams)) for term in config.loss.terms])
 
 
 def build_train_state(config: RunConfig, run_examples: int) -> TrainState:

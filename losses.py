@@ -1,13 +1,17 @@
-"""Registered losses: one number a video, which the training loop averages over the global batch."""
+"""Registered losses: one number per video, which the training loop averages over the global batch.
+
+Here are the starter's; others are in `yt8m/losses/`, where a new file needs no other edit. A loss is a function
+`(labels, outputs, label_weights) -> (B,)`; its keyword-only arguments are its hyper-parameters, as in
+`--hparams=loss.margin=0.5`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from yt8m.losses.base import class_cross_entropies, sum_over_classes
 from yt8m.registry import LOSSES
-
-_TINY_PROBABILITY = 1e-7
 
 
 @LOSSES.register("CrossEntropyLoss")
@@ -31,43 +35,12 @@ def cross_entropy_loss(
 
     Source: google/youtube-8m, CrossEntropyLoss: the same scale, without its epsilon.
     """
-    truth = tf.cast(labels, tf.float32)
-    if "logits" in outputs:
-        terms = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=tf.cast(outputs["logits"], tf.float32))
-    else:
-        yes = tf.clip_by_value(tf.cast(outputs["predictions"], tf.float32), _TINY_PROBABILITY, 1.0 - _TINY_PROBABILITY)
-        terms = -(truth * tf.math.log(yes) + (1.0 - truth) * tf.math.log1p(-yes))
-    return _sum_over_classes(terms, label_weights)
-
-
-@LOSSES.register("BranchCrossEntropyLoss")
-def branch_cross_entropy_loss(
-    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Binary cross entropy of a model and of each of its branches.
-
-        loss[b] = BCE(outputs)[b] + sum_m BCE(branch m)[b]
-
-    A model without branches pays for itself alone.
-
-    Args:
-        labels: `(B, C)` bool.
-        outputs: as for CrossEntropyLoss; `branch_logits` `(B, M, C)` float, if the model has branches.
-        label_weights: `(B, C)` float; 1 if None.
-
-    Returns:
-        `(B,)` float32, in nats.
-
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD": the mixture of three.
-    """
-    branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
-    judged = [outputs, *({"logits": logits} for logits in branches)]
-    return tf.add_n([cross_entropy_loss(labels, each, label_weights) for each in judged])
+    return sum_over_classes(class_cross_entropies(labels, outputs), label_weights)
 
 
 @LOSSES.register("HingeLoss")
 def hinge_loss(
-    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None, margin: float = 1.0
+    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None, *, margin: float = 1.0
 ) -> tf.Tensor:
     """Hinge loss of the predictions, summed over classes.
 
@@ -87,10 +60,4 @@ def hinge_loss(
     """
     sign = tf.where(labels, 1.0, -1.0)
     terms = tf.nn.relu(margin - sign * tf.cast(outputs["predictions"], tf.float32))
-    return _sum_over_classes(terms, label_weights)
-
-
-def _sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Tensor:
-    if label_weights is not None:
-        terms *= tf.cast(label_weights, tf.float32)
-    return tf.reduce_sum(terms, axis=1)
+    return sum_over_classes(terms, label_weights)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
+from yt8m import config_formats
 from yt8m.errors import UserError
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS, Registry
 from yt8m.schema import DataSpec
 
 OnBadRecord = Literal["error", "skip"]
@@ -35,11 +37,48 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LossTerm:
+    """A registered loss in the weighted sum that is trained on.
+
+    Attributes:
+        name: the registered name.
+        weight: its factor in the sum.
+        hparams: every hyper-parameter of the loss with its value, defaults included.
+    """
+
+    name: str = "CrossEntropyLoss"
+    weight: float = 1.0
+    hparams: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name if self.weight == 1 else f"{self.weight:.12g}*{self.name}"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised, apart from the penalties of the weights: `sum_i weight_i * loss_i`.
+
+    Attributes:
+        terms: the losses, each at most once.
+    """
+
+    terms: tuple[LossTerm, ...] = (LossTerm(),)
+
+    def __str__(self) -> str:
+        """The value of `--label_loss` that names these terms."""
+        return "+".join(map(str, self.terms))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyper-parameters as `--hparams` names them: `loss.HingeLoss.margin`."""
+        return {f"loss.{term.name}.{name}": value for term in self.terms for name, value in term.hparams.items()}
+
+
+@dataclass(frozen=True)
 class OptimizationConfig:
     """How weights follow from gradients.
 
     Attributes:
-        label_loss: registered name of the loss.
         regularization_penalty: factor of the models' own weight penalties.
         optimizer: name of the optimizer.
         base_learning_rate: the rate before any decay.
@@ -54,7 +93,6 @@ class OptimizationConfig:
         weights_halflife: half-life in steps of an average of the weights, which is evaluated in their place; 0: none.
     """
 
-    label_loss: str = "CrossEntropyLoss"
     regularization_penalty: float = 1.0
     optimizer: str = "AdamOptimizer"
     base_learning_rate: float = 0.01
@@ -116,69 +154,122 @@ class RunConfig:
 
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def to_json(self) -> str:
         """Returns the text of `config.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps({"format": config_formats.CURRENT} | dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "RunConfig":
-        """Reads the text of a `config.json`.
+        """Reads the text of a `config.json` of this or an older format.
 
         Args:
             text: what `to_json` returned.
             source: the path of the text, for the error message.
 
         Raises:
-            UserError: if the text is not JSON, or holds a field that this version does not know.
+            UserError: if the text is not JSON, is of a later format than this version knows, or lacks a field or has
+                one too many for its format.
         """
         try:
-            parts = json.loads(text)
-            data: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in parts["data"].items()}
+            content = config_formats.upgrade(json.loads(text))
+            loss = LossConfig(tuple(_from_fields(LossTerm, term, "loss.terms") for term in content["loss"]["terms"]))
             return cls(
-                data=DataSpec(**data),
-                model=ModelConfig(**parts["model"]),
-                optimization=OptimizationConfig(**parts["optimization"]),
-                training=TrainingConfig(**parts["training"]),
+                data=_from_fields(DataSpec, content["data"], "data"),
+                model=_from_fields(ModelConfig, content["model"], "model"),
+                loss=loss,
+                optimization=_from_fields(OptimizationConfig, content["optimization"], "optimization"),
+                training=_from_fields(TrainingConfig, content["training"], "training"),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise UserError(
-                f"{source} is not the configuration of a run: {error!r}. It is written by train.py; "
+                f"{source} is not the configuration of a run: {reason}. It is written by train.py; "
                 "restore it, or train into another --train_dir."
             ) from error
 
+    def check_hyper_parameters(self, source: str) -> None:
+        """Checks that the model, its classifier and the losses have the hyper-parameters that the run has values for.
 
-def architecture_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Returns (field, old value, new value) for every part of the architecture that differs."""
-    old_fields, new_fields = _architecture(old), _architecture(new)
+        They differ where the run is of another version of the model: a default of today may not be what it was trained
+        with.
+
+        Args:
+            source: the path of the run's `config.json`, for the error message.
+
+        Raises:
+            UserError: names the first hyper-parameter that either side lacks.
+        """
+        models = next(
+            (models for models in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS) if self.model.name in models), None
+        )
+        if models is not None:  # an unknown name is answered by who builds the model
+            _check_same_names(models, self.model.name, self.model.hparams, source)
+        classifier = self.model.hparams.get("classifier")
+        if classifier is not None:
+            _check_same_names(VIDEO_LEVEL_MODELS, classifier, self.model.hparams["classifier_hparams"], source)
+        for term in self.loss.terms:
+            _check_same_names(LOSSES, term.name, term.hparams, source)
+
+
+Part = TypeVar("Part")
+
+
+def _from_fields(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
+    """Makes a part of a run of what its JSON holds: every field has to be there, and no other."""
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for what, names in (("lacks", known - fields.keys()), ("has the unknown field", fields.keys() - known)):
+        if names:
+            raise ValueError(f"'{where}' {what} {', '.join(sorted(names))}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _check_same_names(registry: Registry, name: str, hparams: Mapping[str, Any], source: str) -> None:
+    known = registry.entry(name).defaults
+    for missing in known.keys() - hparams.keys():
+        raise UserError(
+            f"{source}: {name} has no value for its hyper-parameter '{missing}', which is newer than the run. Add the "
+            f"one that leaves the model as it was; today's default is {known[missing]!r}."
+        )
+    for unknown in hparams.keys() - known.keys():
+        raise UserError(
+            f"{source}: {name} has no hyper-parameter '{unknown}' in this version. It has: {', '.join(known)}. Open "
+            "the run with the version that wrote it."
+        )
+
+
+def architecture_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, resumed value, new value) for every part of the architecture that differs."""
+    before, now = _architecture(resumed), _architecture(new)
     return [
-        (name, old_fields.get(name), new_fields.get(name))
-        for name in sorted(old_fields.keys() | new_fields.keys())
-        if old_fields.get(name) != new_fields.get(name)
+        (name, before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]
 
 
-def fixed_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Returns (field, old value, new value) for all that may not change when a run is resumed and did.
+def fixed_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, resumed value, new value) for all that may not change when a run is resumed and did.
 
     That is the architecture, and the optimizer: another one would take what its predecessor remembers for its own.
     """
-    before, now = (config.optimization.optimizer for config in (old, new))
+    before, now = (config.optimization.optimizer for config in (resumed, new))
     is_same = before.removesuffix("Optimizer") == now.removesuffix("Optimizer")
-    return architecture_differences(old, new) + ([] if is_same else [("optimizer", before, now)])
+    return architecture_differences(resumed, new) + ([] if is_same else [("optimizer", before, now)])
 
 
-def schedule_differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Returns (field, old value, new value) for every setting that may change on the way and did."""
-    pairs = [(old.optimization, new.optimization), (old.training, new.training)]
-    return [
-        (name, value, getattr(after, name))
-        for before, after in pairs
-        for name, value in dataclasses.asdict(before).items()  # type: ignore[call-overload]
-        if value != getattr(after, name)
-    ]
+def schedule_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Returns (field, resumed value, new value) for every setting that may change on the way and did: the loss too."""
+    before, now = _schedule(resumed), _schedule(new)
+    return [(name, value, now[name]) for name, value in before.items() if name in now and now[name] != value]
+
+
+def _schedule(config: RunConfig) -> dict[str, Any]:
+    loss = {"label_loss": str(config.loss), **config.loss.settings}
+    return {**loss, **dataclasses.asdict(config.optimization), **dataclasses.asdict(config.training)}
 
 
 def _architecture(config: RunConfig) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from programs import run
 
 from yt8m.cli.program import define_listed_flags
 from yt8m.cli.run_flags import check_repeated_flags, config_from_flags, define_program_flags, define_run_flags
-from yt8m.config import ModelConfig, RunConfig, architecture_differences, schedule_differences
+from yt8m.config import (
+    LossConfig,
+    LossTerm,
+    ModelConfig,
+    RunConfig,
+    architecture_differences,
+    fixed_differences,
+    schedule_differences,
+)
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
@@ -187,6 +195,27 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--moe_num_mixtures=3", "--moe_num_mixtures: LogisticModel has no hyper-parameter 'num_mixtures'"),
         (FRAMES + "--model=LstmModel --dbof_cluster_size=3", "--dbof_cluster_size: LstmModel has no hyper-parameter"),
         ("--label_loss=CrossEntropy", "no such loss. Did you mean CrossEntropyLoss?"),
+        (
+            "--label_loss=",
+            "--label_loss=: '' is no term of a loss; expected a name or a weight of 0 or more and a name",
+        ),
+        ("--label_loss=HingeLoss+", r"'' is no term of a loss; .* as in CrossEntropyLoss\+0\.05\*HingeLoss"),
+        ("--label_loss=HingeLoss*2", r"'HingeLoss\*2' is no term of a loss"),
+        ("--label_loss=two*HingeLoss", r"'two\*HingeLoss' is no term of a loss"),
+        ("--label_loss=-1*HingeLoss", r"'-1\*HingeLoss' is no term of a loss"),
+        ("--label_loss=nan*HingeLoss", r"'nan\*HingeLoss' is no term of a loss"),
+        ("--label_loss=HingeLoss+2*HingeLoss", r"names HingeLoss twice\. Give each loss once"),
+        ("--hparams=loss.margin=1", "the loss CrossEntropyLoss has no hyper-parameter 'margin'. It has: none."),
+        ("--label_loss=HingeLoss --hparams=loss.margn=1", r"'margn'\. Did you mean margin\? It has: margin\."),
+        (
+            "--label_loss=HingeLoss --hparams=loss.margin=wide",
+            "margin='wide' of HingeLoss: expected a value of type float",
+        ),
+        (
+            "--hparams=loss.HingeLoss.margin=1",
+            "HingeLoss is no term of the loss CrossEntropyLoss. Add it to --label_loss",
+        ),
+        ("--label_loss=HingeLoss --hparams=loss.HingeLoss.m=1", r"HingeLoss has no hyper-parameter 'm'\."),
         ("--feature_names=rgb,audio", "2 names and --feature_sizes=1024 has 1 sizes"),
         ("--feature_sizes=wide", "expected whole numbers"),
         ("--feature_names=rgb,rgb --feature_sizes=1,1", "names a feature twice"),
@@ -204,6 +233,35 @@ def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -
     with pytest.raises(UserError, match=message) as raised:
         config(line)
     assert "\n" not in str(raised.value)
+
+
+def test_a_loss_is_a_weighted_sum_with_settings() -> None:
+    assert config("").loss == LossConfig((LossTerm("CrossEntropyLoss", 1.0, {}),))
+    line = "--label_loss='CrossEntropyLoss + 5e-2*HingeLoss' --hparams=loss.margin=0.5"
+    loss = config(line).loss
+    assert loss == LossConfig((LossTerm("CrossEntropyLoss"), LossTerm("HingeLoss", 0.05, {"margin": 0.5})))
+    assert str(loss) == "CrossEntropyLoss+0.05*HingeLoss"
+    assert config(line.replace("loss.margin", "loss.HingeLoss.margin")).loss == loss
+    assert config("--label_loss=HingeLoss").loss.terms[0].hparams == {"margin": 1.0}
+
+
+def test_a_setting_that_two_losses_have_needs_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = dataclasses.replace(LOSSES.entry("HingeLoss"), name="TwinLoss")
+    monkeypatch.setitem(LOSSES.entries, "TwinLoss", twin)
+    line = "--label_loss=HingeLoss+TwinLoss --hparams=loss.margin=2"
+    with pytest.raises(UserError, match=r"HingeLoss and TwinLoss both have it\. Say which: loss\.HingeLoss\.margin or"):
+        config(line)
+    terms = config(line.replace("loss.margin", "loss.TwinLoss.margin")).loss.terms
+    assert [term.hparams for term in terms] == [{"margin": 1.0}, {"margin": 2}]
+
+
+def test_a_model_names_its_loss_and_the_command_line_may_name_another() -> None:
+    mixture = FRAMES + "--model=MixNeXtVLADModel "
+    assert str(config(mixture).loss) == "BranchCrossEntropyLoss"
+    assert str(config(mixture + "--label_loss=CrossEntropyLoss").loss) == "CrossEntropyLoss"
+    entries = (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values())
+    for entry in entries:
+        assert entry.facts.get("loss", "CrossEntropyLoss") in LOSSES
 
 
 @pytest.mark.parametrize(
@@ -297,7 +355,7 @@ def test_a_broken_cluster_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_survives_its_json() -> None:
-    run = config(FRAMES + "--model=DbofModel --batch_size=7")
+    run = config(FRAMES + "--model=DbofModel --batch_size=7 --label_loss=CrossEntropyLoss+2*HingeLoss")
     assert RunConfig.from_json(run.to_json(), "config.json") == run
 
 
@@ -314,6 +372,17 @@ def test_architecture_and_schedule_are_told_apart() -> None:
     )
     assert architecture_differences(old, new) == [("cluster_size", 8192, 64)]
     assert schedule_differences(old, new) == [("seed", 0, 3)]
+    hinge, wider, other = (
+        config(line)
+        for line in (
+            "--label_loss=HingeLoss",
+            "--label_loss=HingeLoss --hparams=loss.margin=2",
+            "--label_loss=2*CrossEntropyLoss",
+        )
+    )
+    assert schedule_differences(hinge, wider) == [("loss.HingeLoss.margin", 1.0, 2)]
+    assert schedule_differences(hinge, other) == [("label_loss", "HingeLoss", "2*CrossEntropyLoss")]
+    assert not fixed_differences(hinge, other)
     deeper = dataclasses.replace(old, model=ModelConfig("DbofModel", {"classifier_hparams": {"num_mixtures": 4}}))
     assert ("classifier.num_mixtures", 2, 4) in architecture_differences(old, deeper)
 
@@ -331,3 +400,13 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
     ]:
         with pytest.raises(UserError, match=message):
             check_repeated_flags(parse(wrong), run)
+
+
+def test_a_repeated_setting_of_the_loss_is_compared_with_the_run() -> None:
+    line = "--label_loss=CrossEntropyLoss+HingeLoss --hparams=loss.margin=0.5"
+    run = config(line)
+    check_repeated_flags(parse(line), run)
+    with pytest.raises(UserError, match=r"loss\.HingeLoss\.margin: you gave 2; the run was trained with 0\.5"):
+        check_repeated_flags(parse("--hparams=loss.margin=2"), run)
+    with pytest.raises(UserError, match="the loss CrossEntropyLoss has no hyper-parameter 'margin'"):
+        check_repeated_flags(parse("--hparams=loss.margin=2"), config(""))

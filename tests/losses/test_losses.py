@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.config import LossConfig, LossTerm, RunConfig
 from yt8m.registry import LOSSES
 
+from experiment import build_loss
 from losses import cross_entropy_loss, hinge_loss
 from oracles import models as oracles
 
@@ -53,7 +55,7 @@ def test_cross_entropy_follows_its_definition(with_logits: bool) -> None:
 def test_hinge_follows_its_definition(margin: float) -> None:
     labels, logits, weights = make_case(1)
     expected = oracles.hinge(labels, np.vectorize(oracles.sigmoid)(logits), weights, margin)
-    loss = hinge_loss(tf.constant(labels), outputs_of(logits), tf.constant(weights), margin)
+    loss = hinge_loss(tf.constant(labels), outputs_of(logits), tf.constant(weights), margin=margin)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
@@ -65,11 +67,28 @@ def test_logits_keep_what_probabilities_lose() -> None:
     np.testing.assert_allclose(cross_entropy_loss(label, {"predictions": outputs["predictions"]}), [16.118], rtol=1e-4)
 
 
+def test_a_sum_of_losses_is_the_weighted_sum_of_their_values() -> None:
+    labels, logits, weights = make_case(3)
+    run = RunConfig(loss=LossConfig((LossTerm("CrossEntropyLoss", 0.5), LossTerm("HingeLoss", 2.0, {"margin": 0.5}))))
+    predictions = np.vectorize(oracles.sigmoid)(logits)
+    cross_entropies = oracles.cross_entropy(labels, predictions, weights)
+    hinges = oracles.hinge(labels, predictions, weights, 0.5)
+    by_hand = [0.5 * cross_entropy + 2.0 * hinge for cross_entropy, hinge in zip(cross_entropies, hinges, strict=True)]
+    loss = build_loss(run)(tf.constant(labels), outputs_of(logits), tf.constant(weights))
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
+
+
+def test_one_loss_alone_is_not_changed_by_a_bit() -> None:
+    labels, logits, weights = make_case(4)
+    arguments = tf.constant(labels), outputs_of(logits), tf.constant(weights)
+    np.testing.assert_array_equal(build_loss(RunConfig())(*arguments), cross_entropy_loss(*arguments))
+
+
 @pytest.mark.parametrize("name", LOSSES.names())
 class TestEveryLoss:
     """What every registered loss keeps."""
 
-    def test_one_finite_number_a_video(self, name: str) -> None:
+    def test_one_finite_number_per_video(self, name: str) -> None:
         for values in ([0.0, 1.0], [1.0, 0.0], [0.5, 0.5]):
             predictions = tf.Variable([values])
             with tf.GradientTape() as tape:

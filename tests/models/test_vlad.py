@@ -42,6 +42,7 @@ from yt8m.layers.mixture import gated_logits
 from yt8m.layers.nextvlad import NeXtVLAD
 from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
 from yt8m.layers.whitening import ReverseWhitening
+from yt8m.losses.branches import branch_cross_entropy_loss
 from yt8m.models.bags import DbofModelLF, GatedDbofModelLF, SoftDbofModelLF
 from yt8m.models.base import FrameLevelModel, stream_sizes
 from yt8m.models.nextvlad import MixNeXtVLADModel, NeXtVLADModel
@@ -49,7 +50,7 @@ from yt8m.models.vlad import NetFVModelLF, NetVLADModelLF
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
-from losses import branch_cross_entropy_loss, cross_entropy_loss
+from losses import cross_entropy_loss
 from oracles import models as oracles_models
 from oracles import vlad as oracles
 from video_level_models import MoeModel

@@ -31,7 +31,7 @@ def config(*arguments: str) -> RunConfig:
 
 def check(run: RunConfig) -> None:
     """Constructs the model, which looks at every hyper-parameter."""
-    assert run.optimization.label_loss in LOSSES
+    assert all(term.name in LOSSES for term in run.loss.terms)
     if run.data.frame_features:
         FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
     else:

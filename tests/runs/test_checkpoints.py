@@ -26,7 +26,7 @@ from yt8m.runs.directory import (
     save_config,
 )
 
-CONFIG = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8}))
+CONFIG = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}))
 
 
 def make_model(units: int = 3, value: float = 1.0) -> keras.Model:
@@ -75,7 +75,7 @@ def test_a_run_is_found_without_the_file_that_names_its_checkpoints(tmp_path: Pa
 def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path) -> None:
     save_run(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    other = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 0.5}))
+    other = RunConfig(model=ModelConfig("LogisticModel", CONFIG.model.hparams | {"l2_penalty": 0.5}))
     with pytest.raises(
         UserError, match=r"holds a run with l2_penalty=1e-08; you asked for 0\.5\. Resume .*--start_new"
     ):
@@ -86,7 +86,7 @@ def test_a_run_of_another_architecture_is_refused_and_left_alone(tmp_path: Path)
 def test_a_run_is_resumed_with_its_own_optimizer_alone(tmp_path: Path) -> None:
     save_run(tmp_path)
     same, other = (
-        RunConfig(CONFIG.data, CONFIG.model, OptimizationConfig(optimizer=name)) for name in ("Adam", "Ftrl")
+        RunConfig(model=CONFIG.model, optimization=OptimizationConfig(optimizer=name)) for name in ("Adam", "Ftrl")
     )
     assert lifecycle.open_run(str(tmp_path), same, start_new_model=False) == CONFIG
     with pytest.raises(UserError, match=r"holds a run with optimizer=AdamOptimizer; you asked for Ftrl\. Resume"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yt8m.catalogue import Entry
-from yt8m.config import ModelConfig
+from yt8m.config import LossTerm, ModelConfig
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.schema import DataSpec
@@ -81,6 +81,15 @@ def given_hparams(
     """
     entry = _registry_of(model, data.frame_features).entry(model)
     return entry.name, _hparams_from_model_flags(model_flags, entry) | parse_assignments(assignments)
+
+
+def loss_of_model(model: str, data: DataSpec) -> str:
+    """Returns the loss that a model is trained with where none is given: the one that its registration names, if any.
+
+    Raises:
+        UserError: as `resolve_model` does of the model's name.
+    """
+    return _registry_of(model, data.frame_features).entry(model).facts.get("loss", LossTerm().name)
 
 
 def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

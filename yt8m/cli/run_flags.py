@@ -6,7 +6,8 @@ from typing import Any
 
 from absl import flags
 
-from yt8m.cli.model_flags import given_hparams, known_model_flags, resolve_model
+from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignments
+from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
@@ -37,7 +38,11 @@ def define_model_flags(values: flags.FlagValues) -> None:
     define = _Definer(values)
     names = ", ".join(VIDEO_LEVEL_MODELS.names() + FRAME_LEVEL_MODELS.names())
     define.text("model", "LogisticModel", f"Architecture. Known: {names}.")
-    define.texts("hparams", "A hyper-parameter of the model as name=value, classifier.name=value for its classifier.")
+    define.texts(
+        "hparams",
+        "A hyper-parameter of the model as name=value, classifier.name=value for its classifier, loss.name=value for "
+        "the loss.",
+    )
     define.text("precision", "float32", "float32, or bfloat16 to compute layers in half the width.")
     for flag in known_model_flags().values():
         define.of_kind(flag.kind, flag.name, f"Sets {flag.hyper_parameter} of {', '.join(flag.models)}.")
@@ -52,7 +57,12 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_alias("max_step", "max_steps", flag_values=values)
     define.integer("num_readers", run.num_readers, "Shards that are read side by side.")
     define.integer("seed", run.seed, "Decides initial weights, order of examples, sampled frames and dropout.")
-    define.text("label_loss", opt.label_loss, f"Loss. Known: {', '.join(LOSSES.names())}.")
+    define.text(
+        "label_loss",
+        None,
+        "Loss, or a weighted sum as in CrossEntropyLoss+0.05*HingeLoss; without it the one that the model asks for, or "
+        f"CrossEntropyLoss. Known: {', '.join(LOSSES.names())}.",
+    )
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
@@ -136,10 +146,13 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
         UserError: for a value out of range, an unknown model, loss or hyper-parameter, or a flag of another model.
     """
     data = data_spec_from_flags(values)
-    LOSSES.resolve(values.label_loss)
+    of_loss, of_model = split_loss_assignments(values.hparams)
+    model = resolve_model(values.model, data, _given_model_flags(values), of_model, values.precision)
+    label_loss = loss_of_model(model.name, data) if values.label_loss is None else values.label_loss
     return RunConfig(
         data=data,
-        model=resolve_model(values.model, data, _given_model_flags(values), values.hparams, values.precision),
+        model=model,
+        loss=resolve_loss(label_loss, of_loss),
         optimization=OptimizationConfig(**_values_of(OptimizationConfig, values)),
         training=TrainingConfig(**_values_of(TrainingConfig, values)),
     )
@@ -169,7 +182,7 @@ def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
 
 
 def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
-    """Compares the data and model flags that stand on a command line with the run that it names.
+    """Compares the data and model flags, and the settings of the loss, that a command line has with its run.
 
     Raises:
         UserError: names the first flag that says something else than the run, and both values.
@@ -180,11 +193,16 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
     if values["precision"].present:
         _check_equal("--precision", values.precision, config.model.precision)
     model = values.model if values["model"].present else config.model.name
-    name, hparams = given_hparams(model, config.data, _given_model_flags(values), values.hparams)
+    of_loss, of_model = split_loss_assignments(values.hparams)
+    name, hparams = given_hparams(model, config.data, _given_model_flags(values), of_model)
     _check_equal("--model", name, config.model.name)
     known = flat_hparams(config.model.hparams)
     for hparam, value in hparams.items():
         _check_equal(f"hyper-parameter {hparam}", value, known.get(hparam))
+    given_to_loss = loss_hparams([term.name for term in config.loss.terms], of_loss)
+    for term in config.loss.terms:
+        for hparam, value in given_to_loss[term.name].items():
+            _check_equal(f"hyper-parameter loss.{term.name}.{hparam}", value, term.hparams[hparam])
 
 
 def _check_equal(what: str, given: Any, known: Any) -> None:

@@ -173,7 +173,7 @@ class MixNeXtVLADModel(NeXtVLADBase):
         z = sum_m a_m z_m,   a = softmax(BN(mean_t(x_t)) W + b),   p = sigmoid(z)
         losses["distillation"] = w * sum_m KL(softmax(z / tau) || softmax(z_m / tau))   over classes
 
-    The branches' own losses need labels: train with --label_loss=BranchCrossEntropyLoss, which adds them.
+    The branches' own losses need labels: BranchCrossEntropyLoss, which this model is trained with, adds them.
 
     Args:
         spec: what the records hold.

@@ -1,0 +1,86 @@
+"""The formats that `config.json` has had, and how the content of each becomes that of the next.
+
+Format 2 names its record format and holds the loss with its terms and all their hyper-parameters.
+Format 1 has no number. Its runs may lack what was added while it was in use: those settings have the value that left a
+run as it was before there was such a setting, whatever the default is today.
+
+Who changes what a field means, adds or removes one, or adds a hyper-parameter to a registered model or loss, raises
+`CURRENT` and adds a function to `_TO_NEXT` that says what runs of before did.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
+
+CURRENT = 2
+
+_ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
+_ADDED_TO_MODELS = {
+    "dimred": -1,
+    "dropout": 0.0,
+    "evaluation_sampling": "all",
+    "hidden_activation": None,
+    "input_batch_norm": False,
+    "input_dropout": 0.0,
+    "low_rank_gates": -1,
+    "prob_gating": False,
+    "prob_gating_input": "prob",
+    "prob_gating_remove_diag": False,
+    "reverse_whitening": False,
+    "sample_random_frames": True,
+    "sampling": "random",
+    "unit_frames": True,
+}
+_RAW_FRAMES = ("AveragePoolModel", "MaxPoolModel", "MixNeXtVLADModel", "NeXtVLADModel", "RankPoolModel")
+_LOSS_HYPER_PARAMETERS = {"HingeLoss": {"margin": 1.0}}
+
+
+def upgrade(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a `config.json` in the current format, without its number.
+
+    Args:
+        content: as it was read.
+
+    Raises:
+        ValueError: if it is of no format that is known; the message says so.
+        KeyError: if it lacks what every run of its format has.
+    """
+    content = copy.deepcopy(content)
+    number = content.pop("format", 1)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"its format is {number!r}")
+    if number > CURRENT:
+        raise ValueError(
+            f"its format is {number}, and this version knows those up to {CURRENT}: open it with the version that "
+            "wrote it, or a newer one"
+        )
+    for step in range(number, CURRENT):
+        _TO_NEXT[step](content)
+    return content
+
+
+def _from_1_to_2(content: dict[str, Any]) -> None:
+    optimization, model = content["optimization"], content["model"]
+    content["optimization"] = _ADDED_TO_OPTIMIZATION | optimization
+    loss = content["optimization"].pop("label_loss")
+    term = {"name": loss, "weight": 1.0, "hparams": _LOSS_HYPER_PARAMETERS.get(loss, {})}
+    content["loss"] = {"terms": [term]}
+    _add_hyper_parameters(model["name"], model["hparams"])
+
+
+def _add_hyper_parameters(name: str, hparams: dict[str, Any]) -> None:
+    """Adds those that a model, and its classifier, had not yet when the run was made."""
+    registry = next((registry for registry in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS) if name in registry), None)
+    if registry is None:
+        return
+    added = _ADDED_TO_MODELS | ({"unit_frames": False} if name in _RAW_FRAMES else {})
+    for hparam in registry.entry(name).hyper_parameters:
+        if hparam in added:
+            hparams.setdefault(hparam, added[hparam])
+    if hparams.get("classifier"):
+        _add_hyper_parameters(hparams["classifier"], hparams["classifier_hparams"])
+
+
+_TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2}

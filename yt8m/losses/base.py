@@ -1,0 +1,50 @@
+"""What losses are made of: terms per class, their sum, and the weighted sum of several losses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+# (labels, outputs, label_weights) -> (B,)
+Loss = Callable[[tf.Tensor, Mapping[str, Any], tf.Tensor | None], tf.Tensor]
+
+_SMALLEST_PROBABILITY = 1e-7
+
+
+def class_cross_entropies(labels: tf.Tensor, outputs: Mapping[str, Any]) -> tf.Tensor:
+    """Binary cross entropy of every class.
+
+        h[b, c] = - y[b, c] log p[b, c] - (1 - y[b, c]) log (1 - p[b, c])
+
+    From logits where the model offers them: exact at any confidence. From predictions they are kept 1e-7 away from 0
+    and 1.
+
+    Args:
+        labels: `(B, C)` bool, y.
+        outputs: `logits` or `predictions` `(B, C)` float.
+
+    Returns:
+        `(B, C)` float32, in nats.
+    """
+    y = tf.cast(labels, tf.float32)
+    if "logits" in outputs:
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=tf.cast(outputs["logits"], tf.float32))
+    p = tf.cast(outputs["predictions"], tf.float32)
+    p = tf.clip_by_value(p, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
+    return -(y * tf.math.log(p) + (1.0 - y) * tf.math.log1p(-p))
+
+
+def sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Tensor:
+    """Sums `terms` `(B, C)`, each multiplied by its `label_weights` `(B, C)` if there are any, to `(B,)`."""
+    if label_weights is not None:
+        terms *= tf.cast(label_weights, tf.float32)
+    return tf.reduce_sum(terms, axis=1)
+
+
+def weighted_sum(losses: Sequence[tuple[float, Loss]]) -> Loss:
+    """Returns the loss `sum_i weight_i * loss_i`, whose terms are given as pairs (weight, loss)."""
+
+    def total(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None) -> tf.Tensor:
+        return tf.add_n([weight * loss(labels, outputs, label_weights) for weight, loss in losses])
+
+    return total

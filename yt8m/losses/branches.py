@@ -1,0 +1,34 @@
+"""Losses of models that consist of several branches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m.losses.base import class_cross_entropies, sum_over_classes
+from yt8m.registry import LOSSES
+
+
+@LOSSES.register("BranchCrossEntropyLoss")
+def branch_cross_entropy_loss(
+    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Binary cross entropy of a model and of each of its branches.
+
+        loss[b] = BCE(outputs)[b] + sum_m BCE(branch m)[b]
+
+    Of a model without branches it is the binary cross entropy.
+
+    Args:
+        labels: `(B, C)` bool.
+        outputs: as for CrossEntropyLoss; `branch_logits` `(B, M, C)` float, if the model has branches.
+        label_weights: `(B, C)` float; 1 if None.
+
+    Returns:
+        `(B,)` float32, in nats.
+
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD": the mixture of three.
+    """
+    branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
+    classified = [outputs, *({"logits": logits} for logits in branches)]
+    return tf.add_n([sum_over_classes(class_cross_entropies(labels, each), label_weights) for each in classified])
