@@ -34,16 +34,17 @@ if __name__ == "__main__":
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
-
-import numpy as np
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from yt8m.engine.prediction import predict
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
+from yt8m.files import check_outputs
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.submission import SubmissionWriter
 from yt8m.runs.directory import load_config, require_checkpoint
+from yt8m.runs.lifecycle import paths_of_run
 
 import experiment
 
@@ -56,49 +57,61 @@ def main(values: flags.FlagValues) -> None:
     """Writes the best classes of every video as a submission."""
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
+    with _run_directory(values) as train_dir:
+        # 1. The run says what it is; the command line may repeat it, but not say otherwise.
+        config = load_config(train_dir)
+        run_flags.check_repeated_flags(values, config)
+
+        # 2. The model, with the weights of the newest checkpoint.
+        model = experiment.build_model(config)
+        load_weights(model, require_checkpoint(train_dir))
+
+        # 3. The shards, in their order.
+        data = experiment.evaluation_data(
+            config,
+            model,
+            values.input_data_pattern,
+            "input_data_pattern",
+            batch_size=values.batch_size,
+            on_bad_record=values.on_bad_record,
+            labels_required=False,
+        )
+
+        # 4. Before hours of work: nothing that is read is written over.
+        outputs = {"output_file": values.output_file, "output_model_tgz": values.output_model_tgz}
+        check_outputs(outputs, [*data.files, values.input_model_tgz, *paths_of_run(train_dir)])
+
+        # 5. The best classes of each batch go straight into the CSV, which is there when it is whole.
+        start = logged = time.monotonic()
+        num_videos = 0
+        with data.explained(), SubmissionWriter(values.output_file) as writer:
+            for ids, classes, scores in predict(model, data.batches, values.top_k):
+                writer.add(ids, classes, scores)
+                num_videos += len(ids)
+                now = time.monotonic()
+                if now - logged >= _SECONDS_BETWEEN_LINES:
+                    logged = now
+                    LOG.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
+        LOG.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
+        data.report_skipped()
+
+        # 6. The run as one file, if it is to be handed on.
+        if values.output_model_tgz:
+            pack_run(train_dir, values.output_model_tgz)
+
+
+@contextmanager
+def _run_directory(values: flags.FlagValues) -> Iterator[str]:
+    """The run to predict with: --train_dir, or what an archive holds, unpacked to stay or only while it is needed."""
     if not values.input_model_tgz:
-        _infer(values, values.train_dir)
+        yield values.train_dir
     elif values.untar_model_dir:
         unpack_run(values.input_model_tgz, values.untar_model_dir, values.untar_max_gb)
-        _infer(values, values.untar_model_dir)
+        yield values.untar_model_dir
     else:
         with tempfile.TemporaryDirectory() as directory:
             unpack_run(values.input_model_tgz, directory, values.untar_max_gb)
-            _infer(values, directory)
-
-
-def _infer(values: flags.FlagValues, train_dir: str) -> None:
-    config = load_config(train_dir)
-    run_flags.check_repeated_flags(values, config)
-    model = experiment.build_model(config)
-    load_weights(model, require_checkpoint(train_dir))
-    data = experiment.evaluation_data(
-        config,
-        model,
-        values.input_data_pattern,
-        "input_data_pattern",
-        batch_size=values.batch_size,
-        on_bad_record=values.on_bad_record,
-        labels_required=False,
-    )
-    with data.explained(), SubmissionWriter(values.output_file) as writer:
-        _write(writer, predict(model, data.batches, values.top_k))
-    data.report_skipped()
-    if values.output_model_tgz:
-        pack_run(train_dir, values.output_model_tgz)
-
-
-def _write(writer: SubmissionWriter, predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    start = said = time.monotonic()
-    num_videos = 0
-    for ids, classes, scores in predictions:
-        writer.add(ids, classes, scores)
-        num_videos += len(ids)
-        now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES:
-            said = now
-            LOG.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
-    LOG.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
+            yield directory
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
 def _check_nothing_in_the_way(train_dir: str) -> None:
     folders = [join(train_dir, name) for name in (DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY)]
     no_folders = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
-    for path in no_folders + _paths_of_run(train_dir):
+    for path in no_folders + paths_of_run(train_dir):
         raise UserError(
             f"train_dir={train_dir} holds no run, for it has no {CONFIG_FILE}, but a new run would write to {path}, "
             "which is there already. Choose another --train_dir, or move it away."
@@ -114,7 +114,7 @@ def delete_run(train_dir: str) -> None:
     if not has_config(train_dir):
         return
     load_config(train_dir)
-    for path in _paths_of_run(train_dir):
+    for path in paths_of_run(train_dir):
         _delete(path)
     data = join(train_dir, DATA_DIRECTORY)
     workers = [join(data, name) for name in names_in(data, r"worker-\d+")]
@@ -122,8 +122,11 @@ def delete_run(train_dir: str) -> None:
         _delete_if_empty(folder)
 
 
-def _paths_of_run(train_dir: str) -> list[str]:
-    """All that has the name of something a run writes; its description, by which the rest is known as ours, last."""
+def paths_of_run(train_dir: str) -> list[str]:
+    """Returns all paths in a directory that have the name of something a run writes; config.json last.
+
+    config.json marks the directory as a run: while it is there, the rest is known as ours.
+    """
     data = join(train_dir, DATA_DIRECTORY)
     places = {join(DATA_DIRECTORY, worker): r"\d+" for worker in names_in(data, r"worker-\d+")}
     paths = [
