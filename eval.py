@@ -24,13 +24,11 @@ import logging
 import time
 from collections.abc import Iterable
 
-import pandas as pd
-
+from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import one_device_strategy
-from yt8m.engine.reports import EvaluationReport
+from yt8m.engine.reports import EvaluationReport, class_table
 from yt8m.engine.weight_averages import load_weights
-from yt8m.metrics import EvaluationMetrics
 from yt8m.runs.checkpoints import save_class_table, save_evaluation
 from yt8m.runs.directory import (
     checkpoint_step,
@@ -50,11 +48,15 @@ SECONDS_BETWEEN_LOOKS = 10.0
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates the newest checkpoint, or each new one for as long as the program runs."""
+    # 1. The run says what it is; the command line may repeat it, but not say otherwise.
     names = class_names(values.vocabulary) if values.vocabulary else {}
+    metrics = resolve_metrics(values.metrics, values.macro)
     if not values.run_once:
         _wait_for_run(values.train_dir)
     config = load_config(values.train_dir)
     run_flags.check_repeated_flags(values, config)
+
+    # 2. The model, the shards in their order, and what compares the two.
     model = experiment.build_model(config)
     data = experiment.evaluation_data(
         config,
@@ -65,19 +67,22 @@ def main(values: flags.FlagValues) -> None:
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, values.top_k, values.macro)
+    evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, metrics, values.top_k)
     report = EvaluationReport(evaluation_directory(values.train_dir))
+
+    # 3. One checkpoint, or each new one as it comes.
     for checkpoint in _checkpoints(values.train_dir, values.run_once):
         load_weights(model, checkpoint)
         with data.explained():
             evaluation = evaluator.evaluate(data.batches)
-        step = checkpoint_step(checkpoint)
-        summary = {"global_step": step} | evaluation.summary
-        report(summary, config.data.num_classes)
-        report.write_curves(step, evaluation.metrics.precision_recall_curves(), names)
-        save_evaluation(values.train_dir, summary)
-        save_class_table(values.train_dir, _class_table(evaluation.metrics, names))
         data.report_skipped()
+
+        # 4. The log line comes first: it is there even where nothing can be written.
+        step = checkpoint_step(checkpoint)
+        report(step, evaluation, config.data.num_classes)
+        report.write_curves(step, evaluation.curves, names)
+        save_evaluation(values.train_dir, {"global_step": step} | evaluation.summary)
+        save_class_table(values.train_dir, class_table(evaluation.per_class, names))
 
 
 def _wait_for_run(train_dir: str) -> None:
@@ -91,14 +96,6 @@ def _checkpoints(train_dir: str, run_once: bool) -> Iterable[str]:
     if not run_once:
         return new_checkpoints(train_dir, SECONDS_BETWEEN_LOOKS)
     return [require_checkpoint(train_dir)]
-
-
-def _class_table(metrics: EvaluationMetrics, names: dict[int, str]) -> pd.DataFrame:
-    """One row a class: its index, its name if known, its positives, its average precision (empty without positives)."""
-    table = pd.DataFrame({"class": range(metrics.num_classes)})
-    if names:
-        table["name"] = table["class"].map(names)
-    return table.assign(num_positives=metrics.positives(), average_precision=metrics.per_class_ap())
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,7 +20,8 @@ from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
 from yt8m.errors import UserError
 from yt8m.losses.base import weighted_sum
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.metrics import Accumulator
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
@@ -186,17 +188,37 @@ def evaluation_data(
 
 
 def build_evaluator(
-    config: RunConfig, strategy: Strategy, model: keras.Model, data: Data, top_k: int, macro: bool
+    config: RunConfig,
+    strategy: Strategy,
+    model: keras.Model,
+    data: Data,
+    metrics: Mapping[str, Mapping[str, Any]],
+    top_k: int,
 ) -> Evaluator:
-    """Builds what evaluates a run's model on batches like those of `data`."""
+    """Builds what evaluates a run's model on batches like those of `data`.
+
+    Args:
+        config: the run.
+        strategy: where the replicas are.
+        model: the model.
+        data: the evaluation shards.
+        metrics: the settings of each group of metrics, by name.
+        top_k: predictions per video that count.
+
+    Raises:
+        UserError: if a setting of a metric is out of range.
+    """
+
+    def build_metrics() -> list[Accumulator]:
+        return [METRICS[name](config.data.num_classes, top_k, **settings) for name, settings in metrics.items()]
+
     return Evaluator(
         strategy,
         model,
         build_loss(config),
         batch_spec=data.batches.element_spec,
-        num_classes=config.data.num_classes,
+        build_metrics=build_metrics,
         top_k=top_k,
-        macro=macro,
     )
 
 

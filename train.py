@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 
+from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
 from yt8m.engine.evaluation import Evaluator
@@ -37,72 +38,21 @@ LOG = logging.getLogger("yt8m.train")
 
 def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
+    # 1. The run that is asked for, and the one in its directory, if that is to be resumed. Nothing is written yet.
     config = run_flags.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
-    old = open_run(values.train_dir, config, values.start_new_model)
+    worker, agree = worker_index(strategy), agreement(strategy)
+    resumed = open_run(values.train_dir, config, values.start_new_model)
+
+    # 2. Model, optimizer and counters as the seed makes them, on every device.
     files = experiment.training_files(config)
     run_examples = experiment.run_examples(config, files)
     with strategy.scope():
         state = experiment.build_train_state(config, run_examples)
-    data = experiment.training_data(config, state.model, files, worker_index(strategy), num_workers(strategy))
-    with data.explained():
-        if old is None:
-            experiment.start_at_class_prior(config, state.model, data)
-        return _train(values, config, old, strategy, state, data, run_examples)
 
-
-def _train(
-    values: flags.FlagValues,
-    config: RunConfig,
-    old: RunConfig | None,
-    strategy: Strategy,
-    state: TrainState,
-    data: experiment.Data,
-    run_examples: int,
-) -> int:
-    worker, agree = worker_index(strategy), agreement(strategy)
-    settings = LoopSettings(
-        config.training.max_steps, values.log_steps, values.export_model_steps, values.save_checkpoint_seconds
-    )
-    checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
-    evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
-    iterator = iter(data.batches)
-    if old is not None and not checkpoints.restore(iterator):
-        LOG.info("The data or their order changed since the checkpoint: they are read from the start.")
-    step = _train_step(values, config, strategy, state, data)
-    agree([False])  # nobody has anything left to refuse: from here on the directory may change
-    with _directory(values.train_dir, config, old) if worker == 0 else nullcontext():
-        agree([False])  # nobody looks into the directory before the chief has prepared it
-        if worker == 0:
-            LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
-        examples_seen = int(state.examples_seen.numpy())
-        with closing(TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)) as report:
-            evaluate = _periodic_evaluation(values, config, state, report, *evaluation) if evaluation else None
-            signal_number = train(
-                step, state, iterator, checkpoints, settings, agree=agree, report=report, evaluate=evaluate
-            )
-    data.report_skipped()
-    LOG.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
-    return 128 + signal_number if signal_number else 0
-
-
-@contextmanager
-def _directory(train_dir: str, config: RunConfig, old: RunConfig | None) -> Iterator[None]:
-    """Writes the run's description; an old run that was to be overwritten goes only now, when all else is sound."""
-    if old is None:
-        with new_run(train_dir, config):
-            yield
-        return
-    for name, before, now in schedule_differences(old, config):
-        LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
-    save_config(train_dir, config)
-    yield
-
-
-def _train_step(
-    values: flags.FlagValues, config: RunConfig, strategy: Strategy, state: TrainState, data: experiment.Data
-) -> TrainStep:
-    return TrainStep(
+    # 3. This worker's share of every batch, and what a step does with it.
+    data = experiment.training_data(config, state.model, files, worker, num_workers(strategy))
+    step = TrainStep(
         strategy,
         state,
         experiment.build_loss(config),
@@ -111,6 +61,48 @@ def _train_step(
         top_k=values.top_k,
         batch_spec=data.batches.element_spec,
     )
+    evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
+
+    with data.explained():
+        # 4. A new run starts at the class prior, a resumed one where it stopped.
+        checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
+        iterator = iter(data.batches)
+        if resumed is None:
+            experiment.start_at_class_prior(config, state.model, data)
+        elif not checkpoints.restore(iterator):
+            LOG.info("The data or their order changed since the checkpoint: they are read from the start.")
+
+        # 5. Nobody has anything left to refuse: from here on the directory changes. The first worker prepares it
+        # before any other looks into it.
+        agree([False])
+        with _directory(values.train_dir, config, resumed) if worker == 0 else nullcontext():
+            agree([False])
+
+            # 6. Train, to the end or until a signal.
+            if worker == 0:
+                LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
+            seen = int(state.examples_seen.numpy())
+            with closing(TrainingReport(values.train_dir, config, seen, run_examples, log=worker == 0)) as report:
+                signal_number = train(
+                    step,
+                    state,
+                    iterator,
+                    checkpoints,
+                    LoopSettings(
+                        config.training.max_steps,
+                        values.log_steps,
+                        values.export_model_steps,
+                        values.save_checkpoint_seconds,
+                    ),
+                    agree=agree,
+                    report=report,
+                    evaluate=evaluation and _at_checkpoints(values.train_dir, config, state, report, *evaluation),
+                )
+
+    # 7. What was left out, and where it all is.
+    data.report_skipped()
+    LOG.info("Step %d is saved in %s.", int(state.global_step.numpy()), newest_checkpoint(values.train_dir))
+    return 128 + signal_number if signal_number else 0
 
 
 def _evaluation(
@@ -128,11 +120,25 @@ def _evaluation(
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    return data, experiment.build_evaluator(config, strategy, state.model, data, values.top_k, values.macro)
+    metrics = resolve_metrics(values.metrics, values.macro)
+    return data, experiment.build_evaluator(config, strategy, state.model, data, metrics, values.top_k)
 
 
-def _periodic_evaluation(
-    values: flags.FlagValues,
+@contextmanager
+def _directory(train_dir: str, config: RunConfig, resumed: RunConfig | None) -> Iterator[None]:
+    """Writes the run's description; a run that was to be overwritten goes only now, when all else is sound."""
+    if resumed is None:
+        with new_run(train_dir, config):
+            yield
+        return
+    for name, before, now in schedule_differences(resumed, config):
+        LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
+    save_config(train_dir, config)
+    yield
+
+
+def _at_checkpoints(
+    train_dir: str,
     config: RunConfig,
     state: TrainState,
     training: TrainingReport,
@@ -140,17 +146,18 @@ def _periodic_evaluation(
     evaluator: Evaluator,
 ) -> Callable[[int], None]:
     """Returns what is done at each checkpoint: evaluate, keep the best weights."""
-    report = EvaluationReport(values.train_dir)
+    report = EvaluationReport(train_dir)
 
     def evaluate(step: int) -> None:
         with state.evaluated_weights():
             with data.explained():
-                summary = {"global_step": step} | evaluator.evaluate(data.batches).summary
+                evaluation = evaluator.evaluate(data.batches)
             data.report_skipped()
-            report(summary, config.data.num_classes)
-            save_evaluation(values.train_dir, summary)
-            if summary["gap"] > best_gap(values.train_dir):
-                save_best(values.train_dir, config, state.model, summary)
+            report(step, evaluation, config.data.num_classes)
+            summary = {"global_step": step} | evaluation.summary
+            save_evaluation(train_dir, summary)
+            if summary["gap"] > best_gap(train_dir):
+                save_best(train_dir, config, state.model, summary)
         training.restart_clock()
 
     return evaluate

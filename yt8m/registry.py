@@ -26,13 +26,15 @@ class Registry:
         flag: the flag that chooses an entry, named in error messages, without dashes.
         what: what an entry is, for error messages: "model", "loss".
         places: the modules and packages that register entries.
+        settings_flag: the flag that sets hyper-parameters of entries, for error messages.
     """
 
-    def __init__(self, variable: str, flag: str, what: str, places: Sequence[str]):
+    def __init__(self, variable: str, flag: str, what: str, places: Sequence[str], settings_flag: str = "hparams"):
         self._variable = variable
         self._flag = flag
         self._what = what
         self._places = places
+        self.settings_flag = settings_flag
         self._registered: dict[str, Any] = {}
 
     def register(
@@ -119,8 +121,8 @@ class Registry:
         known = self.entry(name).hyper_parameters
         for unknown in (parameter for parameter in given if parameter not in known):
             raise UserError(
-                f"--hparams: {self.resolve(name)} has no hyper-parameter '{unknown}'.{did_you_mean(unknown, known)} "
-                f"It has: {', '.join(known) or 'none'}."
+                f"--{self.settings_flag}: {self.resolve(name)} has no hyper-parameter '{unknown}'."
+                f"{did_you_mean(unknown, known)} It has: {', '.join(known) or 'none'}."
             )
 
 
@@ -154,4 +156,4 @@ VIDEO_LEVEL_MODELS = Registry("VIDEO_LEVEL_MODELS", "model", "video-level model"
 _FRAME_LEVEL_PLACES = ("frame_level_models", "yt8m.models")
 FRAME_LEVEL_MODELS = Registry("FRAME_LEVEL_MODELS", "model", "frame-level model", _FRAME_LEVEL_PLACES)
 LOSSES = Registry("LOSSES", "label_loss", "loss", ("losses", "yt8m.losses"))
-METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",))
+METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",), settings_flag="metrics")

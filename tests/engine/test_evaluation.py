@@ -1,5 +1,9 @@
 """From a model to its metrics and its submission: every video once, on one device and on two."""
 
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from yt8m.distribution import build_strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.prediction import predict
 from yt8m.errors import UserError
+from yt8m.metrics import Accumulator, BatchResults
+from yt8m.registry import METRICS
 
 from losses import cross_entropy_loss
 from oracles import metrics as oracles
@@ -47,9 +53,8 @@ def evaluate(videos: dict[str, np.ndarray], batch_size: int = 4, num_devices: in
         model,
         cross_entropy_loss,
         batch_spec=batches.element_spec,
-        num_classes=NUM_CLASSES,
+        build_metrics=lambda: [METRICS[name](NUM_CLASSES, 3) for name in METRICS.names()],
         top_k=3,
-        macro=True,
     )
     return evaluator.evaluate(batches).summary
 
@@ -84,3 +89,38 @@ def test_predictions_come_best_first_in_the_order_of_the_input(videos: dict[str,
     np.testing.assert_array_equal(ids, videos["id"])
     np.testing.assert_array_equal(classes, np.argsort(-videos["mean_rgb"], axis=1)[:, :3])
     assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_all_predictions_travel_only_where_somebody_needs_them(videos: dict[str, np.ndarray]) -> None:
+    batches = tf.data.Dataset.from_tensor_slices(videos).batch(4)
+    seen: list[set[str]] = []
+
+    class Spy(Accumulator):
+        """Notes what it is given."""
+
+        values: ClassVar[Mapping[str, str]] = {"spied": "how many batches"}
+
+        def __init__(self, num_classes: int = NUM_CLASSES, top_k: int = 3): ...
+
+        def add_batch(self, results: BatchResults) -> None:
+            seen.append(set(results))
+
+        def result(self) -> Iterator[tuple[str, int]]:
+            yield "spied", len(seen)
+
+    class NeedsAll(Spy):
+        """Needs more."""
+
+        needs_all_predictions: ClassVar[bool] = True
+
+    for kind in (Spy, NeedsAll):
+        evaluator = Evaluator(
+            build_strategy(),
+            ShowsItsInput(),
+            cross_entropy_loss,
+            batch_spec=batches.element_spec,
+            build_metrics=partial(list, [kind()]),
+            top_k=3,
+        )
+        assert evaluator.evaluate(batches.take(1)).summary == {"spied": len(seen)}
+    assert seen[1] - seen[0] == {"predictions", "labels"}

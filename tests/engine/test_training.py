@@ -133,7 +133,7 @@ def test_two_devices_reach_the_weights_of_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
     for (_, seen_1, measures_1), (_, seen_2, measures_2) in zip(one.reports, two.reports, strict=True):
         assert seen_1 == seen_2
-        assert measures_1.sums == pytest.approx(measures_2.sums, rel=1e-3)
+        assert measures_1.scalars == pytest.approx(measures_2.scalars, rel=1e-3)
         assert measures_1.metrics == pytest.approx(measures_2.metrics)
 
 
@@ -208,7 +208,7 @@ def test_changed_data_start_from_the_front(tmp_path: Path) -> None:
 def test_loss_falls(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(60)
-    losses = [measures.sums["label_loss"] for _, _, measures in run.reports]
+    losses = [measures.scalars["label_loss"] for _, _, measures in run.reports]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -216,7 +216,7 @@ def test_learning_rate_counts_examples(tmp_path: Path) -> None:
     """Steps of 8 examples, halved every 40: the rate is 0.05 up to step 5, 0.025 from step 6 (40 seen) to step 10."""
     run = Run(tmp_path, decay_examples=40)
     run.train(11, log_steps=1)
-    rates = [measures.sums["learning_rate"] for _, _, measures in run.reports]
+    rates = [measures.scalars["learning_rate"] for _, _, measures in run.reports]
     assert rates == pytest.approx([0.05] * 5 + [0.025] * 5 + [0.0125])
 
 
@@ -255,7 +255,7 @@ def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> Non
     assert int(run.state.global_step.numpy()) == 13
     assert int(run.state.examples_seen.numpy()) == 2 * NUM_VIDEOS
     assert require_checkpoint(str(tmp_path)).endswith("ckpt-13")
-    assert [(step, measures.sums["num_examples"]) for step, _, measures in run.reports[-2:]] == [(12, 8), (13, 4)]
+    assert [(step, measures.scalars["num_examples"]) for step, _, measures in run.reports[-2:]] == [(12, 8), (13, 4)]
 
 
 def test_data_that_end_before_the_first_report_are_reported(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) ->
         is_whole_float = expected is float and type(value) is int
         if defaults[key] is not None and type(value) is not expected and not is_whole_float:
             raise UserError(
-                f"--hparams: {key}={value!r} of {name}: expected a value of type {expected.__name__}, "
+                f"--{registry.settings_flag}: {key}={value!r} of {name}: expected a value of type {expected.__name__}, "
                 f"such as {defaults[key]!r}."
             )
     return {**defaults, **given}

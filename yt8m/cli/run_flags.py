@@ -10,7 +10,7 @@ from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignmen
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 
@@ -105,7 +105,13 @@ def define_evaluation_flags(values: flags.FlagValues) -> None:
     """Defines the flags of the programs that evaluate."""
     define = _Definer(values)
     define.text("eval_data_pattern", "", "Evaluation shards: comma-separated patterns.")
-    define.boolean("macro", False, "Also report macro_ap and macro_auc over every prediction of every class.")
+    define.text(
+        "metrics",
+        "default",
+        "Groups of metrics to report, separated by commas; a setting follows its group as in ap_at_n:n=100. "
+        f"Known: {', '.join(METRICS.names())}.",
+    )
+    define.boolean("macro", False, "The same as to add macro to --metrics.")
 
 
 class _Definer:

@@ -1,7 +1,8 @@
 """From a model and a finite pass over the data to its metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -10,7 +11,8 @@ import tensorflow as tf
 
 from yt8m.batch import model_inputs
 from yt8m.distribution import Strategy, replica_rows
-from yt8m.metrics import EvaluationMetrics, MacroMetrics, top_k_pairs
+from yt8m.metrics import Accumulator, top_k_pairs
+from yt8m.scores import check_finite
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,25 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        summary: `gap`, `hit_at_one`, `perr`, `map`, `map_all_classes`, `loss` (mean over the videos), `num_examples`,
-            and `macro_ap`, `macro_auc` if asked for.
-        metrics: the accumulators, for what is told class by class.
+        metrics: the accumulators, with all videos in them.
     """
 
-    summary: dict[str, float]
-    metrics: EvaluationMetrics
+    metrics: Sequence[Accumulator]
+
+    @cached_property
+    def summary(self) -> dict[str, float | int]:
+        """The value of every metric, by name."""
+        return {name: value for accumulator in self.metrics for name, value in accumulator.result()}
+
+    @property
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Columns `(C,)` by name: what the metrics say of every class."""
+        return {name: column for accumulator in self.metrics for name, column in accumulator.per_class().items()}
+
+    @property
+    def curves(self) -> dict[int, Mapping[str, Any]]:
+        """Precision-recall curves by class, as TensorBoard's plugin takes them."""
+        return {index: curve for accumulator in self.metrics for index, curve in accumulator.curves().items()}
 
 
 class Evaluator:
@@ -35,9 +49,8 @@ class Evaluator:
         model: the model.
         loss: `(labels, outputs, label_weights) -> (B,)`.
         batch_spec: shapes and types of a batch.
-        num_classes: C.
-        top_k: predictions a video that count.
-        macro: whether to look at every prediction of every class too.
+        build_metrics: makes accumulators that hold no videos yet.
+        top_k: predictions per video that count.
     """
 
     def __init__(
@@ -47,33 +60,31 @@ class Evaluator:
         loss: Callable[..., tf.Tensor],
         *,
         batch_spec: dict[str, tf.TypeSpec],
-        num_classes: int,
+        build_metrics: Callable[[], Sequence[Accumulator]],
         top_k: int,
-        macro: bool = False,
     ):
         self._strategy = strategy
         self._model = model
         self._loss = loss
-        self._num_classes = num_classes
+        self._build_metrics = build_metrics
+        self._needs_all_predictions = any(accumulator.needs_all_predictions for accumulator in build_metrics())
         self._top_k = top_k
-        self._macro = macro
         self._step = tf.function(self._evaluate_batch, input_signature=[batch_spec])
 
     def evaluate(self, batches: tf.data.Dataset) -> Evaluation:
-        """Evaluates the model as it is now on every video of a finite data set."""
-        metrics = EvaluationMetrics(self._num_classes, self._top_k)
-        macro = MacroMetrics(self._num_classes) if self._macro else None
-        loss_sum = 0.0
+        """Evaluates the model as it is now on every video of a finite data set.
+
+        Raises:
+            UserError: if a prediction is not finite; the message names the video.
+        """
+        metrics = self._build_metrics()
         for batch in batches:
-            for share in self._step(batch):
-                arrays = {name: value.numpy() for name, value in share.items()}
-                loss_sum += float(arrays.pop("losses").sum(dtype=np.float64))
-                ids = arrays.pop("ids")
-                if macro is not None:
-                    macro.add(arrays.pop("predictions"), arrays.pop("labels"), ids)
-                metrics.add(arrays, ids)
-        summary = metrics.result() | (macro.result() if macro is not None else {})
-        return Evaluation(summary | {"loss": loss_sum / max(summary["num_examples"], 1)}, metrics)
+            for replica in self._step(batch):
+                results = {name: value.numpy() for name, value in replica.items()}
+                check_finite(results["scores"], results["ids"])
+                for accumulator in metrics:
+                    accumulator.add_batch(results)
+        return Evaluation(metrics)
 
     def _evaluate_batch(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], ...]:
         with self._strategy.scope():
@@ -87,6 +98,6 @@ class Evaluator:
         losses = self._loss(rows["labels"], outputs, rows.get("label_weights"))
         results = top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
         results |= {"ids": rows["id"], "losses": losses}
-        if self._macro:
+        if self._needs_all_predictions:
             results |= {"predictions": outputs["predictions"], "labels": rows["labels"]}
         return results

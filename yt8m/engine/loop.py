@@ -122,11 +122,11 @@ def _save(
 
 def _check_finite(measures: Measures, before: int, now: int, saved_at: int) -> None:
     for name in ("label_loss", "reg_loss", "gradient_norm"):
-        if not math.isfinite(measures.sums[name]):
+        if not math.isfinite(measures.scalars[name]):
             what = "Gradient" if name == "gradient_norm" else "Loss"
             sound = f"Checkpoint {saved_at} is sound." if saved_at else "There is no checkpoint yet."
             raise UserError(
-                f"{what} became {measures.sums[name]} between steps {before} and {now}. {sound} "
+                f"{what} became {measures.scalars[name]} between steps {before} and {now}. {sound} "
                 "Try a lower --base_learning_rate."
             )
 

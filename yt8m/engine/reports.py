@@ -1,19 +1,76 @@
 """What people watch: log lines, a progress line on terminals, TensorBoard."""
 
+import csv
+import io
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from yt8m.config import RunConfig
+from yt8m.engine.evaluation import Evaluation
 from yt8m.engine.step import Measures
+from yt8m.errors import UserError, first_line
 
 LOG = logging.getLogger("yt8m.summaries")
+
+
+class Events:
+    """TensorBoard events in a directory. Their file is made with the first of them.
+
+    Args:
+        directory: where they go.
+        enabled: whether this process writes any; one of several workers does.
+    """
+
+    def __init__(self, directory: str, enabled: bool = True):
+        self._directory = directory
+        self._enabled = enabled
+
+    @cached_property
+    def _writer(self) -> tf.summary.SummaryWriter:
+        return tf.summary.create_file_writer(self._directory)
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """What `tf.summary` is told inside of this block is an event of `step`.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        if not self._enabled:
+            yield
+            return
+        try:
+            with self._writer.as_default(step):
+                yield
+            self._writer.flush()
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"{self._directory}: TensorBoard's events cannot be written ({first_line(error)}). Expected a folder "
+                "with permission and room to write. Make room, or copy the run to such a place."
+            ) from error
+
+    def close(self) -> None:
+        """Writes out what is still in memory."""
+        if "_writer" in vars(self):
+            self._writer.close()
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes numbers by tag.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        with self.at(step):
+            for tag, value in scalars.items():
+                tf.summary.scalar(tag, value)
 
 
 class TrainingReport:
@@ -28,44 +85,44 @@ class TrainingReport:
     """
 
     def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, run_examples: int, log: bool = True):
-        self._writer = tf.summary.create_file_writer(train_dir) if log else tf.summary.create_noop_writer()
+        self._events = Events(train_dir, enabled=log)
         self._log = log
         self._total_examples = run_examples
         self._seen = examples_seen
         self._moment = time.monotonic()
-        with self._writer.as_default():
-            tf.summary.text("config", f"```\n{config.to_json()}```", step=0)
+        with self._events.at(0):
+            tf.summary.text("config", f"```\n{config.to_json()}```")
 
     def restart_clock(self) -> None:
         """Leaves out of the examples per second what was done since the last report: an evaluation."""
         self._moment = time.monotonic()
 
     def __call__(self, step: int, examples_seen: int, measures: Measures) -> None:
-        """Reports one step: its log line, its scalars, and on a terminal the time left."""
+        """Reports one step: its log line, its scalars, and on a terminal the time left.
+
+        Raises:
+            UserError: if its scalars cannot be written.
+        """
         now = time.monotonic()
         rate = (examples_seen - self._seen) / max(now - self._moment, 1e-9)
         self._seen, self._moment = examples_seen, now
         if self._log:
             LOG.info("%s", training_line(step, rate, measures))
             _show_progress(examples_seen, self._total_examples, rate)
-        self._write(step, rate, measures)
-
-    def _write(self, step: int, rate: float, measures: Measures) -> None:
         scalars = {
-            "learning_rate": measures.sums["learning_rate"],
-            "label_loss": measures.sums["label_loss"],
-            "reg_loss": measures.sums["reg_loss"],
-            "gradient_norm": measures.sums["gradient_norm"],
+            name: measures.scalars[name] for name in ("learning_rate", "label_loss", "reg_loss", "gradient_norm")
+        }
+        scalars |= {
             "model/Training_Hit@1": measures.metrics["hit_at_one"],
             "model/Training_Perr": measures.metrics["perr"],
             "model/Training_GAP": measures.metrics["gap"],
             "global_step/Examples/Second": rate,
         }
-        _write_scalars(self._writer, step, scalars)
+        self._events.scalars(step, scalars)
 
     def close(self) -> None:
         """Writes out what is still in memory."""
-        self._writer.close()
+        self._events.close()
 
 
 class EvaluationReport:
@@ -76,65 +133,74 @@ class EvaluationReport:
     """
 
     def __init__(self, directory: str):
-        self._writer = tf.summary.create_file_writer(directory)
+        self._events = Events(directory)
 
-    def __call__(self, metrics: Mapping[str, Any], num_classes: int) -> None:
-        """Reports one evaluation: its log line and its scalars."""
-        LOG.info("%s", evaluation_line(metrics, num_classes))
-        names = {
-            "Epoch/Eval_Avg_Hit@1": "hit_at_one",
-            "Epoch/Eval_Avg_Perr": "perr",
-            "Epoch/Eval_Avg_Loss": "loss",
-            "Epoch/Eval_MAP": "map",
-            "Epoch/Eval_GAP": "gap",
-            "Epoch/Eval_Macro_AP": "macro_ap",
-            "Epoch/Eval_Macro_AUC": "macro_auc",
-        }
-        scalars = {tag: metrics[name] for tag, name in names.items() if name in metrics}
-        _write_scalars(self._writer, metrics["global_step"], scalars)
+    def __call__(self, step: int, evaluation: Evaluation, num_classes: int) -> None:
+        """Reports one evaluation: its log line first, then its scalars.
 
-    def write_curves(self, step: int, curves: Mapping[int, Mapping[str, np.ndarray]], names: Mapping[int, str]) -> None:
+        Raises:
+            UserError: if its scalars cannot be written.
+        """
+        summary = evaluation.summary
+        LOG.info("%s", evaluation_line(step, summary, num_classes))
+        tags = {name: tag for accumulator in evaluation.metrics for name, tag in accumulator.tags.items()}
+        self._events.scalars(step, {tags.get(name, f"Epoch/Eval_{name}"): value for name, value in summary.items()})
+
+    def write_curves(self, step: int, curves: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> None:
         """Writes precision-recall curves.
 
         Args:
             step: the step of the checkpoint.
             curves: by class, the arguments of TensorBoard's plugin.
-            names: names of classes, where known.
-        """
-        with self._writer.as_default():
-            for index, curve in curves.items():
-                proto = pr_curve_summary.raw_data_pb(f"class/{names.get(index, index)}", **curve)
-                tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)
-        self._writer.flush()
+            names: names of classes, where known. The index is part of every tag: names may be equal.
 
-    def close(self) -> None:
-        """Writes out what is still in memory."""
-        self._writer.close()
+        Raises:
+            UserError: if they cannot be written.
+        """
+        from tensorboard.plugins.pr_curve import summary  # it is slow to import, and only eval.py comes here
+
+        with self._events.at(step):
+            for index, curve in curves.items():
+                proto = summary.raw_data_pb(f"class/{index} {names.get(index, '')}".strip(), **curve)
+                tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)
+
+
+def class_table(columns: Mapping[str, np.ndarray], names: Mapping[int, str]) -> str:
+    """Returns as CSV what an evaluation found class by class.
+
+    Args:
+        columns: `(C,)` each, by name.
+        names: names of classes, where known; without any there is no such column.
+
+    Returns:
+        A header and a row per class: its index, its name if known, its columns, empty where they are NaN.
+    """
+    num_classes = max(map(len, columns.values()), default=0)
+    known_names = {"name": [names.get(index, "") for index in range(num_classes)]} if names else {}
+    table = {"class": range(num_classes), **known_names, **{name: column.tolist() for name, column in columns.items()}}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(["" if cell != cell else cell for cell in row] for row in zip(*table.values(), strict=True))
+    return text.getvalue()
 
 
 def training_line(step: int, examples_per_second: float, measures: Measures) -> str:
     """Returns the starter's line about a training step, which people's scripts look for."""
     m = measures.metrics
     return (
-        f"training step {step} | Loss: {measures.sums['label_loss']:.4f} Examples/sec: {examples_per_second:.2f} | "
+        f"training step {step} | Loss: {measures.scalars['label_loss']:.4f} Examples/sec: {examples_per_second:.2f} | "
         f"Hit@1: {m['hit_at_one']:.4f} PERR: {m['perr']:.4f} GAP: {m['gap']:.4f}"
     )
 
 
-def evaluation_line(metrics: Mapping[str, Any], num_classes: int) -> str:
+def evaluation_line(step: int, metrics: Mapping[str, Any], num_classes: int) -> str:
     """Returns the starter's line about an evaluation, which people's scripts look for."""
     return (
-        f"epoch/eval number {metrics['global_step']} | Avg_Hit@1: {metrics['hit_at_one']:.4f} | "
+        f"epoch/eval number {step} | Avg_Hit@1: {metrics['hit_at_one']:.4f} | "
         f"Avg_PERR: {metrics['perr']:.4f} | MAP: {metrics['map']:.4f} | GAP: {metrics['gap']:.4f} | "
         f"Avg_Loss: {metrics['loss']:.4f} | num_classes: {num_classes}"
     )
-
-
-def _write_scalars(writer: tf.summary.SummaryWriter, step: int, scalars: Mapping[str, float]) -> None:
-    with writer.as_default():
-        for tag, value in scalars.items():
-            tf.summary.scalar(tag, value, step=step)
-    writer.flush()
 
 
 def _show_progress(examples_seen: int, total_examples: int, rate: float) -> None:

@@ -63,12 +63,12 @@ class Measures:
     """What one step tells about itself.
 
     Attributes:
-        sums: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
+        scalars: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
             `num_examples`.
         metrics: `hit_at_one`, `perr` and `gap` of this worker's rows.
     """
 
-    sums: dict[str, float]
+    scalars: dict[str, float]
     metrics: dict[str, float]
 
 

@@ -1,10 +1,12 @@
 """Average precision and ROC AUC over every prediction of every class, as AudioSet reports them."""
 
-from collections.abc import Iterator
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from yt8m.metrics.accumulator import Accumulator, BatchResults
+from yt8m.registry import METRICS
 from yt8m.scores import VideoIds, check_finite
 
 # Bins of scores: the octaves [2**-24, 2**-1), mirrored at 1/2, each cut into 2**_OCTAVE_BITS bins of equal width. A bin
@@ -110,6 +112,39 @@ class MacroMetrics:
         for predictions, labels in self._scores.batches():
             bins.add(predictions, labels)
         return bins
+
+
+@METRICS.register("macro")
+class Macro(Accumulator):
+    """Average precision and ROC AUC of every class over all of its predictions: `MacroMetrics`."""
+
+    values: ClassVar[Mapping[str, str]] = {
+        "macro_ap": "AP over **every** prediction of a class, no k: mean over its positives of #{positives at or "
+        "above} / #{videos at or above}; mean over classes that have a positive",
+        "macro_auc": "area under a class's ROC curve: mean over positives of (#{negatives below} + #{negatives equal} "
+        "/ 2) / #{negatives}; mean over classes that have both",
+        "macro_ap_error": "how far `macro_ap` may be from its exact value; 0 unless scores had to be binned",
+        "macro_auc_error": "the same of `macro_auc`",
+    }
+    tags: ClassVar[Mapping[str, str]] = {"macro_ap": "Epoch/Eval_Macro_AP", "macro_auc": "Epoch/Eval_Macro_AUC"}
+    needs_all_predictions: ClassVar[bool] = True
+
+    def __init__(self, num_classes: int, top_k: int):
+        del top_k
+        self._metrics = MacroMetrics(num_classes)
+
+    def add_batch(self, results: BatchResults) -> None:
+        """Adds the videos of a batch."""
+        self._metrics.add(results["predictions"], results["labels"], results["ids"])
+
+    def result(self) -> Iterator[tuple[str, float]]:
+        """Yields what `values` lists."""
+        yield from self._metrics.result().items()
+
+    def per_class(self) -> Mapping[str, np.ndarray]:
+        """Returns `macro_ap` and `macro_auc` of every class, NaN where it decides nothing."""
+        rankings = self._metrics.per_class()
+        return {"macro_ap": rankings.ap, "macro_auc": rankings.auc}
 
 
 class _Scores:

@@ -1,12 +1,16 @@
 """Average precision class by class, over the k best pairs of each video, and its mean."""
 
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Self
 
 import numpy as np
 
+from yt8m.errors import UserError
+from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.metrics.average_precision import precisions_at_hits
 from yt8m.metrics.growing_array import GrowingArray
 from yt8m.metrics.precision_recall import PrecisionRecallCurves
+from yt8m.registry import METRICS
 from yt8m.scores import check_finite
 
 
@@ -110,16 +114,24 @@ class MeanAveragePrecision:
         """Returns `(C,)` int64, the number of videos with each label."""
         return self._positives.copy()
 
-    def per_class_ap(self) -> np.ndarray:
-        """Returns `(C,)` float64, AP of each class, NaN for classes without positives."""
+    def per_class_ap(self, top_n: int | None = None) -> np.ndarray:
+        """Returns `(C,)` float64, AP of each class, NaN for classes without positives.
+
+        Args:
+            top_n: AP@n counts hits of rank n or better, and divides by min(positives, n); by default there is no n.
+        """
         hits, misses = self._hits.sorted_keys(), self._misses.sorted_keys()
         classes = (hits >> np.uint64(32)).astype(np.int64)
         # The first key behind a class's own: its pairs at or above a hit are those between the hit and that end.
         ends = (classes + 1).astype(np.uint64) << np.uint64(32)
         hits_above = np.searchsorted(hits, ends) - np.arange(hits.size)
         misses_above = np.searchsorted(misses, ends) - np.searchsorted(misses, hits)
-        sums = np.bincount(classes, hits_above / (hits_above + misses_above), minlength=self._num_classes)
-        return np.divide(sums, self._positives, out=np.full(sums.shape, np.nan), where=self._positives > 0)
+        ranks = hits_above + misses_above
+        counted = slice(None) if top_n is None else ranks <= top_n
+        precisions = (hits_above / ranks)[counted]
+        sums = np.bincount(classes[counted], precisions, minlength=self._num_classes)
+        denominators = self._positives if top_n is None else np.minimum(self._positives, top_n)
+        return np.divide(sums, denominators, out=np.full(sums.shape, np.nan), where=denominators > 0)
 
     def result(self) -> dict[str, float]:
         """Returns `map` and `map_all_classes` in [0, 1]; 0 without positives."""
@@ -140,3 +152,47 @@ class MeanAveragePrecision:
         for pairs, is_hit in ((self._hits, True), (self._misses, False)):
             curves.add_pairs(pairs.scores, pairs.classes, np.full(pairs.scores.shape, is_hit))
         return curves
+
+
+@METRICS.register("ap_at_n")
+class MeanAveragePrecisionAtN(Accumulator):
+    """Average precision of the n best videos of every class, over the k best pairs of each video, and its mean.
+
+        AP@n[c] = sum over hits of class c of rank n or better of precision at the hit's rank / min(positives of c, n)
+
+    Args:
+        num_classes: C.
+        top_k: k.
+        n: how far down the ranking of a class to look.
+
+    Raises:
+        UserError: if n is below 1.
+
+    Source: google/youtube-8m, average_precision_calculator, `ap_at_n`. Ties as in `average_precision`.
+    """
+
+    values: ClassVar[Mapping[str, str]] = {
+        "map_at_n": "AP@n of a class: hits of rank n or better only, divided by min(positives, n); mean over the "
+        "classes that have a positive"
+    }
+
+    def __init__(self, num_classes: int, top_k: int, *, n: int = 20):
+        if n < 1:
+            raise UserError(f"n={n}: expected at least 1.")
+        self._n, self._k = n, top_k
+        self._ranked = MeanAveragePrecision(num_classes)
+
+    def add_batch(self, results: BatchResults) -> None:
+        """Adds the videos of a batch."""
+        scores, classes, hits = (results[name][:, : self._k] for name in ("scores", "classes", "hits"))
+        self._ranked.add(scores, classes, hits, results["class_positives"])
+
+    def result(self) -> Iterator[tuple[str, float]]:
+        """Yields what `values` lists."""
+        ap = self._ranked.per_class_ap(self._n)
+        is_present = ~np.isnan(ap)
+        yield "map_at_n", float(ap[is_present].mean()) if is_present.any() else 0.0
+
+    def per_class(self) -> Mapping[str, np.ndarray]:
+        """Returns `ap_at_n`, NaN for classes without positives."""
+        return {"ap_at_n": self._ranked.per_class_ap(self._n)}

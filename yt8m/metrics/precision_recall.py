@@ -1,43 +1,85 @@
 """Precision and recall: at the k best classes of each video, and as curves over the score's threshold."""
 
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Self
 
 import numpy as np
 
+from yt8m.errors import UserError
+from yt8m.metrics.accumulator import Accumulator, BatchResults
+from yt8m.registry import METRICS
 from yt8m.scores import check_finite
 
 
 def precision_recall_at_k(classes: np.ndarray, hits: np.ndarray, class_positives: np.ndarray) -> dict[str, float]:
-    """Returns precision and recall when each video is given its k best classes.
-
-        overall:    P = hits / predictions,               R = hits / positives,               counts of all classes
-        per class:  P = mean_c hits[c] / predictions[c],  R = mean_c hits[c] / positives[c]
-
-    The means are over classes with a positive; one that is never predicted has precision 0.
+    """Returns precision and recall when each video is given its k best classes: see `PrecisionRecallAtK`.
 
     Args:
         classes: `(B, k)` int, the k best classes of each video.
         hits: `(B, k)` bool, which of them are labels.
         class_positives: `(..., C)` int, how many of the videos have each label, summed over the leading axes.
+    """
+    metrics = PrecisionRecallAtK(class_positives.shape[-1], classes.shape[-1])
+    metrics.add_batch({"classes": classes, "hits": hits, "class_positives": class_positives})
+    return dict(metrics.result())
 
-    Returns:
-        `overall_precision`, `overall_recall`, `class_precision`, `class_recall`, each in [0, 1], 0 where nothing is
-        divided by nothing.
+
+@METRICS.register("precision_recall")
+class PrecisionRecallAtK(Accumulator):
+    """Precision and recall when each video is given its k best classes.
+
+        overall:    P = hits / predictions,               R = hits / positives,               counts of all classes
+        per class:  P = mean_c hits[c] / predictions[c],  R = mean_c hits[c] / positives[c]
+
+    The means are over classes with a positive; one that is never predicted has precision 0. Each is in [0, 1], 0 where
+    nothing is divided by nothing.
+
+    Args:
+        num_classes: C.
+        top_k: the number of pairs per video that batches carry.
+        k: how many classes each video is given; 0 for `top_k`.
 
     Source: Gong et al. 2013, Deep Convolutional Ranking for Multilabel Image Annotation, the evaluation protocol.
     """
-    num_classes = class_positives.shape[-1]
-    positives = class_positives.reshape(-1, num_classes).sum(axis=0)
-    predicted = np.bincount(classes.ravel(), minlength=num_classes)
-    found = np.bincount(classes[hits], minlength=num_classes)
-    is_present = positives > 0
-    num_present = max(int(is_present.sum()), 1)
-    return {
-        "overall_precision": float(found.sum() / max(predicted.sum(), 1)),
-        "overall_recall": float(found.sum() / max(positives.sum(), 1)),
-        "class_precision": float((found / np.maximum(predicted, 1))[is_present].sum() / num_present),
-        "class_recall": float((found / np.maximum(positives, 1))[is_present].sum() / num_present),
+
+    values: ClassVar[Mapping[str, str]] = {
+        "overall_precision": "each video is given its k best classes: hits / predictions, counted over all classes",
+        "overall_recall": "hits / positives, counted over all classes",
+        "class_precision": "hits of a class / predictions of the class; mean over classes that have a positive",
+        "class_recall": "hits of a class / positives of the class; mean over classes that have a positive",
     }
+
+    def __init__(self, num_classes: int, top_k: int, *, k: int = 0):
+        if not 0 <= k <= top_k:
+            raise UserError(f"k={k}: expected at most the {top_k} classes per video that are kept, or 0 for all.")
+        self._k = k or top_k
+        self._positives, self._predicted, self._found = np.zeros((3, num_classes), np.int64)
+
+    def add_batch(self, results: BatchResults) -> None:
+        """Adds the videos of a batch: `classes` and `hits` `(B, top_k)`, `class_positives` `(..., C)`."""
+        num_classes = len(self._positives)
+        classes, hits = results["classes"][:, : self._k], results["hits"][:, : self._k]
+        self._positives += results["class_positives"].reshape(-1, num_classes).sum(axis=0)
+        self._predicted += np.bincount(classes.ravel(), minlength=num_classes)
+        self._found += np.bincount(classes[hits], minlength=num_classes)
+
+    def result(self) -> Iterator[tuple[str, float]]:
+        """Yields what `values` lists."""
+        is_present = self._positives > 0
+        num_present = max(int(is_present.sum()), 1)
+        precision, recall = self.per_class().values()
+        yield "overall_precision", float(self._found.sum() / max(self._predicted.sum(), 1))
+        yield "overall_recall", float(self._found.sum() / max(self._positives.sum(), 1))
+        yield "class_precision", float(precision[is_present].sum() / num_present)
+        yield "class_recall", float(recall[is_present].sum() / num_present)
+
+    def per_class(self) -> Mapping[str, np.ndarray]:
+        """Returns `precision` and `recall` of every class, 0 where nothing is divided by nothing."""
+        found = self._found
+        return {
+            "precision": found / np.maximum(self._predicted, 1),
+            "recall": found / np.maximum(self._positives, 1),
+        }
 
 
 class PrecisionRecallCurves:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import keras
-import pandas as pd
 import tensorflow as tf
 
 from yt8m.config import RunConfig
@@ -157,6 +156,6 @@ def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
         file.write(json.dumps(summary) + "\n")
 
 
-def save_class_table(train_dir: str, table: pd.DataFrame) -> None:
+def save_class_table(train_dir: str, table: str) -> None:
     """Writes what an evaluation found class by class as `eval/per_class_ap.csv`."""
-    write_text(join(evaluation_directory(train_dir), "per_class_ap.csv"), table.to_csv(index=False))
+    write_text(join(evaluation_directory(train_dir), "per_class_ap.csv"), table)

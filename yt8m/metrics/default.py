@@ -1,13 +1,15 @@
-"""All metrics of an evaluation from the k best pairs of each video, and those of one training batch."""
+"""The metrics of every evaluation, from the k best pairs of each video, and those of one training batch."""
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Self
 
 import numpy as np
 
+from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.metrics.average_precision import average_precision
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
 from yt8m.metrics.top_k import top_k_pairs
+from yt8m.registry import METRICS
 from yt8m.scores import VideoIds, check_finite
 
 
@@ -104,6 +106,54 @@ class EvaluationMetrics:
         commonest = np.argsort(-positives, kind="stable")[: min(num_curves, np.count_nonzero(positives))]
         curves = self._ranked.precision_recall_curves(num_thresholds)
         return {int(c): curves.curve(c, int(positives[c]), self._num_examples) for c in commonest}
+
+
+@METRICS.register("default")
+class DefaultMetrics(Accumulator):
+    """What every evaluation reports: `EvaluationMetrics` and the mean loss."""
+
+    values: ClassVar[Mapping[str, str]] = {
+        "gap": "all videos' k best pairs (score, hit) in one pool, ranked by score: sum over hits of the precision at "
+        "the hit's rank / number of labels of all videos",
+        "hit_at_one": "share of videos whose best class is a label",
+        "perr": "precision at equal recall rate: per video with n labels, (labels among its n best predictions that "
+        "are above 0) / n; mean over videos, 0 for a video without labels",
+        "map": "AP of a class: as `gap`, over the pooled pairs of that class alone, / positives of the class; mean over "
+        "the classes that have a positive",
+        "map_all_classes": "sum of AP / C",
+        "num_examples": "how many videos were evaluated",
+        "loss": "mean over videos of the loss that the run minimises, without penalties",
+    }
+    tags: ClassVar[Mapping[str, str]] = {
+        "gap": "Epoch/Eval_GAP",
+        "hit_at_one": "Epoch/Eval_Avg_Hit@1",
+        "perr": "Epoch/Eval_Avg_Perr",
+        "map": "Epoch/Eval_MAP",
+        "loss": "Epoch/Eval_Avg_Loss",
+    }
+
+    def __init__(self, num_classes: int, top_k: int):
+        self._metrics = EvaluationMetrics(num_classes, top_k)
+        self._loss_sum = 0.0
+
+    def add_batch(self, results: BatchResults) -> None:
+        """Adds the videos of a batch."""
+        self._metrics.add(results, results["ids"])
+        self._loss_sum += float(results["losses"].sum(dtype=np.float64))
+
+    def result(self) -> Iterator[tuple[str, float | int]]:
+        """Yields what `values` lists."""
+        result = self._metrics.result()
+        yield from result.items()
+        yield "loss", self._loss_sum / max(result["num_examples"], 1)
+
+    def per_class(self) -> Mapping[str, np.ndarray]:
+        """Returns `num_positives`, and `average_precision` where there are some, else NaN."""
+        return {"num_positives": self._metrics.positives(), "average_precision": self._metrics.per_class_ap()}
+
+    def curves(self) -> Mapping[int, Mapping[str, np.ndarray]]:
+        """Returns the curves of the classes with the most positives."""
+        return self._metrics.precision_recall_curves()
 
 
 def metrics_of_matrix(
