@@ -118,8 +118,8 @@ class DefaultMetrics(Accumulator):
         "hit_at_one": "share of videos whose best class is a label",
         "perr": "precision at equal recall rate: per video with n labels, (labels among its n best predictions that "
         "are above 0) / n; mean over videos, 0 for a video without labels",
-        "map": "AP of a class: as `gap`, over the pooled pairs of that class alone, / positives of the class; mean over "
-        "the classes that have a positive",
+        "map": "AP of a class: as `gap`, over the pooled pairs of that class alone, / positives of the class; mean "
+        "over the classes that have a positive",
         "map_all_classes": "sum of AP / C",
         "num_examples": "how many videos were evaluated",
         "loss": "mean over videos of the loss that the run minimises, without penalties",
