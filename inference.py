@@ -43,8 +43,7 @@ from yt8m.errors import UserError
 from yt8m.files import check_outputs
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.submission import SubmissionWriter
-from yt8m.runs.directory import load_config, require_checkpoint
-from yt8m.runs.lifecycle import paths_of_run
+from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
 
 import experiment
 

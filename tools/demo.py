@@ -13,6 +13,7 @@ from yt8m.cli import program
 from yt8m.data.synthetic import write_frame_shards
 from yt8m.errors import UserError
 from yt8m.metrics import metrics_of_matrix
+from yt8m.runs.directory import CLASS_TABLE, EVALUATION, HISTORY
 from yt8m.schema import DataSpec
 
 import readers
@@ -98,7 +99,7 @@ def class_prior_gap(place: Path) -> float:
 
 def tell(place: Path, run: Path, submission: Path, seconds: float) -> None:
     """Says what was reached and where everything is."""
-    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    metrics = json.loads(Path(EVALUATION.path(str(run))).read_text())
     first_row = submission.read_text().splitlines()[1]
     print(
         f"""
@@ -107,7 +108,7 @@ Predicting the class prior gives GAP {class_prior_gap(place):.4f}. Made in {seco
 
 shards       {place}/train*.tfrecord, validate*.tfrecord, test*.tfrecord
 run          {run}
-metrics      {run}/eval/metrics.json, history.jsonl, per_class_ap.csv
+metrics      {EVALUATION.path(str(run))}, {HISTORY.name}, {CLASS_TABLE.name}
 submission   {submission}
              {first_row[:70]} ...
 

@@ -72,12 +72,14 @@ def check_names(given: Sequence[str], known: Sequence[str]) -> None:
 
 def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:
     """Trains into `run` and returns rounded metrics, steps, and the seconds of the whole training program."""
+    from yt8m.runs.directory import EVALUATION  # TensorFlow comes with it
+
     start = time.monotonic()
     train(run, data_set, split, f"--seed={seed}", *train_flags)
     seconds = time.monotonic() - start
     pattern = f"--eval_data_pattern={shards(data_set, SPLITS[data_set][split][1])}"
     run_program("eval.py", pattern, f"--train_dir={run}", "--run_once", "--macro")
-    metrics = json.loads((run / "eval" / "metrics.json").read_text())
+    metrics = json.loads(Path(EVALUATION.path(str(run))).read_text())
     scores = {key: round(metrics[key], 5) for key in METRICS}
     return {"train_seconds": round(seconds)} | scores | {"steps": metrics["global_step"]}
 

@@ -176,11 +176,11 @@ class RunConfig:
         """
         try:
             content = config_formats.upgrade(json.loads(text))
-            loss = LossConfig(tuple(_from_fields(LossTerm, term, "loss.terms") for term in content["loss"]["terms"]))
+            terms = _from_fields(LossConfig, content["loss"], "loss").terms
             return cls(
                 data=_from_fields(DataSpec, content["data"], "data"),
                 model=_from_fields(ModelConfig, content["model"], "model"),
-                loss=loss,
+                loss=LossConfig(tuple(_from_fields(LossTerm, term, "loss.terms") for term in terms)),
                 optimization=_from_fields(OptimizationConfig, content["optimization"], "optimization"),
                 training=_from_fields(TrainingConfig, content["training"], "training"),
             )
@@ -218,7 +218,7 @@ class RunConfig:
 Part = TypeVar("Part")
 
 
-def _from_fields(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
+def _from_fields(kind: type[Part], fields: Any, where: str) -> Part:
     """Makes a part of a run of what its JSON holds: every field has to be there, and no other."""
     known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for what, names in (("lacks", known - fields.keys()), ("has the unknown field", fields.keys() - known)):

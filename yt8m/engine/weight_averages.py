@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from yt8m.errors import UserError
 from yt8m.runs.checkpoints import reading
-from yt8m.runs.directory import CONFIG_FILE
+from yt8m.runs.directory import CONFIG
 
 _NAME = "averages"  # in a checkpoint
 
@@ -104,6 +104,6 @@ def load_weights(model: keras.Model, path: str) -> None:
                 load_averages(model, path)
     except (AssertionError, ValueError) as error:
         raise UserError(
-            f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG_FILE} describes it. "
+            f"Checkpoint {path} does not hold the weights of {type(model).__name__} as {CONFIG.name} describes it. "
             "Was it written by another version, or copied from another run?"
         ) from error

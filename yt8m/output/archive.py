@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile
-from yt8m.runs.directory import CONFIG_FILE, checkpoint_files, has_run, join, load_config, require_checkpoint
+from yt8m.runs.directory import CHECKPOINT_NAMES, CONFIG, checkpoint_files, has_run, load_config, require_checkpoint
 
 _GIGABYTE = 1e9
 _USUAL_RATIO = 20  # weights hardly shrink; what unpacks to more is no run, or one to be trusted by name
@@ -33,7 +33,7 @@ def pack_run(train_dir: str, archive: str) -> None:
         AtomicFile(archive, b"", "output_model_tgz") as file,
         tarfile.open(fileobj=cast(IO[bytes], file), mode="w|gz") as tar,
     ):
-        for path in (join(train_dir, CONFIG_FILE), *checkpoint_files(checkpoint)):
+        for path in (CONFIG.path(train_dir), *checkpoint_files(checkpoint)):
             _add(tar, path)
         _add_state(tar, checkpoint.rsplit("/", 1)[-1])
 
@@ -53,7 +53,7 @@ def _add(tar: tarfile.TarFile, path: str) -> None:
 def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
     """Adds the file by which TensorFlow finds a checkpoint; that of the run may name a newer one by now."""
     text = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
-    info = tarfile.TarInfo("checkpoint")
+    info = tarfile.TarInfo(CHECKPOINT_NAMES.name)
     info.size = len(text)
     tar.addfile(info, io.BytesIO(text))
 
@@ -105,7 +105,7 @@ def _extract(archive: str, directory: Path, max_gigabytes: float) -> None:
             f"--input_model_tgz={archive} cannot be unpacked: {error}. Give what --output_model_tgz wrote."
         ) from error
     if not has_run(str(directory)):
-        raise UserError(f"--input_model_tgz={archive} holds no run: expected {CONFIG_FILE} and a checkpoint.")
+        raise UserError(f"--input_model_tgz={archive} holds no run: expected {CONFIG.name} and a checkpoint.")
 
 
 def _check_member(archive: str, member: tarfile.TarInfo, fits: bool) -> None:

@@ -15,15 +15,19 @@ from yt8m.errors import UserError
 from yt8m.files import write_text
 from yt8m.runs.directory import (
     BEST_DIRECTORY,
+    BEST_EVALUATION,
     CHECKPOINT_PREFIX,
-    CONFIG_FILE,
-    DATA_DIRECTORY,
+    CLASS_TABLE,
+    EVALUATION,
+    HISTORY,
+    POSITIONS_DIRECTORY,
     checkpoint_step,
     evaluation_directory,
     join,
     make_directory,
     names_in,
     newest_checkpoint,
+    save_config,
 )
 
 
@@ -61,17 +65,17 @@ class Checkpoints:
         train_dir: the run's directory.
         state: weights, optimizer and counters.
         keep: how many of the newest checkpoints stay.
-        data_fingerprint: text that decides the order of the data; a place counts only for an equal one.
+        order: text that decides the order of the data; a place counts only for an equal one.
         worker: number of this process; worker 0 writes the shared state.
     """
 
-    def __init__(self, train_dir: str, state: State, keep: int, data_fingerprint: str, worker: int = 0):
+    def __init__(self, train_dir: str, state: State, keep: int, order: str, worker: int = 0):
         self._train_dir = train_dir
         self._state = state
         self._keep = keep
-        self._fingerprint = data_fingerprint
+        self._order = order
         self._worker = worker
-        self._data_directory = join(train_dir, DATA_DIRECTORY, f"worker-{worker}")
+        self._data_directory = join(train_dir, POSITIONS_DIRECTORY, f"worker-{worker}")
 
     @cached_property
     def _manager(self) -> tf.train.CheckpointManager:
@@ -99,7 +103,7 @@ class Checkpoints:
         if not tf.io.gfile.exists(join(place, "order.txt")):
             return False
         with tf.io.gfile.GFile(join(place, "order.txt")) as file:
-            if file.read() != self._fingerprint:
+            if file.read() != self._order:
                 return False
         with reading(join(place, "state")):
             tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
@@ -110,7 +114,7 @@ class Checkpoints:
         place = join(self._data_directory, str(step))
         tf.io.gfile.makedirs(place)
         tf.train.Checkpoint(iterator=iterator).write(join(place, "state"))
-        write_text(join(place, "order.txt"), self._fingerprint)
+        write_text(join(place, "order.txt"), self._order)
 
     def save_state(self, step: int) -> None:
         """Saves all else that is needed to go on from `step` as if nothing had happened."""
@@ -129,18 +133,17 @@ class Checkpoints:
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
     """Keeps a model's weights in `best/`, itself a run's directory that eval.py and inference.py take."""
     best = join(train_dir, BEST_DIRECTORY)
-    tf.io.gfile.makedirs(best)
-    write_text(join(best, CONFIG_FILE), config.to_json())
+    save_config(best, config)
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model), best, max_to_keep=1, checkpoint_name=CHECKPOINT_PREFIX
     )
     manager.save(checkpoint_number=metrics["global_step"])
-    write_text(join(best, "metrics.json"), json.dumps(metrics, indent=2) + "\n")
+    write_text(BEST_EVALUATION.path(train_dir), json.dumps(metrics, indent=2) + "\n")
 
 
 def best_gap(train_dir: str) -> float:
     """Returns the GAP of the weights in `best/`, minus infinity where there are none."""
-    path = join(train_dir, BEST_DIRECTORY, "metrics.json")
+    path = BEST_EVALUATION.path(train_dir)
     if not tf.io.gfile.exists(path):
         return -math.inf
     with tf.io.gfile.GFile(path) as file:
@@ -149,13 +152,12 @@ def best_gap(train_dir: str) -> float:
 
 def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
     """Writes the newest evaluation as `eval/metrics.json` and adds it as a line to `eval/history.jsonl`."""
-    directory = evaluation_directory(train_dir)
-    make_directory(directory)
-    write_text(join(directory, "metrics.json"), json.dumps(summary, indent=2) + "\n")
-    with tf.io.gfile.GFile(join(directory, "history.jsonl"), "a") as file:
+    make_directory(evaluation_directory(train_dir))
+    write_text(EVALUATION.path(train_dir), json.dumps(summary, indent=2) + "\n")
+    with tf.io.gfile.GFile(HISTORY.path(train_dir), "a") as file:
         file.write(json.dumps(summary) + "\n")
 
 
 def save_class_table(train_dir: str, table: str) -> None:
     """Writes what an evaluation found class by class as `eval/per_class_ap.csv`."""
-    write_text(join(evaluation_directory(train_dir), "per_class_ap.csv"), table)
+    write_text(CLASS_TABLE.path(train_dir), table)

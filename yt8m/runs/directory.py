@@ -1,17 +1,12 @@
-"""What lies in a run's directory, and under which name.
+"""What is in a run's directory: one table of names, which saving, deleting, packing and the tools read.
 
-train_dir/
-    config.json      the run (yt8m/config.py)
-    ckpt-1200.*      weights, optimizer, counters; the newest few
-    data/            where each worker stands in the order of the data, one state for each checkpoint
-    best/            the weights of the highest GAP so far, in the same form
-    eval/            metrics.json, history.jsonl, per_class_ap.csv, events
-    events.out.*     TensorBoard
+A new file of a run is a new row of `TABLE`, so that it is deleted with its run and never taken for the user's.
 """
 
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -19,16 +14,114 @@ from yt8m.config import RunConfig
 from yt8m.errors import UserError
 from yt8m.files import write_text
 
-CONFIG_FILE = "config.json"
 CHECKPOINT_PREFIX = "ckpt"
 BEST_DIRECTORY = "best"
 EVALUATION_DIRECTORY = "eval"
-DATA_DIRECTORY = "data"
+POSITIONS_DIRECTORY = "data"
+
+_PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"  # what a kill may leave of a file that is written whole
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the table: one file of a run, or many of a kind.
+
+    Attributes:
+        holds: what it is.
+        writer: the programs that write it.
+        folder: where it is in the run's directory; each part of the path is a pattern. Empty: in the directory itself.
+        pattern: matches its names, from end to end, and those of what a kill may leave half-written.
+        name: its name, if there is one of it.
+    """
+
+    holds: str
+    writer: str
+    folder: str
+    pattern: str
+    name: str = ""
+
+    def path(self, train_dir: str) -> str:
+        """Returns the path of an item of which there is one."""
+        return join(train_dir, self.folder, self.name)
+
+    def find(self, train_dir: str) -> list[str]:
+        """Returns the paths of all that there is of it."""
+        return [join(folder, name) for folder in self.folders(train_dir) for name in names_in(folder, self.pattern)]
+
+    def folders(self, train_dir: str) -> list[str]:
+        """Returns the folders where it may be, among those that there are."""
+        folders = [train_dir]
+        for part in filter(None, self.folder.split("/")):
+            folders = [join(folder, name) for folder in folders for name in names_in(folder, part)]
+        return folders
+
+
+def _file(name: str, folder: str, writer: str, holds: str) -> Item:
+    return Item(holds, writer, folder, re.escape(name) + _PARTIAL, name)
+
+
+CONFIG = _file("config.json", "", "train.py", "the run as data (yt8m/config.py)")
+CHECKPOINTS = Item(
+    "weights, their averages, optimizer and counters; the newest few",
+    "train.py",
+    "",
+    rf"{CHECKPOINT_PREFIX}-\d+(\.index|\.data-\d+-of-\d+|_temp)",
+)
+CHECKPOINT_NAMES = Item(
+    "which checkpoint is the newest", "train.py", "", r"checkpoint(\.tmp[0-9a-f]+)?", name="checkpoint"
+)
+EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
+POSITIONS = Item(
+    "where each worker is in the data, by checkpoint", "train.py", rf"{POSITIONS_DIRECTORY}/worker-\d+", r"\d+"
+)
+# The weights of the highest GAP so far are a run's directory of their own, which eval.py and inference.py take.
+BEST_RUN = tuple(replace(item, folder=BEST_DIRECTORY) for item in (CHECKPOINTS, CHECKPOINT_NAMES, CONFIG))
+BEST_EVALUATION = _file("metrics.json", BEST_DIRECTORY, "train.py", "how good the best weights are")
+EVALUATION = _file("metrics.json", EVALUATION_DIRECTORY, "eval.py, train.py", "the newest evaluation")
+HISTORY = _file("history.jsonl", EVALUATION_DIRECTORY, "eval.py, train.py", "every evaluation, one per line")
+CLASS_TABLE = _file("per_class_ap.csv", EVALUATION_DIRECTORY, "eval.py", "the newest evaluation, class by class")
+EVALUATION_EVENTS = replace(EVENTS, folder=EVALUATION_DIRECTORY, writer="eval.py")
+
+TABLE = (
+    CHECKPOINTS,
+    CHECKPOINT_NAMES,
+    EVENTS,
+    POSITIONS,
+    *BEST_RUN,
+    BEST_EVALUATION,
+    EVALUATION,
+    HISTORY,
+    CLASS_TABLE,
+    EVALUATION_EVENTS,
+    CONFIG,
+)
 
 
 def join(directory: str, *names: str) -> str:
     """Joins path names with slashes, which every storage scheme understands."""
     return "/".join([directory.rstrip("/"), *filter(None, names)])
+
+
+def paths_of_run(train_dir: str) -> list[str]:
+    """Returns the paths of all that has the name of something a run writes.
+
+    `config.json` is the last, because it marks the directory as a run: who deletes in this order and is killed can go
+    on.
+    """
+    paths = [path for item in TABLE for path in item.find(train_dir)]
+    return sorted(paths, key=lambda path: path == CONFIG.path(train_dir))
+
+
+def folders_of_run(train_dir: str) -> list[str]:
+    """Returns the paths of all folders that runs make, those in others first."""
+    folders = {folder for item in TABLE if item.folder for folder in item.folders(train_dir)}
+    folders |= {join(train_dir, name) for name in top_folders() if tf.io.gfile.isdir(join(train_dir, name))}
+    return sorted(folders, key=len, reverse=True)
+
+
+def top_folders() -> list[str]:
+    """Returns the names of the folders that a run makes in its directory."""
+    return sorted({item.folder.partition("/")[0] for item in TABLE if item.folder})
 
 
 def save_config(train_dir: str, config: RunConfig) -> None:
@@ -38,7 +131,7 @@ def save_config(train_dir: str, config: RunConfig) -> None:
         UserError: if the directory cannot be made or written to.
     """
     make_directory(train_dir)
-    write_text(join(train_dir, CONFIG_FILE), config.to_json())
+    write_text(CONFIG.path(train_dir), config.to_json())
 
 
 def make_directory(path: str) -> None:
@@ -59,16 +152,27 @@ def has_run(train_dir: str) -> bool:
 
 
 def load_config(train_dir: str) -> RunConfig:
-    """Reads the configuration of a run.
+    """Reads the configuration of a run whose model and loss this version can build.
+
+    Raises:
+        UserError: as `read_config` does, or if a hyper-parameter is missing or unknown.
+    """
+    config = read_config(train_dir)
+    config.check_hyper_parameters(CONFIG.path(train_dir))
+    return config
+
+
+def read_config(train_dir: str) -> RunConfig:
+    """Reads the configuration of a run, which may be of a model that has changed since.
 
     Raises:
         UserError: if the directory holds no run, or its configuration cannot be read.
     """
+    path = CONFIG.path(train_dir)
     if not has_config(train_dir):
         raise UserError(
-            f"train_dir={train_dir} holds no run: it has no {CONFIG_FILE}. Give the one that train.py was given."
+            f"train_dir={train_dir} holds no run: it has no {CONFIG.name}. Give the one that train.py was given."
         )
-    path = join(train_dir, CONFIG_FILE)
     try:
         with tf.io.gfile.GFile(path) as file:
             text = file.read()
@@ -82,7 +186,7 @@ def load_config(train_dir: str) -> RunConfig:
 
 def has_config(train_dir: str) -> bool:
     """Tells whether a directory has the description of a run."""
-    return tf.io.gfile.exists(join(train_dir, CONFIG_FILE))
+    return tf.io.gfile.exists(CONFIG.path(train_dir))
 
 
 def newest_checkpoint(train_dir: str) -> str | None:
@@ -95,7 +199,7 @@ def newest_checkpoint(train_dir: str) -> str | None:
         newest = tf.train.latest_checkpoint(train_dir)
     except ValueError as error:
         raise UserError(
-            f"{join(train_dir, 'checkpoint')} is damaged: expected the names of checkpoints. Delete it: the newest "
+            f"{CHECKPOINT_NAMES.path(train_dir)} is damaged: expected the names of checkpoints. Delete it: the newest "
             "checkpoint is then found without it."
         ) from error
     return newest or _newest_by_name(train_dir)

@@ -1,6 +1,5 @@
 """Which run lies in a directory: it is resumed, replaced by a new one, or left alone; what is the user's stays."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -9,30 +8,17 @@ import tensorflow as tf
 from yt8m.config import RunConfig, fixed_differences
 from yt8m.errors import UserError, first_line
 from yt8m.runs.directory import (
-    BEST_DIRECTORY,
-    CHECKPOINT_PREFIX,
-    CONFIG_FILE,
-    DATA_DIRECTORY,
-    EVALUATION_DIRECTORY,
+    CONFIG,
+    folders_of_run,
     has_config,
     join,
     load_config,
-    names_in,
     newest_checkpoint,
+    paths_of_run,
+    read_config,
     save_config,
+    top_folders,
 )
-
-# The names that a run gives to what it writes, by folder, with what a kill may leave half-written. All else in its
-# directory is the user's.
-_PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"
-_CONFIG = re.escape(CONFIG_FILE) + _PARTIAL
-_STATE = rf"checkpoint(\.tmp[0-9a-f]+)?|{CHECKPOINT_PREFIX}-\d+(\.index|\.data-\d+-of-\d+|_temp)"
-_EVENTS = r"events\.out\.tfevents\..+"
-_WRITTEN = {
-    BEST_DIRECTORY: rf"{_STATE}|{_CONFIG}|metrics\.json{_PARTIAL}",
-    EVALUATION_DIRECTORY: rf"{_EVENTS}|history\.jsonl|(metrics\.json|per_class_ap\.csv){_PARTIAL}",
-    "": rf"{_STATE}|{_EVENTS}|{_CONFIG}",
-}
 
 
 def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunConfig | None:
@@ -55,26 +41,28 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
     if not has_config(train_dir):
         _check_nothing_in_the_way(train_dir)
         return None
-    old = load_config(train_dir)
+    read_config(train_dir)  # what is not the configuration of a run is not overwritten either
     if start_new_model or newest_checkpoint(train_dir) is None:
         return None
-    differences = fixed_differences(old, config)
+    resumed = load_config(train_dir)
+    differences = fixed_differences(resumed, config)
     if differences:
         name, before, now = differences[0]
         raise UserError(
             f"train_dir={train_dir} holds a run with {name}={before}; you asked for {now}. Resume with the old value, "
             "choose another --train_dir, or pass --start_new_model to overwrite it."
         )
-    return old
+    return resumed
 
 
 def _check_nothing_in_the_way(train_dir: str) -> None:
-    folders = [join(train_dir, name) for name in (DATA_DIRECTORY, BEST_DIRECTORY, EVALUATION_DIRECTORY)]
-    no_folders = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
-    for path in no_folders + paths_of_run(train_dir):
+    folders = [join(train_dir, name) for name in top_folders()]
+    in_the_way = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
+    in_the_way += paths_of_run(train_dir)
+    if in_the_way:
         raise UserError(
-            f"train_dir={train_dir} holds no run, for it has no {CONFIG_FILE}, but a new run would write to {path}, "
-            "which is there already. Choose another --train_dir, or move it away."
+            f"train_dir={train_dir} holds no run, for it has no {CONFIG.name}, but a new run would write to "
+            f"{in_the_way[0]}, which is there already. Choose another --train_dir, or move it away."
         )
 
 
@@ -113,28 +101,11 @@ def delete_run(train_dir: str) -> None:
     """
     if not has_config(train_dir):
         return
-    load_config(train_dir)
+    read_config(train_dir)
     for path in paths_of_run(train_dir):
         _delete(path)
-    data = join(train_dir, DATA_DIRECTORY)
-    workers = [join(data, name) for name in names_in(data, r"worker-\d+")]
-    for folder in (*workers, data, join(train_dir, BEST_DIRECTORY), join(train_dir, EVALUATION_DIRECTORY)):
+    for folder in folders_of_run(train_dir):
         _delete_if_empty(folder)
-
-
-def paths_of_run(train_dir: str) -> list[str]:
-    """Returns all paths in a directory that have the name of something a run writes; config.json last.
-
-    config.json marks the directory as a run: while it is there, the rest is known as ours.
-    """
-    data = join(train_dir, DATA_DIRECTORY)
-    places = {join(DATA_DIRECTORY, worker): r"\d+" for worker in names_in(data, r"worker-\d+")}
-    paths = [
-        join(train_dir, folder, name)
-        for folder, pattern in (places | _WRITTEN).items()
-        for name in names_in(join(train_dir, folder), pattern)
-    ]
-    return sorted(paths, key=lambda path: path == join(train_dir, CONFIG_FILE))
 
 
 def _delete(path: str) -> None:
