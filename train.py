@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager, nullcontext
 
 from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.config import RunConfig, schedule_differences
-from yt8m.distribution import Strategy, agreement, build_strategy, num_workers, worker_index
+from yt8m.distribution import Strategy, Workers, build_strategy, num_workers, worker_index
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.reports import EvaluationReport, TrainingReport
@@ -41,7 +41,7 @@ def main(values: flags.FlagValues) -> int:
     # 1. The run that is asked for, and the one in its directory, if that is to be resumed. Nothing is written yet.
     config = run_flags.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
-    worker, agree = worker_index(strategy), agreement(strategy)
+    worker, workers = worker_index(strategy), Workers(strategy)
     resumed = open_run(values.train_dir, config, values.start_new_model)
 
     # 2. Model, optimizer and counters as the seed makes them, on every device.
@@ -74,9 +74,9 @@ def main(values: flags.FlagValues) -> int:
 
         # 5. Nobody has anything left to refuse: from here on the directory changes. The first worker prepares it
         # before any other looks into it.
-        agree([False])
+        workers.barrier()
         with _directory(values.train_dir, config, resumed) if worker == 0 else nullcontext():
-            agree([False])
+            workers.barrier()
 
             # 6. Train, to the end or until a signal.
             if worker == 0:
@@ -94,7 +94,7 @@ def main(values: flags.FlagValues) -> int:
                         values.export_model_steps,
                         values.save_checkpoint_seconds,
                     ),
-                    agree=agree,
+                    workers=workers,
                     report=report,
                     evaluate=evaluation and _at_checkpoints(values.train_dir, config, state, report, *evaluation),
                 )

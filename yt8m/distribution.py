@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -144,24 +144,32 @@ def all_replica_sum(x: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
-def agreement(strategy: Strategy) -> Callable[[Sequence[bool]], list[bool]]:
-    """Returns a function that turns this worker's wishes into those that any worker has.
+class Workers:
+    """Where the processes that train together meet; one process alone never waits.
 
-    All workers call it at the same point, with as many wishes, and get the same answer. So it is a barrier too: nobody
-    goes on before all have come.
+    All workers call the same methods in the same order.
+
+    Args:
+        strategy: spreads a step over them.
     """
-    if not is_multi_worker(strategy):
-        return list
+
+    def __init__(self, strategy: Strategy):
+        self._strategy = strategy
+
+    def any_worker(self, flags: Sequence[bool]) -> list[bool]:
+        """Returns, for each flag, whether any worker raised it. All workers come with as many flags."""
+        if not is_multi_worker(self._strategy):
+            return list(flags)
+        counts = self._strategy.run(self._count, args=(tf.cast(tf.stack(flags), tf.float32),))
+        return [bool(n) for n in self._strategy.experimental_local_results(counts)[0].numpy() > 0]
+
+    def barrier(self) -> None:
+        """Returns when all workers have come here."""
+        self.any_worker([False])
 
     @tf.function
-    def count(wishes: tf.Tensor) -> tf.Tensor:
-        return all_replica_sum(tf.identity(wishes))
-
-    def agree(wishes: Sequence[bool]) -> list[bool]:
-        counts = strategy.run(count, args=(tf.cast(tf.stack(wishes), tf.float32),))
-        return [bool(n) for n in strategy.experimental_local_results(counts)[0].numpy() > 0]
-
-    return agree
+    def _count(self, flags: tf.Tensor) -> tf.Tensor:
+        return all_replica_sum(tf.identity(flags))
 
 
 def replica_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

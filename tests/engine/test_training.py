@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m.config import OptimizationConfig
-from yt8m.distribution import build_strategy
+from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.optimization import LearningRate, build_optimizer
 from yt8m.engine.step import Measures, TrainState, TrainStep
@@ -69,6 +69,7 @@ class Run:
         **data: Any,
     ):
         self.strategy = build_strategy(num_devices)
+        self.workers = Workers(self.strategy)
         keras.utils.set_random_seed(1)
         config = OptimizationConfig(
             base_learning_rate=0.05, learning_rate_decay=0.5, learning_rate_decay_examples=decay_examples
@@ -97,7 +98,6 @@ class Run:
         max_steps: int = 0,
         on_report: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[int], None] | None = None,
-        agree: Callable[[Sequence[bool]], Sequence[bool]] = list,
         **settings: int,
     ) -> int:
         """Trains; every argument has the meaning of its flag."""
@@ -115,7 +115,7 @@ class Run:
             self.iterator,
             self.checkpoints,
             loop,
-            agree=agree,
+            workers=self.workers,
             report=report,
             evaluate=evaluate,
         )
@@ -237,15 +237,23 @@ def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) ->
     assert evaluated == [3, 6, 7]
 
 
-def test_workers_meet_between_their_places_and_the_checkpoint(tmp_path: Path) -> None:
+def test_workers_meet_between_their_places_and_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[tuple[bool, bool]] = []
+    run = Run(tmp_path)
 
-    def agree(wishes: Sequence[bool]) -> Sequence[bool]:
+    def barrier() -> None:
         met.append(((tmp_path / "data/worker-0/4/order.txt").exists(), (tmp_path / "ckpt-4.index").exists()))
-        return wishes
 
-    Run(tmp_path).train(4, agree=agree)
-    assert met == [(False, False), (True, False), (True, True)]
+    monkeypatch.setattr(run.workers, "barrier", barrier)
+    run.train(4)
+    assert met == [(True, False), (True, True)]
+
+
+def test_what_one_worker_is_asked_for_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    monkeypatch.setattr(run.workers, "any_worker", lambda flags: [True, False])  # another one got a signal
+    run.train(20)
+    assert require_checkpoint(str(tmp_path)).endswith("ckpt-4")
 
 
 def test_end_of_data_ends_the_run_with_every_example_seen(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from yt8m.distribution import Workers
 from yt8m.engine.step import Measures, TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.runs.checkpoints import Checkpoints
@@ -42,7 +43,7 @@ def train(
     checkpoints: Checkpoints,
     settings: LoopSettings,
     *,
-    agree: Callable[[Sequence[bool]], Sequence[bool]],
+    workers: Workers,
     report: Callable[[int, int, Measures], None],
     evaluate: Callable[[int], None] | None = None,
 ) -> int:
@@ -54,7 +55,7 @@ def train(
         iterator: yields global batches, or this worker's share of them.
         checkpoints: where the run is saved.
         settings: when.
-        agree: turns this worker's wishes into those of any worker, so that all workers do the same.
+        workers: those that train together: what one of them is asked to do, all do.
         report: is told the step, the examples seen, and the measures of the step.
         evaluate: is told the step of each checkpoint that is due by its step, and of the last one unless a signal asked
             to stop.
@@ -75,20 +76,21 @@ def train(
             before, at = at, int(state.global_step.numpy())
             _check_finite(measures, before, at, saved_at)
             report(at, int(state.examples_seen.numpy()), measures)
-            stop, due = agree([bool(signals), clock.is_due()])
+            stop, due = workers.any_worker([bool(signals), clock.is_due()])
             on_schedule = at % settings.export_model_steps == 0
             if due or on_schedule:
-                saved_at = _save(checkpoints, at, iterator, clock, agree)
+                saved_at = _save(checkpoints, at, iterator, clock, workers)
             if on_schedule and evaluate is not None:
                 evaluate(at)
                 evaluated_at = at
             if stop:
                 break
         if at != saved_at:
-            _save(checkpoints, at, iterator, clock, agree)
+            _save(checkpoints, at, iterator, clock, workers)
         if at != evaluated_at and evaluate is not None and not signals:
             evaluate(at)
-        agree([False])  # nobody leaves before the one who evaluates is done: a worker that is missed stops the others
+        # Nobody leaves before the one who evaluates is done: a worker that is missed stops the others.
+        workers.barrier()
     return signals[0] if signals else 0
 
 
@@ -111,10 +113,10 @@ def _save(
     step: int,
     iterator: Any,
     clock: _CheckpointClock,
-    agree: Callable[[Sequence[bool]], Sequence[bool]],
+    workers: Workers,
 ) -> int:
     checkpoints.save_place(step, iterator)
-    agree([False])  # no checkpoint before the place of every worker is there
+    workers.barrier()  # no checkpoint before the place of every worker is there
     checkpoints.save_state(step)
     clock.restart()
     return step
