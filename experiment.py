@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.batch import model_inputs
+from yt8m.batch import blank_batch
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
@@ -21,8 +21,7 @@ from yt8m.engine.step import TrainState
 from yt8m.errors import UserError
 from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
-from yt8m.sampling import FrameSampling
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, models_that_read
 from yt8m.schema import DataSpec
 
 import readers
@@ -35,22 +34,13 @@ def build_model(config: RunConfig) -> keras.Model:
     """Builds the model of a run, with all its weights, for batches as the readers yield them."""
     name, hparams = config.model.name, config.model.hparams
     keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
-    if config.data.frame_features:
-        model = FRAME_LEVEL_MODELS[name](config.data, **hparams)
+    models = models_that_read(config.data.record_format)
+    if models is FRAME_LEVEL_MODELS:
+        model = models[name](config.data, **hparams)
     else:
-        model = VideoLevelModel(config.data, VIDEO_LEVEL_MODELS[name](config.data.num_classes, **hparams))
-    model(model_inputs(_smallest_batch(config)), training=False)
+        model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
+    model(blank_batch(config.data), training=False)
     return model
-
-
-def _smallest_batch(config: RunConfig) -> dict[str, tf.Tensor]:
-    """One video of one frame, all zero: enough for Keras to learn every shape."""
-    features = list(zip(config.data.feature_names, config.data.feature_sizes, strict=True))
-    batch = {"key": tf.zeros([1], tf.int64)}
-    if not config.data.frame_features:
-        return batch | {name: tf.zeros([1, size], tf.float32) for name, size in features}
-    frames = {name: tf.zeros([1, 1, size], tf.uint8) for name, size in features}
-    return batch | frames | {"num_frames": tf.ones([1], tf.int32)}
 
 
 def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
@@ -66,11 +56,6 @@ def build_train_state(config: RunConfig, run_examples: int) -> TrainState:
         lambda seen: build_optimizer(config.optimization, seen, run_examples),
         config.optimization.weights_halflife,
     )
-
-
-def frame_sampling(config: RunConfig, model: keras.Model, training: bool) -> FrameSampling | None:
-    """Returns which frames of a video the model wants to see, None for all."""
-    return model.frame_sampling(training) if config.data.frame_features else None
 
 
 @dataclass(frozen=True)
@@ -134,7 +119,7 @@ def training_data(
 ) -> Data:
     """Opens the training shards of a run."""
     run = config.training
-    sampling = frame_sampling(config, model, training=True)
+    sampling = model.frame_sampling(training=True)
     options = readers.ReadOptions(run.num_readers, run.on_bad_record)
     batches = readers.training_batches(
         files,
@@ -179,7 +164,7 @@ def evaluation_data(
     if not pattern:
         raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
     files = readers.find_files(pattern, flag)
-    sampling = frame_sampling(config, model, training=False)
+    sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
     batches = readers.evaluation_batches(
         files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from yt8m.batch import Batch
 from yt8m.data.diagnosis import (
     Damage,
     Examiner,
@@ -19,8 +20,9 @@ from yt8m.data.diagnosis import (
     find_layout,
     open_shards,
 )
+from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.ratings import SegmentRatings, add_ratings
-from yt8m.data.records import Batch, Layout, batch_parser, multi_hot, parse_labels, parse_ratings
+from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_positions, permutation
 from yt8m.sampling import FrameSampling
@@ -315,8 +317,7 @@ def _open(files: Sequence[str], spec: DataSpec, options: ReadOptions, labels_req
 
 
 def _default_window(spec: DataSpec) -> int:
-    largest_record = spec.total_size * (spec.max_frames if spec.frame_features else 4)
-    return min(max(_WINDOW_BYTES // largest_record, _SMALLEST_WINDOW), _LARGEST_WINDOW)
+    return min(max(_WINDOW_BYTES // format_of(spec).largest_record(spec), _SMALLEST_WINDOW), _LARGEST_WINDOW)
 
 
 def _shuffled_records(

@@ -213,6 +213,9 @@ class VideoLevelModel(keras.Model):
         vector = l2_normalise(read_vectors(batch, self.spec))
         return self.classifier(vector, key=batch.get("key"), training=training)
 
+    def frame_sampling(self, training: bool) -> None:
+        """There are no frames to choose from."""
+
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Starts the classifier at the class prior `(C,)`."""
         self.classifier.start_at_prior(prior)

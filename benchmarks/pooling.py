@@ -36,7 +36,7 @@ from yt8m.schema import DataSpec
 
 from losses import cross_entropy_loss
 
-SPEC = DataSpec(("rgb", "audio"), (1024, 128), 3862, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (1024, 128), 3862, record_format="frame")
 NUM_FRAMES, NUM_CLASSES = 300, 3862
 Program = Callable[[], object]
 

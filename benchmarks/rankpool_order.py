@@ -34,7 +34,7 @@ CLASSES = np.array(ORDERS + [order[::-1] for order in ORDERS])
 NOISE = 0.1
 # Share of frames that point the other way; length of the shots of the other directions, where those that count have 1.
 KINDS = {"plain": (0.0, 0.0), "hidden": (0.25, 1.0)}
-SPEC = DataSpec(("features",), (SIZE,), len(CLASSES), frame_features=True, max_frames=LONGEST)
+SPEC = DataSpec(("features",), (SIZE,), len(CLASSES), record_format="frame", max_frames=LONGEST)
 BATCH_SIZE = 64
 
 PROJECTION: dict[str, Any] = {"projection_size": 32}

@@ -24,8 +24,8 @@ from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 
 from readers import evaluation_batches, find_files, training_batches
 
-YOUTUBE = DataSpec(("rgb", "audio"), (1024, 128), frame_features=True)
-AUDIOSET = DataSpec(("audio_embedding",), (128,), num_classes=527, frame_features=True)
+YOUTUBE = DataSpec(("rgb", "audio"), (1024, 128), record_format="frame")
+AUDIOSET = DataSpec(("audio_embedding",), (128,), num_classes=527, record_format="frame")
 THIRTY = FrameSampling("random", 30)
 
 

@@ -14,7 +14,7 @@ from oracles import vlad as oracles
 
 LENGTHS = (4, 2, 0, 1)
 SIZE = 6
-SPEC = DataSpec(("rgb", "audio"), (4, 2), 3, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (4, 2), 3, record_format="frame")
 RNG = np.random.default_rng
 
 

@@ -21,7 +21,7 @@ import readers
 ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 50
 SPLITS = {"train": 3000, "validate": 600, "test": 600}
-SPEC = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, record_format="frame")
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -62,7 +62,8 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_1_to_2(content: dict[str, Any]) -> None:
-    optimization, model = content["optimization"], content["model"]
+    optimization, model, data = content["optimization"], content["model"], content["data"]
+    data["record_format"] = "frame" if data.pop("frame_features") else "video"
     content["optimization"] = _ADDED_TO_OPTIMIZATION | optimization
     loss = content["optimization"].pop("label_loss")
     term = {"name": loss, "weight": 1.0, "hparams": _LOSS_HYPER_PARAMETERS.get(loss, {})}

@@ -157,3 +157,14 @@ _FRAME_LEVEL_PLACES = ("frame_level_models", "yt8m.models")
 FRAME_LEVEL_MODELS = Registry("FRAME_LEVEL_MODELS", "model", "frame-level model", _FRAME_LEVEL_PLACES)
 LOSSES = Registry("LOSSES", "label_loss", "loss", ("losses", "yt8m.losses"))
 METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",), settings_flag="metrics")
+RECORD_FORMATS = Registry("RECORD_FORMATS", "record_format", "record format", ("yt8m.data.formats",))
+
+
+def models_that_read(record_format: str) -> Registry:
+    """Returns the models that take batches of a record format: those over frames, or those over one vector per video.
+
+    Raises:
+        UserError: if there is no such format.
+    """
+    level = RECORD_FORMATS.entry(record_format).facts["level"]
+    return {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS}[level]

@@ -47,10 +47,10 @@ class DataSpec:
 
     Attributes:
         feature_names: the features to read, in the order in which a model concatenates them.
-        feature_sizes: their widths; bytes a frame for quantised frame-level features, floats for video-level ones.
+        feature_sizes: their widths; bytes per frame for quantised frame-level features, floats for video-level ones.
         num_classes: labels are class indices in `[0, num_classes)`.
-        frame_features: whether records are SequenceExamples with a vector a frame, not Examples with one a video.
-        max_frames: frames behind this one are cut off.
+        record_format: the registered name of the kind of records: `video`, with a vector per video, or `frame`.
+        max_frames: frames after this one are cut off.
 
     Raises:
         UserError: if names and sizes do not pair up, or a number is not positive.
@@ -59,7 +59,7 @@ class DataSpec:
     feature_names: tuple[str, ...] = ("mean_rgb",)
     feature_sizes: tuple[int, ...] = (1024,)
     num_classes: int = NUM_CLASSES
-    frame_features: bool = False
+    record_format: str = "video"
     max_frames: int = MAX_FRAMES
 
     def __post_init__(self) -> None:

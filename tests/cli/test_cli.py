@@ -51,7 +51,7 @@ def config(line: str) -> RunConfig:
 def test_without_flags_a_run_is_the_starters() -> None:
     run = config("")
     assert run.model.name == "LogisticModel"
-    assert run.data == DataSpec(("mean_rgb",), (1024,), 3862, False, 300)
+    assert run.data == DataSpec(("mean_rgb",), (1024,), 3862, "video", 300)
     assert run.training.batch_size == 1024
     assert run.training.num_epochs == 5
     assert run.optimization.base_learning_rate == 0.01
@@ -65,7 +65,7 @@ def test_frame_level_command_of_the_starter() -> None:
         "--train_data_pattern=d/train*.tfrecord --train_dir run --start_new_model"
     )
     assert run.model.name == "FrameLevelLogisticModel"
-    assert run.data == DataSpec(("rgb", "audio"), (1024, 128), 3862, True, 300)
+    assert run.data == DataSpec(("rgb", "audio"), (1024, 128), 3862, "frame", 300)
     assert run.training.train_data_pattern == "d/train*.tfrecord"
 
 

@@ -25,7 +25,7 @@ from yt8m.schema import DataSpec
 
 from readers import ReadOptions, class_counts, evaluation_batches, explain_failure, training_batches
 
-FRAMES = DataSpec(("rgb", "audio"), (8, 4), num_classes=10, frame_features=True)
+FRAMES = DataSpec(("rgb", "audio"), (8, 4), num_classes=10, record_format="frame")
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (8, 4), num_classes=10)
 FETCH = "Fetch the file again, or pass --on_bad_record=skip."
 CLASSES = "Does --num_classes fit this data?"
@@ -309,12 +309,12 @@ def test_nothing_that_can_be_read_is_an_error_even_if_damage_is_skipped(tmp_path
     ("spec", "first", "fault"),
     [
         (
-            DataSpec(("rgb", "sound"), (8, 4), 10, frame_features=True),
+            DataSpec(("rgb", "sound"), (8, 4), 10, record_format="frame"),
             record(),
             "it has no feature 'sound'. Choose with --feature_names and --feature_sizes from: audio (4), rgb (8).",
         ),
         (
-            DataSpec(("rgb", "audio"), (4, 8), 10, frame_features=True),
+            DataSpec(("rgb", "audio"), (4, 8), 10, record_format="frame"),
             record(),
             f"'rgb' holds 8 bytes a frame (frame 0), expected 4. {SIZES}",
         ),

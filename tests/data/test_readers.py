@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yt8m.data.diagnosis import Shard, find_layout, open_shards
-from yt8m.data.records import Layout, batch_parser, multi_hot
+from yt8m.data.formats.base import Layout
+from yt8m.data.records import batch_parser, multi_hot
 from yt8m.data.synthetic import frame_record, video_record, write_records
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_ids, keys_from_positions
@@ -23,7 +24,7 @@ from yt8m.schema import DataSpec
 from oracles.records import read_batch
 from readers import ReadOptions, class_counts, estimate_num_records, evaluation_batches, find_files, training_batches
 
-FRAMES = DataSpec(("rgb", "audio"), (6, 3), num_classes=5, frame_features=True, max_frames=4)
+FRAMES = DataSpec(("rgb", "audio"), (6, 3), num_classes=5, record_format="frame", max_frames=4)
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (6, 3), num_classes=5)
 BYTES = Layout(("rgb", "audio"), (False, False))
 NUM_VIDEOS = 37
@@ -171,7 +172,7 @@ BOTH_OR_NEITHER = st.just((0, 0)) | st.tuples(st.integers(1, 6), st.integers(1, 
 @given(lengths=st.lists(BOTH_OR_NEITHER, max_size=5), max_frames=st.integers(1, 7))
 def test_any_lengths(lengths: list[tuple[int, int]], max_frames: int) -> None:
     rng = np.random.default_rng(len(lengths))
-    spec = DataSpec(("rgb", "audio"), (6, 3), 5, frame_features=True, max_frames=max_frames)
+    spec = DataSpec(("rgb", "audio"), (6, 3), 5, record_format="frame", max_frames=max_frames)
     records = [
         frame_record(f"v{i}", [i], {"rgb": frames(rng, a, 6), "audio": frames(rng, b, 3)})
         for i, (a, b) in enumerate(lengths)
@@ -313,7 +314,7 @@ def test_a_restored_iterator_goes_on_where_it_was(
 
 def test_a_checkpoint_holds_no_records(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    spec = DataSpec(("rgb",), (1024,), 5, frame_features=True)
+    spec = DataSpec(("rgb",), (1024,), 5, record_format="frame")
     records = [frame_record(f"v{i}", [1], {"rgb": frames(rng, 20, 1024)}) for i in range(40)]
     file = write_records(tmp_path / "x.tfrecord", records)
     continued(lambda: training_batches([file], spec, 4), tmp_path, 3)
@@ -383,7 +384,7 @@ def test_compression_is_found_by_content(tmp_path: Path) -> None:
 
 
 def test_real_audioset(real_data: Path) -> None:
-    spec = DataSpec(("audio_embedding",), (128,), 527, frame_features=True)
+    spec = DataSpec(("audio_embedding",), (128,), 527, record_format="frame")
     files = find_files(f"{real_data}/audioset/eval-00000*", "x")
     (batch,) = evaluation_batches(files, spec, 200, labels_required=True).take(1).as_numpy_iterator()
     batch.pop("key")
@@ -412,7 +413,7 @@ def test_real_test_shard_has_no_labels(real_data: Path) -> None:
 
 
 def test_real_frames(real_data: Path) -> None:
-    spec = DataSpec(("rgb", "audio"), (1024, 128), frame_features=True)
+    spec = DataSpec(("rgb", "audio"), (1024, 128), record_format="frame")
     files = find_files(f"{real_data}/yt8m-frame/*.tfrecord", "x")
     (batch,) = training_batches(files, spec, 8, num_epochs=1).as_numpy_iterator()
     assert (batch["id"].tolist(), batch["num_frames"].tolist()) == ([b"SjJ3"], [170])
@@ -421,7 +422,7 @@ def test_real_frames(real_data: Path) -> None:
 
 
 def test_real_layouts_are_found(real_data: Path) -> None:
-    spec = DataSpec(("rgb", "audio"), (1024, 128), frame_features=True)
+    spec = DataSpec(("rgb", "audio"), (1024, 128), record_format="frame")
     opened = open_shards(find_files(f"{real_data}/yt8m-frame/*.tfrecord", "x"))
     shards = [shard for shard in opened if isinstance(shard, Shard)]
     assert find_layout(shards, spec, labels_required=True, skip=False) == BYTES

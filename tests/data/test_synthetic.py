@@ -13,7 +13,7 @@ from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 from readers import evaluation_batches
 
 NUM_CLASSES = 12
-FRAMES = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, frame_features=True)
+FRAMES = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, record_format="frame")
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (1024, 128), NUM_CLASSES)
 
 

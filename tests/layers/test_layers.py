@@ -45,7 +45,7 @@ class TestFrames:
             "b": tf.constant([[[1.0], [2.0]], [[3.0], [np.nan]]]),
             "num_frames": tf.constant([7, 1]),
         }
-        frames, valid = read_frames(batch, DataSpec(("b", "a"), (1, 1), 2, True))
+        frames, valid = read_frames(batch, DataSpec(("b", "a"), (1, 1), 2, "frame"))
         expected = [[[1.0, 2.0078125], [2.0, 2.0078125]], [[3.0, -1.9921875], [0.0, 0.0]]]
         np.testing.assert_allclose(frames, expected, rtol=1e-6)
         np.testing.assert_array_equal(valid, [[True, True], [True, False]])

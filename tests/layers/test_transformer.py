@@ -292,11 +292,11 @@ class TestModels:
 
     @pytest.mark.parametrize("model", [AttentionEnhancedVLADModel, AttentionSimilarityVLADModel])
     def test_narrow_features_have_a_quarter_of_the_clusters(self, model: Any) -> None:
-        spec = DataSpec(("rgb", "audio"), (8, 4), 3, frame_features=True)
+        spec = DataSpec(("rgb", "audio"), (8, 4), 3, record_format="frame")
         small = model(spec, **KMIEC | {"cluster_size": 8})
         small.build()
         assert small.hidden.kernel.shape == (8 * 8 + 2 * 4, 3)
-        audio = model(DataSpec(("audio",), (4,), 3, frame_features=True), **KMIEC | {"cluster_size": 8})
+        audio = model(DataSpec(("audio",), (4,), 3, record_format="frame"), **KMIEC | {"cluster_size": 8})
         audio.build()
         assert audio.hidden.kernel.shape == (8 * 4, 3)
 
@@ -339,7 +339,7 @@ class TestModels:
 
 
 COMMON = (
-    '--frame_features=True --feature_names="rgb,audio" --feature_sizes="1024,128" --train_data_pattern=d/*.tfrecord '
+    '--record_format="frame" --feature_names="rgb,audio" --feature_sizes="1024,128" --train_data_pattern=d/*.tfrecord '
     "--train_dir=run "
 )
 TRAINING = (

@@ -62,7 +62,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NUM_CLASSES = 6
-FRAME_SPEC = DataSpec(("rgb", "audio"), (16, 8), NUM_CLASSES, frame_features=True, max_frames=8)
+FRAME_SPEC = DataSpec(("rgb", "audio"), (16, 8), NUM_CLASSES, record_format="frame", max_frames=8)
 VIDEO_SPEC = DataSpec(("mean_rgb", "mean_audio"), (16, 8), NUM_CLASSES)
 
 Batch = dict[str, tf.Tensor]

@@ -16,7 +16,7 @@ from yt8m.schema import DataSpec
 from frame_level_models import DbofModel, FrameLevelLogisticModel
 from oracles import models as oracles
 
-SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, record_format="frame")
 LENGTHS = (4, 2, 0)
 
 

@@ -22,7 +22,7 @@ import rankpool_order
 
 from frame_level_models import AveragePoolModel, MaxPoolModel, RankPoolModel, SequencePoolModel
 
-SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, record_format="frame")
 LENGTHS = (6, 3, 1, 0)
 LINEAR: dict[str, Any] = {"classifier": "LogisticModel"}
 
@@ -135,7 +135,7 @@ def test_max_pool_model_is_its_definition() -> None:
 def test_one_frame_by_hand() -> None:
     # The mean of one frame is the frame; its unit length (.6, 0, .8); u is a multiple of it, and so is the maximum.
     # sqrt: (.7746, 0, .8944), of length sqrt(1.4) = 1.18322: (.65465, 0, .75593).
-    spec = DataSpec(("x",), (3,), 1, frame_features=True)
+    spec = DataSpec(("x",), (3,), 1, record_format="frame")
     batch = {"x": tf.constant([[[3.0, 0.0, 4.0]]]), "num_frames": tf.constant([1])}
     for architecture in (RankPoolModel, AveragePoolModel, MaxPoolModel):
         model = architecture(spec, **LINEAR)
@@ -146,7 +146,7 @@ def test_one_frame_by_hand() -> None:
 
 def test_pooled_features_can_keep_their_size() -> None:
     # The same frame without the square root: .6 + 80.
-    spec = DataSpec(("x",), (3,), 1, frame_features=True)
+    spec = DataSpec(("x",), (3,), 1, record_format="frame")
     model = MaxPoolModel(spec, takes_pooled_sqrt=False, **LINEAR)
     model.build()
     model.classifier.dense.kernel.assign([[1.0], [10.0], [100.0]])

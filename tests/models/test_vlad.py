@@ -254,7 +254,7 @@ class TestGates:
 
 class TestReverseWhitening:
     def test_known_components_and_those_between(self) -> None:
-        layer = ReverseWhitening(DataSpec(("rgb", "audio"), (1024, 128), 2, True))
+        layer = ReverseWhitening(DataSpec(("rgb", "audio"), (1024, 128), 2, "frame"))
         layer.build(None)
         scale = layer.scale.numpy()
         close(scale[[0, 1, 100, 1023]], [3.839 + 1e-4, 2.888 + 1e-4, 0.657 + 1e-4, 0.124 + 1e-4])
@@ -266,7 +266,7 @@ class TestReverseWhitening:
         np.testing.assert_allclose(np.sum(scale[:1024] ** 2), 218.4, rtol=0.03)
 
     def test_padding_and_shift(self) -> None:
-        layer = ReverseWhitening(DataSpec(("rgb", "audio"), (1024, 2), 2, True))
+        layer = ReverseWhitening(DataSpec(("rgb", "audio"), (1024, 2), 2, "frame"))
         x = dequantise(tf.fill((1, 2, 1026), tf.constant(127, tf.uint8)))  # 127 * 4/255 - 2 + 4/512
         y = layer(x, tf.constant([[True, False]])).numpy()
         close(y[0, 0, 0], (127 * 4 / 255 - 2) * (3.839 + 1e-4))
@@ -394,13 +394,13 @@ class TestLateFusion:
         assert stream_sizes(256, 2, DataSpec(("a", "b", "c"), (128, 1024, 128), 2)) == [128, 256, 128]
         assert stream_sizes(256, 2, DataSpec(("a", "b"), (8, 8), 2)) == [256, 256]
         assert stream_sizes(1, 8, SPEC) == [1, 1]
-        model = NetVLADModelLF(DataSpec(("audio",), (4,), 3, True), cluster_size=5)
+        model = NetVLADModelLF(DataSpec(("audio",), (4,), 3, "frame"), cluster_size=5)
         model.build()
         assert [pool.cluster_size for pool in model.pools] == [5]
 
     def test_the_hidden_layer_starts_by_the_clusters(self) -> None:
         keras.utils.set_random_seed(0)
-        model = NetVLADModelLF(DataSpec(("rgb",), (64,), 2, True), cluster_size=25, hidden_size=64, relu=False)
+        model = NetVLADModelLF(DataSpec(("rgb",), (64,), 2, "frame"), cluster_size=25, hidden_size=64, relu=False)
         model.build()
         # 25 * 64 * 64 = 102,400 draws of standard deviation 1 / 5, whatever the 1600 inputs; its error is 0.0005.
         close(np.std(model.hidden.kernel.numpy()), 0.2, 0.003)
@@ -509,7 +509,7 @@ def weights_without_moments(model: FrameLevelModel) -> int:
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_variables if len(weight.shape) == 2)
 
 
-YT8M = DataSpec(("rgb", "audio"), (1024, 128), 3862, frame_features=True)
+YT8M = DataSpec(("rgb", "audio"), (1024, 128), 3862, record_format="frame")
 
 
 @pytest.mark.parametrize(

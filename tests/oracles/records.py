@@ -17,12 +17,12 @@ def read_one(serialized: bytes, spec: DataSpec) -> dict[str, Any]:
     labels = set(context["labels"].int64_list.value) if "labels" in context else set()
     read: dict[str, Any] = {"id": context[names[0]].bytes_list.value[0], "labels": labels}
     for name in spec.feature_names:
-        if not spec.frame_features:
+        if spec.record_format == "video":
             read[name] = np.array(context[name].float_list.value, np.float32)
             continue
         frames = record.feature_lists.feature_list[name].feature
         read[name] = [np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames]
-    if spec.frame_features:
+    if spec.record_format == "frame":
         read["num_frames"] = min([spec.max_frames, *(len(read[name]) for name in spec.feature_names)])
     return read
 
@@ -36,7 +36,7 @@ def read_batch(serialized: Sequence[bytes], spec: DataSpec) -> dict[str, np.ndar
     }
     for row, video in zip(batch["labels"], videos, strict=True):
         row[list(video["labels"])] = True
-    if not spec.frame_features:
+    if spec.record_format == "video":
         return batch | {name: np.stack([video[name] for video in videos]) for name in spec.feature_names}
     batch["num_frames"] = np.array([video["num_frames"] for video in videos], np.int32)
     longest = max(batch["num_frames"], default=0)

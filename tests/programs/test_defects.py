@@ -211,7 +211,7 @@ def test_13_a_sure_mistake_still_has_a_gradient() -> None:
 
 
 def test_14_every_feature_is_shifted_alike() -> None:
-    spec = DataSpec(("rgb", "audio"), (1024, 3), 2, frame_features=True)
+    spec = DataSpec(("rgb", "audio"), (1024, 3), 2, record_format="frame")
     batch = {name: tf.fill((1, 1, size), tf.constant(127, tf.uint8)) for name, size in (("rgb", 1024), ("audio", 3))}
     frames, valid = read_frames(batch | {"num_frames": tf.constant([1])}, spec)
     layer = ReverseWhitening(spec)

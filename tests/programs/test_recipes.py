@@ -32,7 +32,7 @@ def config(*arguments: str) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Constructs the model, which looks at every hyper-parameter."""
     assert all(term.name in LOSSES for term in run.loss.terms)
-    if run.data.frame_features:
+    if run.data.record_format == "frame":
         FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
     else:
         VIDEO_LEVEL_MODELS[run.model.name](run.data.num_classes, **run.model.hparams)

@@ -8,7 +8,7 @@ from typing import Any
 from yt8m.catalogue import Entry
 from yt8m.config import LossTerm, ModelConfig
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
+from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 _CLASSIFIER = "classifier."
@@ -58,7 +58,7 @@ def resolve_model(
     Raises:
         UserError: if there is no such model, if it takes the other kind of records, or if it lacks a hyper-parameter.
     """
-    registry = _registry_of(model, data.frame_features)
+    registry = _registry_of(model, data.record_format)
     name, given = given_hparams(model, data, model_flags, assignments)
     own, inner = _split(given)
     hparams = complete_hparams(registry, name, own)
@@ -79,7 +79,7 @@ def given_hparams(
     Raises:
         UserError: as `resolve_model` does, but a name in `assignments` is not looked up.
     """
-    entry = _registry_of(model, data.frame_features).entry(model)
+    entry = _registry_of(model, data.record_format).entry(model)
     return entry.name, _hparams_from_model_flags(model_flags, entry) | parse_assignments(assignments)
 
 
@@ -89,7 +89,7 @@ def loss_of_model(model: str, data: DataSpec) -> str:
     Raises:
         UserError: as `resolve_model` does of the model's name.
     """
-    return _registry_of(model, data.frame_features).entry(model).facts.get("loss", LossTerm().name)
+    return _registry_of(model, data.record_format).entry(model).facts.get("loss", LossTerm().name)
 
 
 def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,14 +139,15 @@ def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return own, {name.removeprefix(_CLASSIFIER): hparams[name] for name in hparams if name not in own}
 
 
-def _registry_of(model: str, frame_features: bool) -> Registry:
-    right, other = VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS
-    if frame_features:
-        right, other = other, right
+def _registry_of(model: str, record_format: str) -> Registry:
+    right = models_that_read(record_format)
+    other = VIDEO_LEVEL_MODELS if right is FRAME_LEVEL_MODELS else FRAME_LEVEL_MODELS
     if model in other and model not in right:
-        advice = "leave out --frame_features" if frame_features else "add --frame_features"
-        kind = "video-level" if frame_features else "frame-level"
-        raise UserError(f"--model={model} reads {kind} records: {advice}, or choose one of {', '.join(right.names())}.")
+        kind, advice = ("frame-level", "add") if right is VIDEO_LEVEL_MODELS else ("video-level", "leave out")
+        raise UserError(
+            f"--model={model} reads {kind} records: {advice} --frame_features, or choose one of "
+            f"{', '.join(right.names())}."
+        )
     return right
 
 

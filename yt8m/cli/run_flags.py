@@ -10,7 +10,7 @@ from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignmen
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, RECORD_FORMATS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 
@@ -29,7 +29,9 @@ def define_data_flags(values: flags.FlagValues) -> None:
     )
     define.text("feature_sizes", "1024", "Width of each feature, in the order of --feature_names.")
     define.integer("num_classes", DataSpec().num_classes, "Number of classes; labels are 0 to num_classes - 1.")
-    define.boolean("frame_features", False, "Whether records hold a vector for each frame, not one for the video.")
+    formats = ", ".join(RECORD_FORMATS.names())
+    define.text("record_format", DataSpec().record_format, f"Kind of records. Known: {formats}.")
+    define.boolean("frame_features", False, "The same as --record_format=frame.")
     define.integer("max_frames", DataSpec().max_frames, "Frames of a video behind this one are cut off.")
 
 
@@ -184,7 +186,10 @@ def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
             f"--feature_sizes={values.feature_sizes}: expected whole numbers separated by commas, one for each of "
             f"--feature_names={values.feature_names}."
         ) from error
-    return DataSpec(names, sizes, values.num_classes, values.frame_features, values.max_frames)
+    record_format = "frame" if values.frame_features else values.record_format
+    if values.frame_features and values["record_format"].present and values.record_format != record_format:
+        raise UserError(f"--frame_features is --record_format=frame, not {values.record_format}: give one of the two.")
+    return DataSpec(names, sizes, values.num_classes, RECORD_FORMATS.resolve(record_format), values.max_frames)
 
 
 def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
@@ -194,8 +199,11 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
         UserError: names the first flag that says something else than the run, and both values.
     """
     data = data_spec_from_flags(values)
-    for name in (name for name in DataSpec.__dataclass_fields__ if values[name].present):
-        _check_equal(f"--{name}", getattr(data, name), getattr(config.data, name))
+    given = {name: name for name in DataSpec.__dataclass_fields__ if values[name].present}
+    if values["frame_features"].present:
+        given["record_format"] = "frame_features"
+    for name, flag in given.items():
+        _check_equal(f"--{flag}", getattr(data, name), getattr(config.data, name))
     if values["precision"].present:
         _check_equal("--precision", values.precision, config.model.precision)
     model = values.model if values["model"].present else config.model.name

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from yt8m.data.formats.base import Layout
 from yt8m.data.record_faults import columns_of, fault_of, ratings_fault_of
-from yt8m.data.records import Layout, batch_parser
+from yt8m.data.records import batch_parser
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 

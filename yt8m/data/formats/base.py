@@ -1,0 +1,147 @@
+"""What a record format is: how records of one kind are parsed, and what may be wrong with one of them.
+
+All formats have ids, labels and ratings in common: they are in the context of a record, which is the whole of a
+`tf.train.Example` and the first field of a `tf.train.SequenceExample`. So one parser of protocol buffers reads both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m.batch import Batch
+from yt8m.registry import RECORD_FORMATS
+from yt8m.sampling import FrameSampling
+from yt8m.schema import ID_KEYS, LABELS_KEY, MEDIAPIPE_NAMES, DataSpec
+
+KINDS = {"bytes_list": "bytes", "float_list": "floats", "int64_list": "integers", None: "nothing"}
+WIDTH_ADVICE = "Is --feature_sizes in the order of --feature_names?"
+
+
+class RecordFaultError(Exception):
+    """Says what is wrong with a record, what was expected and what to do; the caller knows which record it is."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the records of a data set store what a DataSpec names.
+
+    Attributes:
+        stored_names: the record's name of each feature of the spec.
+        stored_as_floats: whether it is stored as a float list, not as a string of bytes.
+    """
+
+    stored_names: tuple[str, ...]
+    stored_as_floats: tuple[bool, ...]
+
+
+class RecordFormat(ABC):
+    """A kind of record. It is registered with `level="frame"` if models over frames read it, else `level="video"`."""
+
+    @abstractmethod
+    def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
+        """Parses what is wanted of the context of `(B,)` serialized records, and looks at nothing else in them."""
+
+    @abstractmethod
+    def parse(
+        self, serialized: tf.Tensor, wanted: Mapping[str, Any], spec: DataSpec, layout: Layout
+    ) -> tuple[Batch, Any]:
+        """Parses `(B,)` serialized records.
+
+        Returns:
+            What is wanted of the context, and whatever `features` takes as `stored`.
+        """
+
+    @abstractmethod
+    def features(
+        self, spec: DataSpec, layout: Layout, stored: Any, keys: tf.Tensor, sampling: FrameSampling | None
+    ) -> Batch:
+        """Returns the features of a batch by the names of the spec, and what else a model needs to know of them.
+
+        Args:
+            spec: what is read.
+            layout: how it is stored.
+            stored: what `parse` returned.
+            keys: `(B,)` int64, the videos' random keys.
+            sampling: which frames to keep; None for all, up to `spec.max_frames`. Without frames it has no meaning.
+        """
+
+    @abstractmethod
+    def blank(self, spec: DataSpec) -> Batch:
+        """Returns the features of one video, all zero."""
+
+    @abstractmethod
+    def largest_record(self, spec: DataSpec) -> int:
+        """Returns about how many bytes a record has at most."""
+
+    @abstractmethod
+    def stored(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
+        """Returns the features of a record by their names there."""
+
+    @abstractmethod
+    def check_level(self, record: tf.train.SequenceExample) -> None:
+        """Checks that a record is of this format.
+
+        Raises:
+            RecordFaultError: if it is of another.
+        """
+
+    @abstractmethod
+    def stored_as_floats(self, feature: Any) -> bool | None:
+        """Returns whether a feature of a record is a list of floats, not of bytes; None if that cannot be seen."""
+
+    @abstractmethod
+    def check_features(self, stored: Mapping[str, Any], spec: DataSpec, layout: Layout) -> None:
+        """Checks the features of a record.
+
+        Raises:
+            RecordFaultError: if one does not hold what the spec says, in the way that the layout says.
+        """
+
+    def columns_of(self, record: tf.train.SequenceExample, spec: DataSpec) -> list[tuple[str, bool | None]]:
+        """Returns for every feature of the spec its name in a record, and whether that is a list of floats.
+
+        Raises:
+            RecordFaultError: if the record is of another format, or lacks a feature.
+        """
+        self.check_level(record)
+        stored = self.stored(record)
+        names = [_stored_name(name, stored) for name in spec.feature_names]
+        for name in (name for name in names if name not in stored):
+            flags = "--feature_names and --feature_sizes"
+            raise RecordFaultError(
+                f"it has no feature '{name}'. Choose with {flags} from: {listing(stored) or 'none'}."
+            )
+        return [(name, self.stored_as_floats(stored[name])) for name in names]
+
+
+def format_of(spec: DataSpec) -> RecordFormat:
+    """Returns the format of the records of a data set."""
+    return RECORD_FORMATS[spec.record_format]()
+
+
+def values_of(feature: tf.train.Feature) -> tuple[str, Sequence[Any]]:
+    """Returns the kind of a feature, as in `KINDS`, and its values."""
+    which = feature.WhichOneof("kind")
+    return KINDS[which], getattr(feature, which).value if which else ()
+
+
+def listing(stored: Mapping[str, Any]) -> str:
+    """Returns names and widths of features, as in `rgb (1024), audio (128)`."""
+    widths = {name: _width(stored[name]) for name in sorted(stored) if name not in (*ID_KEYS, LABELS_KEY)}
+    return ", ".join(f"{name} ({width})" for name, width in widths.items())
+
+
+def _width(feature: Any) -> int:
+    """The width of a vector, or of the first frame of a list of them."""
+    if isinstance(feature, tf.train.FeatureList):
+        return _width(feature.feature[0]) if feature.feature else 0
+    kind, values = values_of(feature)
+    return len(values[0]) if kind == "bytes" and len(values) == 1 else len(values)
+
+
+def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
+    alias = MEDIAPIPE_NAMES.get(name, name)
+    return alias if name not in stored and alias in stored else name

@@ -1,0 +1,151 @@
+"""Frame-level records: a `tf.train.SequenceExample` with a list of frames per feature."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from yt8m.batch import NUM_FRAMES, Batch
+from yt8m.data.formats.base import WIDTH_ADVICE, Layout, RecordFaultError, RecordFormat, listing, values_of
+from yt8m.registry import RECORD_FORMATS
+from yt8m.sampling import FrameSampling, sample_indices
+from yt8m.schema import DataSpec
+
+
+@RECORD_FORMATS.register("frame", level="frame")
+class FrameFormat(RecordFormat):
+    """A vector per feature and frame: a string of bytes, or a list of floats as MediaPipe writes it."""
+
+    def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
+        """Parses what is wanted of the context of `(B,)` records."""
+        return tf.io.parse_sequence_example(serialized, dict(wanted))[0]
+
+    def parse(
+        self, serialized: tf.Tensor, wanted: Mapping[str, Any], spec: DataSpec, layout: Layout
+    ) -> tuple[Batch, tuple[Batch, Batch]]:
+        """Parses `(B,)` records into their context, and frames and numbers of frames by their stored names."""
+        columns = zip(layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True)
+        lists = {
+            name: tf.io.FixedLenSequenceFeature([size], tf.float32)
+            if as_floats
+            else tf.io.FixedLenSequenceFeature([], tf.string)
+            for name, as_floats, size in columns
+        }
+        context, frames, lengths = tf.io.parse_sequence_example(serialized, dict(wanted), lists)
+        return context, (frames, lengths)
+
+    def features(
+        self,
+        spec: DataSpec,
+        layout: Layout,
+        stored: tuple[Batch, Batch],
+        keys: tf.Tensor,
+        sampling: FrameSampling | None,
+    ) -> Batch:
+        """Cuts to the frames that are wanted, then decodes them: bytes stay uint8, floats stay float32.
+
+        Returns:
+            `(B, T, size)` per feature, and `num_frames` `(B,)` int32.
+        """
+        all_frames, lengths = stored
+        num_frames, check = _num_frames([lengths[name] for name in layout.stored_names], spec.max_frames)
+        with tf.control_dependencies([check]):
+            indices, num_frames = (None, num_frames) if sampling is None else sample_indices(sampling, num_frames, keys)
+        longest = tf.maximum(tf.reduce_max(num_frames), 0)
+        is_frame = tf.sequence_mask(num_frames, longest)
+        batch = {NUM_FRAMES: num_frames}
+        columns = zip(spec.feature_names, layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True)
+        for name, stored_name, as_floats, size in columns:
+            frames = all_frames[stored_name]
+            if indices is None:
+                wanted = frames[:, :longest]
+                is_padded = tf.reduce_all(lengths[stored_name] <= tf.cast(num_frames, tf.int64))
+            else:
+                wanted = tf.gather(frames, indices[:, :longest], batch_dims=1)
+                is_padded = tf.reduce_all(is_frame)
+            padded = _pad(wanted, is_frame, is_padded)
+            batch[name] = padded if as_floats else _decode(padded, is_frame, size)
+        return batch
+
+    def blank(self, spec: DataSpec) -> Batch:
+        """Returns one black frame, `(1, 1, size)` uint8 per feature."""
+        features = zip(spec.feature_names, spec.feature_sizes, strict=True)
+        frames = {name: tf.zeros([1, 1, size], tf.uint8) for name, size in features}
+        return frames | {NUM_FRAMES: tf.ones([1], tf.int32)}
+
+    def largest_record(self, spec: DataSpec) -> int:
+        """All features of the longest video, a byte each."""
+        return spec.total_size * spec.max_frames
+
+    def stored(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
+        """The features are in the feature lists."""
+        return record.feature_lists.feature_list
+
+    def check_level(self, record: tf.train.SequenceExample) -> None:
+        """Refuses a record without features of frames."""
+        if not record.feature_lists.feature_list:
+            raise RecordFaultError(
+                f"it holds no features of frames, only {listing(record.context.feature) or 'ids and labels'}, and "
+                "--frame_features was given. Leave it out, or pass frame-level shards."
+            )
+
+    def stored_as_floats(self, feature: tf.train.FeatureList) -> bool | None:
+        """As the first frame is; None without frames."""
+        return values_of(feature.feature[0])[0] == "floats" if feature.feature else None
+
+    def check_features(self, stored: Mapping[str, tf.train.FeatureList], spec: DataSpec, layout: Layout) -> None:
+        """Expects frames of one width, of each feature or of none."""
+        for name, as_floats, size in zip(layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True):
+            _check_frames(name, stored[name], size, as_floats)
+        _check_lengths({name: len(stored[name].feature) for name in layout.stored_names})
+
+
+def _num_frames(lengths: list[tf.Tensor], max_frames: int) -> tuple[tf.Tensor, tf.Operation]:
+    """The frames that every feature has, up to `max_frames`. It fails if one has none of them and another has some."""
+    shortest, longest = tf.reduce_min(tf.stack(lengths), axis=0), tf.reduce_max(tf.stack(lengths), axis=0)
+    check = tf.debugging.Assert(tf.reduce_all(tf.equal(shortest > 0, longest > 0)), ["A feature has no frames."])
+    return tf.cast(tf.minimum(shortest, max_frames), tf.int32), check
+
+
+def _pad(frames: tf.Tensor, is_frame: tf.Tensor, is_padded: tf.Tensor) -> tf.Tensor:
+    """Replaces `(B, T)` strings or `(B, T, D)` floats that are no frames by padding, if there is something to replace.
+
+    Parsing pads already. So this copies frames only where a video was cut, or has fewer frames than were drawn.
+    """
+    mask, padding = (is_frame, "") if frames.dtype == tf.string else (is_frame[:, :, tf.newaxis], 0.0)
+    return tf.cond(is_padded, lambda: frames, lambda: tf.where(mask, frames, padding))
+
+
+def _decode(frames: tf.Tensor, is_frame: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes `(B, T)` strings of `size` bytes to `(B, T, size)` uint8, and empty ones, which are padding, to 0."""
+    is_sound = tf.equal(tf.strings.length(frames), tf.where(is_frame, size, 0))
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_sound), ["A frame's width."])]):
+        return tf.io.decode_raw(frames, tf.uint8, fixed_length=size)
+
+
+def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_floats: bool) -> None:
+    expected = "floats" if expects_floats else "bytes"
+    for i, feature in enumerate(frames.feature):
+        kind, values = values_of(feature)
+        if kind != expected:
+            raise RecordFaultError(
+                f"'{name}' holds {kind} at frame {i}, expected {size} {expected} as in the first record."
+            )
+        if kind == "bytes" and len(values) != 1:
+            raise RecordFaultError(f"'{name}' holds {len(values)} strings at frame {i}, expected one of {size} bytes.")
+        width = len(values) if expects_floats else len(values[0])
+        if width != size:
+            raise RecordFaultError(
+                f"'{name}' holds {width} {expected} a frame (frame {i}), expected {size}. {WIDTH_ADVICE}"
+            )
+
+
+def _check_lengths(lengths: dict[str, int]) -> None:
+    if not any(lengths.values()):
+        return
+    for name in (name for name, length in lengths.items() if not length):
+        longest = max(lengths, key=lambda other: lengths[other])
+        raise RecordFaultError(
+            f"'{name}' holds no frames, '{longest}' holds {lengths[longest]}. "
+            f"Leave '{name}' out of --feature_names, or the record out of the data."
+        )
