@@ -1,6 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
-Format 2 names its record format and holds the loss with its terms and all their hyper-parameters.
+Format 2 holds the loss with its terms and all their hyper-parameters.
 Format 1 has no number. Its runs may lack what was added while it was in use: those settings have the value that left a
 run as it was before there was such a setting, whatever the default is today.
 
