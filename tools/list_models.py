@@ -55,10 +55,13 @@ def description(name: str) -> str:
         UserError: if nothing has that name.
     """
     entry = find_entry(name)
+    prefix = "loss." if name in LOSSES else ""
     paragraphs = [f"{entry.name} ({entry.module})\n{entry.text.partition(chr(10) + 'Args:')[0].rstrip()}"]
     if entry.aliases:
         paragraphs.append(f"Also known as {', '.join(entry.aliases)}.")
-    paragraphs.append("\n".join(["Hyper-parameters (--hparams=NAME=VALUE):", *_rows(entry, "")]))
+    if "loss" in entry.facts:
+        paragraphs.append(f"Trained with {entry.facts['loss']}, unless --label_loss names another.")
+    paragraphs.append("\n".join(["Hyper-parameters (--hparams=NAME=VALUE):", *_rows(entry, prefix)]))
     if "classifier" in entry.hyper_parameters:
         classifier = VIDEO_LEVEL_MODELS.entry(entry.hyper_parameters["classifier"].default)
         title = f"Of its classifier, {classifier.name} by default:"

@@ -1,6 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
-Format 2 names its record format and holds the loss with its terms and all their hyper-parameters.
+Format 2 holds the loss with its terms and all their hyper-parameters.
 Format 1 has no number. Its runs may lack what was added while it was in use: those settings have the value that left a
 run as it was before there was such a setting, whatever the default is today.
 
@@ -33,6 +33,7 @@ _ADDED_TO_MODELS = {
     "sampling": "random",
     "unit_frames": True,
 }
+_RENAMED_IN_MODELS = {"late_fusion": "separate_encoders"}
 _RAW_FRAMES = ("AveragePoolModel", "MaxPoolModel", "MixNeXtVLADModel", "NeXtVLADModel", "RankPoolModel")
 _LOSS_HYPER_PARAMETERS = {"HingeLoss": {"margin": 1.0}}
 
@@ -68,20 +69,23 @@ def _from_1_to_2(content: dict[str, Any]) -> None:
     loss = content["optimization"].pop("label_loss")
     term = {"name": loss, "weight": 1.0, "hparams": _LOSS_HYPER_PARAMETERS.get(loss, {})}
     content["loss"] = {"terms": [term]}
-    _add_hyper_parameters(model["name"], model["hparams"])
+    _upgrade_hyper_parameters(model["name"], model["hparams"])
 
 
-def _add_hyper_parameters(name: str, hparams: dict[str, Any]) -> None:
-    """Adds those that a model, and its classifier, had not yet when the run was made."""
+def _upgrade_hyper_parameters(name: str, hparams: dict[str, Any]) -> None:
+    """Renames those of a model, and of its classifier, and adds those that they had not yet when the run was made."""
     registry = next((registry for registry in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS) if name in registry), None)
     if registry is None:
         return
+    known = registry.entry(name).hyper_parameters
+    for before, now in _RENAMED_IN_MODELS.items():
+        if before in hparams and before not in known:
+            hparams[now] = hparams.pop(before)
     added = _ADDED_TO_MODELS | ({"unit_frames": False} if name in _RAW_FRAMES else {})
-    for hparam in registry.entry(name).hyper_parameters:
-        if hparam in added:
-            hparams.setdefault(hparam, added[hparam])
+    for hparam in added.keys() & known:
+        hparams.setdefault(hparam, added[hparam])
     if hparams.get("classifier"):
-        _add_hyper_parameters(hparams["classifier"], hparams["classifier_hparams"])
+        _upgrade_hyper_parameters(hparams["classifier"], hparams["classifier_hparams"])
 
 
 _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2}

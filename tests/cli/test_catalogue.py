@@ -149,5 +149,7 @@ def test_one_entry_is_described_with_its_classifier_and_flags() -> None:
     ):
         assert expected in text
     assert all(len(line) <= 120 for line in text.splitlines())
+    assert "\n  loss.margin = 1.0 " in list_models.description("HingeLoss")
+    assert "\nTrained with BranchCrossEntropyLoss, unless" in list_models.description("MixNeXtVLADModel")
     with pytest.raises(UserError, match=r"Nothing is registered as 'NetVladV3'\. Did you mean "):
         list_models.description("NetVladV3")

@@ -70,3 +70,21 @@ def test_a_new_run_takes_the_place_of_an_old_one(old_run: Path, shards: str) -> 
     assert checkpoint_step(newest_checkpoint(str(old_run)) or "none-0") == 1
     assert sorted(path.name for path in old_run.glob("ckpt-*.index")) == ["ckpt-1.index"]
     assert json.loads((old_run / "config.json").read_text())["training"]["max_steps"] == 1
+
+
+def test_a_weighted_sum_of_losses_is_trained_on_and_kept_with_its_settings(
+    shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = ("--label_loss=CrossEntropyLoss+0.5*HingeLoss", "--log_steps=1", "--class_prior_examples=0")
+    with caplog.at_level("INFO", logger="yt8m"):
+        assert run_train(shards, tmp_path / "run", *line, "--hparams=loss.margin=3", "--max_steps=1") == 0
+        assert run_train(shards, tmp_path / "run", *line, "--hparams=loss.HingeLoss.margin=2") == 0
+    # Every p starts at 1/2, of 4 classes: 4 log 2 = 2.7726 and a hinge loss of 4 * 3 - (labels - others) / 2 >= 10.
+    first = next(message for message in caplog.messages if message.startswith("training step 1 "))
+    assert float(first.split("Loss: ")[1].split()[0]) > 2.7 + 0.5 * 10
+    assert "Resuming with loss.HingeLoss.margin=2; it was 3." in caplog.messages
+    terms = json.loads((tmp_path / "run" / "config.json").read_text())["loss"]["terms"]
+    assert terms == [
+        {"name": "CrossEntropyLoss", "weight": 1.0, "hparams": {}},
+        {"name": "HingeLoss", "weight": 0.5, "hparams": {"margin": 2}},
+    ]

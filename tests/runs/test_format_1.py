@@ -1,8 +1,8 @@
 """A run of format 1, written by the code of before there were numbers, still opens: evaluated, predicted from, resumed.
 
 `format_1/` holds what that code wrote, as text: `config.json`, the checkpoint's tensors and object graph, and what its
-programs printed of it. The run is of mean frames and a mixture of experts, trained on six videos, all in each batch, so
-that their order decides nothing.
+programs printed of it; and the hyper-parameters that its models had by default. The run is of mean frames and a mixture
+of experts, trained on six videos, all in each batch, so that their order decides nothing.
 """
 
 import csv
@@ -156,6 +156,17 @@ def test_what_was_added_in_its_time_has_the_value_of_that_time(tmp_path: Path) -
     added = {"unit_frames": True, "input_batch_norm": False, "input_dropout": 0.0, "dropout": 0.0}
     migrated = RunConfig.from_json(json.dumps(content), "config.json").model.hparams
     assert migrated == content["model"]["hparams"] | added
+
+
+MODELS = json.loads((STORED / "hyper_parameters.json").read_text())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_hyper_parameters_of_every_model_of_its_time_are_known(tmp_path: Path, name: str) -> None:
+    content = stored_config()
+    content["model"] |= {"name": name, "hparams": MODELS[name]}
+    hparams = opened(content, tmp_path).model.hparams
+    assert sorted(map(str, hparams.values())) == sorted(map(str, MODELS[name].values()))
 
 
 @pytest.mark.parametrize(

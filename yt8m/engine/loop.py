@@ -37,7 +37,7 @@ class LoopSettings:
 
 
 def train(
-    step: TrainStep,
+    train_step: TrainStep,
     state: TrainState,
     iterator: Any,
     checkpoints: Checkpoints,
@@ -50,7 +50,7 @@ def train(
     """Trains to the last step, to the end of the data, or until a signal asks to stop; then saves a checkpoint.
 
     Args:
-        step: runs steps.
+        train_step: runs steps.
         state: what they change.
         iterator: yields global batches, or this worker's share of them.
         checkpoints: where the run is saved.
@@ -67,28 +67,28 @@ def train(
         UserError: if the loss or the gradient stops being a number.
     """
     clock = _CheckpointClock(settings.save_checkpoint_seconds)
-    at = saved_at = evaluated_at = int(state.global_step.numpy())
+    step = saved_at = evaluated_at = int(state.global_step.numpy())
     with stop_signals() as signals:
-        while not settings.max_steps or at < settings.max_steps:
-            measures = step.run(iterator, settings.steps_until_pause(at))
+        while not settings.max_steps or step < settings.max_steps:
+            measures = train_step.run(iterator, settings.steps_until_pause(step))
             if measures is None:
                 break
-            before, at = at, int(state.global_step.numpy())
-            _check_finite(measures, before, at, saved_at)
-            report(at, int(state.examples_seen.numpy()), measures)
+            before, step = step, int(state.global_step.numpy())
+            _check_finite(measures, before, step, saved_at)
+            report(step, int(state.examples_seen.numpy()), measures)
             stop, due = workers.any_worker([bool(signals), clock.is_due()])
-            on_schedule = at % settings.export_model_steps == 0
+            on_schedule = step % settings.export_model_steps == 0
             if due or on_schedule:
-                saved_at = _save(checkpoints, at, iterator, clock, workers)
+                saved_at = _save(checkpoints, step, iterator, clock, workers)
             if on_schedule and evaluate is not None:
-                evaluate(at)
-                evaluated_at = at
+                evaluate(step)
+                evaluated_at = step
             if stop:
                 break
-        if at != saved_at:
-            _save(checkpoints, at, iterator, clock, workers)
-        if at != evaluated_at and evaluate is not None and not signals:
-            evaluate(at)
+        if step != saved_at:
+            _save(checkpoints, step, iterator, clock, workers)
+        if step != evaluated_at and evaluate is not None and not signals:
+            evaluate(step)
         # Nobody leaves before the one who evaluates is done: a worker that is missed stops the others.
         workers.barrier()
     return signals[0] if signals else 0

@@ -147,7 +147,7 @@ def best_gap(train_dir: str) -> float:
     if not tf.io.gfile.exists(path):
         return -math.inf
     with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())["gap"]
+        return float(json.loads(file.read())["gap"])
 
 
 def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:

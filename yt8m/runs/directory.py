@@ -186,7 +186,7 @@ def read_config(train_dir: str) -> RunConfig:
 
 def has_config(train_dir: str) -> bool:
     """Tells whether a directory has the description of a run."""
-    return tf.io.gfile.exists(CONFIG.path(train_dir))
+    return bool(tf.io.gfile.exists(CONFIG.path(train_dir)))
 
 
 def newest_checkpoint(train_dir: str) -> str | None:
