@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import typed_as
 from yt8m.batch import model_inputs
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.distribution import Strategy
@@ -32,14 +33,19 @@ LOG = logging.getLogger("yt8m.experiment")
 
 
 def build_model(config: RunConfig) -> keras.Model:
-    """Builds the model of a run, with all its weights, for batches as the readers yield them."""
+    """Builds the model of a run, with all its weights, for batches as the readers yield them.
+
+    Raises:
+        UserError: if a hyper-parameter is out of range; the message names it as `--hparams` does.
+    """
     name, hparams = config.model.name, config.model.hparams
     keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
-    if config.data.frame_features:
-        model = FRAME_LEVEL_MODELS[name](config.data, **hparams)
-    else:
-        model = VideoLevelModel(config.data, VIDEO_LEVEL_MODELS[name](config.data.num_classes, **hparams))
-    model(model_inputs(_smallest_batch(config)), training=False)
+    with typed_as("--hparams="):
+        if config.data.frame_features:
+            model = FRAME_LEVEL_MODELS[name](config.data, **hparams)
+        else:
+            model = VideoLevelModel(config.data, VIDEO_LEVEL_MODELS[name](config.data.num_classes, **hparams))
+        model(model_inputs(_smallest_batch(config)), training=False)
     return model
 
 
