@@ -34,6 +34,7 @@ _ADDED_TO_MODELS = {
     "unit_frames": True,
 }
 _RAW_FRAMES = ("AveragePoolModel", "MaxPoolModel", "MixNeXtVLADModel", "NeXtVLADModel", "RankPoolModel")
+_RENAMED = {"TransformerModel": {"late_fusion": "separate_encoders"}}
 _LOSS_HYPER_PARAMETERS = {"HingeLoss": {"margin": 1.0}}
 
 
@@ -67,6 +68,8 @@ def _from_1_to_2(content: dict[str, Any]) -> None:
     loss = content["optimization"].pop("label_loss")
     term = {"name": loss, "weight": 1.0, "hparams": _LOSS_HYPER_PARAMETERS.get(loss, {})}
     content["loss"] = {"terms": [term]}
+    for before, now in _RENAMED.get(model["name"], {}).items():
+        model["hparams"][now] = model["hparams"].pop(before)
     _add_hyper_parameters(model["name"], model["hparams"])
 
 
