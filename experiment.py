@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import typed_as
 from yt8m.batch import blank_batch
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.distribution import Strategy
@@ -31,15 +32,20 @@ LOG = logging.getLogger("yt8m.experiment")
 
 
 def build_model(config: RunConfig) -> keras.Model:
-    """Builds the model of a run, with all its weights, for batches as the readers yield them."""
+    """Builds the model of a run, with all its weights, for batches as the readers yield them.
+
+    Raises:
+        UserError: if a hyper-parameter is out of range; the message names it as `--hparams` does.
+    """
     name, hparams = config.model.name, config.model.hparams
     keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
     models = models_that_read(config.data.record_format)
-    if models is FRAME_LEVEL_MODELS:
-        model = models[name](config.data, **hparams)
-    else:
-        model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
-    model(blank_batch(config.data), training=False)
+    with typed_as("--hparams="):
+        if models is FRAME_LEVEL_MODELS:
+            model = models[name](config.data, **hparams)
+        else:
+            model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
+        model(blank_batch(config.data), training=False)
     return model
 
 

@@ -1,18 +1,29 @@
-"""The door to the registered models over frames; here the starter's, and those that pool a sequence in one step."""
+"""The registered models over frames: the simple ones here, the others one family per file in `yt8m/models/`.
+
+FrameLevelLogisticModel, DbofModel                          here: those of google/youtube-8m
+RankPoolModel, AveragePoolModel, MaxPoolModel               here: rank pooling and what it is compared with
+LstmModel, GruModel                                         yt8m/models/recurrent.py
+SoftDbofModelLF, GatedDbofModelLF, DbofModelLF              yt8m/models/bags.py
+NetVLADModelLF, NetFVModelLF, NonLocalVLADModel             yt8m/models/vlad.py
+NeXtVLADModel, MixNeXtVLADModel                             yt8m/models/nextvlad.py
+AttentionClusterModel, TransformerModel                     yt8m/models/attention.py
+AttentionEnhancedVLADModel, AttentionSimilarityVLADModel,
+SecondOrderVLADModel                                        yt8m/models/attention_vlad.py
+"""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from yt8m.errors import choose
+from yt8m.arguments import check_at_least, check_share, choose
 from yt8m.layers.dbof import ACTIVATIONS, Activation, DeepBagOfFrames
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 from yt8m.layers.pooling import masked_max, masked_mean
 from yt8m.models.base import FrameLevelModel, SampledModel
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
 from rankpool_ops import Direction, GradientName, Method, RankPooling, running_mean, signed_sqrt, unit_length
@@ -30,18 +41,23 @@ class FrameLevelLogisticModel(FrameLevelModel):
         spec: what the records hold.
         l2_penalty: lambda in lambda / 2 * sum w^2 over W.
 
+    Raises:
+        UserError: if the penalty is below 0.
+
     Source: google/youtube-8m, FrameLevelLogisticModel.
     """
 
     def __init__(self, spec: DataSpec, *, l2_penalty: float = 1e-8, **kwargs: Any):
+        check_at_least(0, l2_penalty=l2_penalty)
         super().__init__(spec, "LogisticModel", {"l2_penalty": l2_penalty}, **kwargs)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Averages over the frames of each video."""
+        """Averages `frames` `(B, T, D)` over time: `(B, D)`."""
         return masked_mean(frames, valid)
 
 
 @FRAME_LEVEL_MODELS.register(
+    defaults={"iterations": 30, "sampling": "random"},
     flags={
         "hidden_size": "hidden_size",
         "dbof_add_batch_norm": "add_batch_norm",
@@ -49,19 +65,17 @@ class FrameLevelLogisticModel(FrameLevelModel):
         "dbof_hidden_size": "hidden_size",
         "dbof_pooling_method": "pooling_method",
         "dbof_activation": "activation",
-    }
+    },
 )
 class DbofModel(SampledModel):
     """Deep bag of frames: project every frame, pool over time, project again, classify.
 
         h = g(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
 
-    In training it sees a few random frames of a video, at evaluation all of them.
+    It is trained on a few random frames per video and evaluated on all of them.
 
     Args:
         spec: what the records hold.
-        iterations: as in SampledModel.
-        sampling: as in SampledModel.
         add_batch_norm: whether to normalise the input and both projections; if not, the projections have biases.
         cluster_size: the width of the first projection, W.
         hidden_size: the width of the second projection, H.
@@ -71,6 +85,9 @@ class DbofModel(SampledModel):
         input_dropout: the share of their features to drop in training.
         inherited: see SampledModel.
 
+    Raises:
+        UserError: if a name is not known or a number out of range.
+
     Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel. Unlike the latter it draws no frames
     at evaluation.
     """
@@ -79,8 +96,6 @@ class DbofModel(SampledModel):
         self,
         spec: DataSpec,
         *,
-        iterations: int = 30,
-        sampling: str = "random",
         add_batch_norm: bool = True,
         cluster_size: int = 8192,
         hidden_size: int = 1024,
@@ -90,23 +105,26 @@ class DbofModel(SampledModel):
         input_dropout: float = 0.0,
         **inherited: Any,
     ):
-        super().__init__(spec, iterations=iterations, sampling=sampling, **inherited)
+        check_at_least(1, hidden_size=hidden_size)
+        check_share(input_dropout=input_dropout)
+        super().__init__(spec, **inherited)
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.bag = DeepBagOfFrames(
             cluster_size, pooling_method, activation, add_batch_norm=add_batch_norm, dtype=self.dtype_policy
         )
         self.hidden = NormalisedDense(hidden_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
-        self.activate = choose(ACTIVATIONS, hidden_activation or activation, "activation")
+        self.activate = choose(ACTIVATIONS, hidden_activation=hidden_activation or activation)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Bag of frames, then a hidden layer."""
+        """Maps `frames` `(B, T, D)` to the hidden layer over their bag, `(B, hidden_size)`."""
         frames = self.input_dropout(frames, key=key, training=training)
         bag = self.bag(frames, valid, training=training)
         return self.activate(self.hidden(bag, training=training))
 
 
+@hyper_parameters(defaults={"unit_frames": False})
 class SequencePoolModel(FrameLevelModel):
-    """What these models share: all that stands before and behind the pooling.
+    """What these models share: all that comes before and after the pooling.
 
         x' = f(BN(BN(x) W)),   z_t = L2(sqrt(mean_(i <= t) x'_i)),   p = classifier(L2(sqrt(pool(z))))
 
@@ -118,7 +136,7 @@ class SequencePoolModel(FrameLevelModel):
         add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
         input_dropout: the share of features of a frame to drop in training.
         projection_size: the width of W, which is trained through the pooling; 0 for no projection.
-        projection_activation: f, behind the projection: `relu`, `relu6`, `sigmoid` or `linear`.
+        projection_activation: f, after the projection: `relu`, `relu6`, `sigmoid` or `linear`.
         takes_running_mean: pools the running means of the frames, not the frames.
         takes_frame_sqrt: of every feature, after the running mean.
         takes_unit_length: divides every frame by its norm, just before pooling.
@@ -127,7 +145,7 @@ class SequencePoolModel(FrameLevelModel):
         inherited: see FrameLevelModel.
 
     Raises:
-        UserError: if there is no such activation.
+        UserError: if there is no such activation or a number is out of range.
     """
 
     def __init__(
@@ -142,21 +160,22 @@ class SequencePoolModel(FrameLevelModel):
         takes_frame_sqrt: bool = False,
         takes_unit_length: bool = True,
         takes_pooled_sqrt: bool = True,
-        unit_frames: bool = False,
         **inherited: Any,
     ):
-        super().__init__(spec, unit_frames=unit_frames, **inherited)
+        check_at_least(0, projection_size=projection_size)
+        check_share(input_dropout=input_dropout)
+        super().__init__(spec, **inherited)
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
         self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.projection: keras.layers.Layer | None = None
         if projection_size > 0:
             self.projection = NormalisedDense(projection_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
-        self.activate = choose(_PROJECTION_ACTIVATIONS, projection_activation, "activation")
+        self.activate = choose(_PROJECTION_ACTIVATIONS, projection_activation=projection_activation)
         self.takes_running_mean, self.takes_frame_sqrt = takes_running_mean, takes_frame_sqrt
         self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Projects frames, pools them and makes the result a vector of unit length."""
+        """Projects `frames` `(B, T, D)`, pools them and scales the result to unit length: `(B, E)`."""
         frames = self._projected(self.input_dropout(frames, key=key, training=training), valid, training)
         # In float32: a regression on frames that differ by little is what mixed precision is not made for.
         pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
@@ -174,7 +193,7 @@ class SequencePoolModel(FrameLevelModel):
         raise NotImplementedError
 
     def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Does to frames what `RankPooling` does before it pools."""
+        """Prepares `frames` `(B, T, D)` as `RankPooling` does before it pools."""
         if self.takes_running_mean:
             frames = running_mean(frames, _num_frames(valid))
         if self.takes_frame_sqrt:
@@ -182,7 +201,7 @@ class SequencePoolModel(FrameLevelModel):
         return unit_length(frames) if self.takes_unit_length else frames
 
 
-@FRAME_LEVEL_MODELS.register()
+@FRAME_LEVEL_MODELS.register(defaults={"takes_running_mean": True})
 class RankPoolModel(SequencePoolModel):
     """Rank pooling: the weights of the linear machine that orders the frames are classified.
 
@@ -199,7 +218,6 @@ class RankPoolModel(SequencePoolModel):
         method: `rank_pool`, or `approximate` for fixed weights of the frames (Bilen et al. 2016).
         gradient: through the regression: `exact`, or `diagonal`, the paper's approximation.
         direction: `forward`, `reverse` or `both`.
-        takes_running_mean: as in SequencePoolModel.
         inherited: see SequencePoolModel.
 
     Raises:
@@ -219,10 +237,9 @@ class RankPoolModel(SequencePoolModel):
         method: Method = "rank_pool",
         gradient: GradientName = "exact",
         direction: Direction = "forward",
-        takes_running_mean: bool = True,
         **inherited: Any,
     ):
-        super().__init__(spec, takes_running_mean=takes_running_mean, **inherited)
+        super().__init__(spec, **inherited)
         self.rank_pooling = RankPooling(
             c,
             epsilon,
@@ -236,7 +253,7 @@ class RankPoolModel(SequencePoolModel):
         )
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Rank pooling; what comes before it is part of its layer, because the reverse direction repeats it."""
+        """Maps `frames` `(B, T, D)` to u; what comes before it is in its layer, as the reverse direction repeats it."""
         return self.rank_pooling(frames, _num_frames(valid))
 
 
@@ -254,7 +271,7 @@ class AveragePoolModel(SequencePoolModel):
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Averages over the frames that exist."""
+        """Averages `frames` `(B, T, D)` over time: `(B, D)`."""
         return masked_mean(self._prepared(frames, valid), valid)
 
 
@@ -272,7 +289,7 @@ class MaxPoolModel(SequencePoolModel):
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Takes the maximum over the frames that exist."""
+        """Takes the largest value over time of every feature of `frames` `(B, T, D)`: `(B, D)`."""
         return masked_max(self._prepared(frames, valid), valid)
 
 

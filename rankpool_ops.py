@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError, did_you_mean
+from yt8m.arguments import check_at_least, check_one_of, check_positive
+from yt8m.errors import UserError
 from yt8m.rankpool.gradient import GradientName, Solved, differentiable_descriptor, finite_problem
 from yt8m.rankpool.precision import Precision, solve_in
 from yt8m.rankpool.sequences import (
@@ -107,8 +108,8 @@ def rank_pool(
 
     Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling", equation 5.
     """
-    _check_choice("gradient", gradient, GradientName)
-    _check_choice("internal_dtype", internal_dtype, InternalDtype)
+    check_one_of(get_args(GradientName), gradient=gradient)
+    check_one_of(get_args(InternalDtype), internal_dtype=internal_dtype)
     _check_numbers(c, epsilon)
     frames = tf.convert_to_tensor(frames)
     problem = _stated_problem(frames, num_frames, c, epsilon, targets)
@@ -117,18 +118,12 @@ def rank_pool(
     return (descriptor, info) if return_info else descriptor
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    known = get_args(choices)
-    if value not in known:
-        raise UserError(f"{name}={value!r}: there is no such choice.{did_you_mean(str(value), known)} Known: {known}.")
-
-
 def _check_numbers(c: float | tf.Tensor, epsilon: float | tf.Tensor) -> None:
     """Only Python numbers: a tensor out of range gives NaN."""
-    if isinstance(c, int | float) and not 0 < c < math.inf:
-        raise UserError(f"c={c}: rank pooling needs a positive finite number.")
-    if isinstance(epsilon, int | float) and not 0 <= epsilon < math.inf:
-        raise UserError(f"epsilon={epsilon}: rank pooling needs a finite number of at least 0.")
+    if isinstance(c, int | float):
+        check_positive(c=c)
+    if isinstance(epsilon, int | float):
+        check_at_least(0, epsilon=epsilon)
 
 
 def _stated_problem(
@@ -239,10 +234,10 @@ class RankPooling(keras.layers.Layer):
     ):
         super().__init__(**({"autocast": False} | kwargs))
         _check_numbers(c, epsilon)
-        _check_choice("method", method, Method)
-        _check_choice("gradient", gradient, GradientName)
-        _check_choice("direction", direction, Direction)
-        _check_choice("internal_dtype", internal_dtype, InternalDtype)
+        check_one_of(get_args(Method), method=method)
+        check_one_of(get_args(GradientName), gradient=gradient)
+        check_one_of(get_args(Direction), direction=direction)
+        check_one_of(get_args(InternalDtype), internal_dtype=internal_dtype)
         self.c, self.epsilon, self.learns_c = float(c), float(epsilon), learns_c
         self.method, self.gradient, self.direction = method, gradient, direction
         self.relative_targets, self.internal_dtype = relative_targets, internal_dtype

@@ -1,4 +1,4 @@
-"""Registered models over one vector a video; also the classifiers behind the pooling of frame-level models."""
+"""Registered models over one vector per video; also the classifiers that follow the pooling of frame-level models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_share
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
 from yt8m.layers.gating import GateLogits
@@ -41,7 +41,7 @@ def prior_logits(prior: np.ndarray) -> np.ndarray:
 
 @VIDEO_LEVEL_MODELS.register()
 class LogisticModel(keras.Model):
-    """Logistic regression, a class on its own.
+    """Logistic regression per class.
 
         p = sigmoid(x W + b)
 
@@ -50,10 +50,15 @@ class LogisticModel(keras.Model):
         l2_penalty: lambda in lambda / 2 * sum w^2 over W.
         dropout: the share of features of x to drop in training.
 
+    Raises:
+        UserError: if a number is out of range.
+
     Source: google/youtube-8m, LogisticModel.
     """
 
     def __init__(self, num_classes: int, *, l2_penalty: float = 1e-8, dropout: float = 0.0, **kwargs: Any):
+        check_at_least(0, l2_penalty=l2_penalty)
+        check_share(dropout=dropout)
         super().__init__(autocast=False, **kwargs)
         self.dropout = KeyedDropout(dropout, CLASSIFIER_DROPOUT)
         # In float32 under every policy: bfloat16 logits have three digits, and scores that tie cannot be ranked.
@@ -82,7 +87,7 @@ class LogisticModel(keras.Model):
     }
 )
 class MoeModel(keras.Model):
-    """A mixture of logistic experts for every class, with a gate that looks at the input.
+    """A mixture of logistic experts per class, weighted by a gate on the input.
 
         p_c = sum_{m <= M} softmax(x G_c)_m * sigmoid(x E_cm + b_cm)
 
@@ -97,12 +102,12 @@ class MoeModel(keras.Model):
         dropout: the share of features of x to drop in training.
         low_rank_gates: the rank of G, as a product of two matrices; -1 for a full one.
         prob_gating: whether probabilities are gated.
-        prob_gating_input: what the gates look at: `prob`, the probabilities; `input`, x.
-        prob_gating_remove_diag: whether the probability of a class has no say in its own gate.
+        prob_gating_input: what these gates are computed from: `prob`, the probabilities; `input`, x.
+        prob_gating_remove_diag: whether to keep the probability of a class from influencing its own gate.
 
     Raises:
-        UserError: if there is no mixture or no such input of the gate, if the rank is 0, or if a diagonal is to be
-            removed from gates that look at x.
+        UserError: if a name is not known or a number out of range, or if a diagonal is to be removed from gates that
+            are computed from x.
 
     Source: google/youtube-8m, MoeModel; the gates of probabilities and of low rank are those of Miech, Laptev & Sivic
     2017 and of antoine77340/Youtube-8M-WILLOW, MoeModel.
@@ -121,8 +126,12 @@ class MoeModel(keras.Model):
         prob_gating_remove_diag: bool = False,
         **kwargs: Any,
     ):
+        check_at_least(1, num_mixtures=num_mixtures)
+        check_at_least(0, l2_penalty=l2_penalty)
+        check_share(dropout=dropout)
+        check_one_of(("prob", "input"), prob_gating_input=prob_gating_input)
+        _check_gates(low_rank_gates, prob_gating_input, prob_gating_remove_diag)
         super().__init__(autocast=False, **kwargs)
-        _check_mixture(num_mixtures, low_rank_gates, prob_gating_input, prob_gating_remove_diag)
         self.dropout = KeyedDropout(dropout, CLASSIFIER_DROPOUT)
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
@@ -137,7 +146,7 @@ class MoeModel(keras.Model):
             (num_mixtures + 1) * num_classes, use_bias=False, kernel_regularizer=regulariser, dtype="float32"
         )
         self.experts = keras.layers.Dense(num_mixtures * num_classes, kernel_regularizer=regulariser, dtype="float32")
-        self.gates_look_at_input = prob_gating_input == "input"
+        self.prob_gate_takes_input = prob_gating_input == "input"
         self.prob_gate = None
         if prob_gating:
             self.prob_gate = GateLogits(num_classes, remove_diagonal=prob_gating_remove_diag, dtype="float32")
@@ -151,7 +160,7 @@ class MoeModel(keras.Model):
         self.gates.build(gated_shape)
         self.experts.build(vector_shape)
         if self.prob_gate is not None:
-            self.prob_gate.build(vector_shape if self.gates_look_at_input else (vector_shape[0], self.num_classes))
+            self.prob_gate.build(vector_shape if self.prob_gate_takes_input else (vector_shape[0], self.num_classes))
 
     def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
@@ -161,30 +170,26 @@ class MoeModel(keras.Model):
         experts = tf.reshape(self.experts(vector), (-1, self.num_mixtures, self.num_classes))
         logits = mixture_logits(gates, experts)
         if self.prob_gate is not None:
-            seen = vector if self.gates_look_at_input else tf.sigmoid(logits)
-            logits = gated_logits(logits, self.prob_gate(seen, training=training))
+            gate_input = vector if self.prob_gate_takes_input else tf.sigmoid(logits)
+            logits = gated_logits(logits, self.prob_gate(gate_input, training=training))
         return outputs_from_logits(logits)
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the experts' bias so that the zero vector is given the class prior `(C,)`.
 
-        With equal gates M of M + 1 parts of the weight lie on experts, so each says prior * (M + 1) / M; and twice that
-        if it has to pass a gate of probability, which starts half open.
+        With equal gates M of M + 1 parts of the weight lie on experts, so each predicts prior * (M + 1) / M, and twice
+        that before a gate of probabilities, which starts at 1/2.
         """
         share = (self.num_mixtures + 1) / self.num_mixtures * (1.0 if self.prob_gate is None else 2.0)
         self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
 
 
-def _check_mixture(num_mixtures: int, low_rank_gates: int, prob_gating_input: str, remove_diag: bool) -> None:
-    if num_mixtures < 1:
-        raise UserError(f"--hparams: num_mixtures={num_mixtures}: expected at least 1.")
+def _check_gates(low_rank_gates: int, prob_gating_input: str, remove_diag: bool) -> None:
     if low_rank_gates == 0 or low_rank_gates < -1:
-        raise UserError(f"--hparams: low_rank_gates={low_rank_gates}: expected a rank of at least 1, or -1 for none.")
-    if prob_gating_input not in ("prob", "input"):
-        raise UserError(f"--hparams: prob_gating_input={prob_gating_input}: expected prob or input.")
+        raise ArgumentError(f"low_rank_gates={low_rank_gates}: expected a rank of at least 1, or -1 for full gates.")
     if remove_diag and prob_gating_input == "input":
-        raise UserError(
-            "--hparams: prob_gating_remove_diag: gates that look at the input have no diagonal. "
+        raise ArgumentError(
+            "prob_gating_remove_diag=True: gates that are computed from the input have no diagonal. "
             "Leave it out, or take prob_gating_input=prob."
         )
 

@@ -1,8 +1,7 @@
 """The one exception that a user is meant to read."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -11,26 +10,6 @@ class UserError(Exception):
     The message says what is wrong and where, what was expected, and what to do. Every other exception is a bug and
     keeps its traceback.
     """
-
-
-def choose(options: Mapping[str, Any], name: str, what: str) -> Any:
-    """Looks up a named option.
-
-    Raises:
-        UserError: if there is none of that name.
-    """
-    return options[known_name(name, options, what)]
-
-
-def known_name(name: str, known: Iterable[str], what: str) -> str:
-    """Returns a name that is known.
-
-    Raises:
-        UserError: if it is not.
-    """
-    if name not in known:
-        raise UserError(f"There is no {what} '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return name
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

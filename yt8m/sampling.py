@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import tensorflow as tf
 
-from yt8m.errors import UserError, known_name
+from yt8m.arguments import ArgumentError, check_at_least, check_one_of
 from yt8m.randomness import uniform
 
 Method = Literal["random", "random_without_replacement", "random_sequence", "uniform", "shuffled"]
@@ -34,16 +34,15 @@ class FrameSampling:
     num_frames: int = 0
 
     def __post_init__(self) -> None:
-        known_name(self.method, get_args(Method), "frame sampling")
-        if self.method != "shuffled" and self.num_frames < 1:
-            raise UserError(f"Frame sampling '{self.method}' takes at least 1 frame, not {self.num_frames}.")
+        check_one_of(get_args(Method), method=self.method)
+        check_at_least(0 if self.method == "shuffled" else 1, num_frames=self.num_frames)
 
 
-def named_sampling(name: str, num_frames: int) -> FrameSampling | None:
+def named_sampling(sampling: str, num_frames: int) -> FrameSampling | None:
     """Reads how a hyper-parameter names the frames that a model sees.
 
     Args:
-        name: `all`, or a method.
+        sampling: `all`, or a method.
         num_frames: how many, unless it is all.
 
     Returns:
@@ -52,10 +51,10 @@ def named_sampling(name: str, num_frames: int) -> FrameSampling | None:
     Raises:
         UserError: if there is no such method, or fewer than one frame is asked for.
     """
-    if name == "all":
+    if sampling == "all":
         return None
-    known_name(name, ("all", *get_args(Method)), "frame sampling")
-    return FrameSampling(name, num_frames)  # type: ignore[arg-type]
+    check_one_of(("all", *get_args(Method)), sampling=sampling)
+    return FrameSampling(sampling, num_frames)  # type: ignore[arg-type]
 
 
 def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
@@ -67,20 +66,21 @@ def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -
         UserError: if there is no such sampling, or it is not the starter's.
     """
     if not one_by_one and sampling not in ("random", "random_sequence"):
-        raise UserError(f"--nosample_random_frames is sampling=random_sequence, not {sampling}: give one of the two.")
+        raise ArgumentError(
+            f"sample_random_frames=False, sampling={sampling}: the first is random_sequence. Give one of the two."
+        )
     chosen = named_sampling(sampling if one_by_one else "random_sequence", iterations or 1)
     return chosen if iterations else None
 
 
-def fixed_sampling(name: str, num_frames: int) -> FrameSampling | None:
+def fixed_sampling(evaluation_sampling: str, num_frames: int) -> FrameSampling | None:
     """Does the same for evaluation, where nothing is left to chance.
 
     Raises:
         UserError: if it is neither `all` nor `uniform`.
     """
-    if name not in ("all", "uniform"):
-        raise UserError(f"--hparams: evaluation_sampling={name}: expected all or uniform, the same frames every time.")
-    return named_sampling(name, num_frames)
+    check_one_of(("all", "uniform"), evaluation_sampling=evaluation_sampling)
+    return named_sampling(evaluation_sampling, num_frames)
 
 
 def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

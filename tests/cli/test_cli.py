@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -357,6 +358,16 @@ def test_a_broken_cluster_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatc
 def test_a_run_survives_its_json() -> None:
     run = config(FRAMES + "--model=DbofModel --batch_size=7 --label_loss=CrossEntropyLoss+2*HingeLoss")
     assert RunConfig.from_json(run.to_json(), "config.json") == run
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_hyper_parameter_of_format_1_has_its_new_name(value: bool) -> None:
+    run = config(FRAMES + f"--model=TransformerModel --hparams=separate_encoders={value}")
+    content = json.loads(run.to_json())
+    del content["format"], content["loss"]
+    content["optimization"]["label_loss"] = "CrossEntropyLoss"
+    content["model"]["hparams"]["late_fusion"] = content["model"]["hparams"].pop("separate_encoders")
+    assert RunConfig.from_json(json.dumps(content), "config.json") == run
 
 
 @given(st.text())

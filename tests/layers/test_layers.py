@@ -130,7 +130,7 @@ class TestDropout:
     def test_training_without_keys_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="random keys"):
             KeyedDropout(0.5, "a")(tf.ones((2, 3)), training=True)
-        with pytest.raises(UserError, match=r"dropout=1.0: expected a share in \[0, 1\)"):
+        with pytest.raises(UserError, match=r"^rate=1.0: expected a share in \[0, 1\)"):
             KeyedDropout(1.0, "a")
 
 
@@ -342,8 +342,8 @@ class TestRecurrentStack:
         layer, frames, states = self.read("lstm")
         for row, length in enumerate(self.LENGTHS):
             inputs: Any = frames[row, :length].astype(np.float64)
-            for (h, c), walk in zip(states, layer.walks, strict=True):
-                inputs, cell = oracles.lstm(inputs, *(weight.numpy() for weight in walk.weights))
+            for (h, c), recurrent in zip(states, layer.layers, strict=True):
+                inputs, cell = oracles.lstm(inputs, *(weight.numpy() for weight in recurrent.weights))
                 np.testing.assert_allclose(h[row], inputs[-1] if length else np.zeros(3), atol=1e-5)
                 np.testing.assert_allclose(c[row], cell, atol=1e-5)
 
@@ -351,8 +351,8 @@ class TestRecurrentStack:
         layer, frames, states = self.read("gru")
         for row, length in enumerate(self.LENGTHS):
             inputs: Any = frames[row, :length].astype(np.float64)
-            for (h,), walk in zip(states, layer.walks, strict=True):
-                inputs = oracles.gru(inputs, *(weight.numpy() for weight in walk.weights))
+            for (h,), recurrent in zip(states, layer.layers, strict=True):
+                inputs = oracles.gru(inputs, *(weight.numpy() for weight in recurrent.weights))
                 np.testing.assert_allclose(h[row], inputs[-1] if length else np.zeros(3), atol=1e-5)
 
     def test_dropout_lies_between_layers(self) -> None:
@@ -365,16 +365,16 @@ class TestRecurrentStack:
         ((lower,), (upper,)), ((other,), _) = dropping(frames, valid, key, training=True), dropping(frames, valid)
         np.testing.assert_array_equal(lower, states[0][0])
         np.testing.assert_array_equal(other, lower)
-        walk, kept = layer.walks[1], dropping.dropouts[0](tf.ones((3, 3)), key=key, training=True)
-        outputs = layer.walks[0](frames, mask=valid)[0] * kept[:, tf.newaxis]
-        inputs = oracles.gru(outputs[0].numpy().astype(np.float64), *(weight.numpy() for weight in walk.weights))
+        recurrent, kept = layer.layers[1], dropping.dropouts[0](tf.ones((3, 3)), key=key, training=True)
+        outputs = layer.layers[0](frames, mask=valid)[0] * kept[:, tf.newaxis]
+        inputs = oracles.gru(outputs[0].numpy().astype(np.float64), *(weight.numpy() for weight in recurrent.weights))
         np.testing.assert_allclose(upper[0], inputs[-1], atol=1e-5)
         assert 0 < np.count_nonzero(kept == 0.0) < 9
 
     def test_forget_gates_start_open(self) -> None:
         layer = RecurrentStack("lstm", 3, 1)
         layer.build((None, None, 5))
-        np.testing.assert_array_equal(layer.walks[0].weights[2], [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+        np.testing.assert_array_equal(layer.layers[0].weights[2], [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
 
     def test_frames_turn_around_and_padding_stays(self) -> None:
         frames = tf.constant([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [0.0]]])
@@ -408,7 +408,7 @@ class TestDeepBagOfFrames:
                 np.testing.assert_allclose(seen[video, k], expected, atol=1e-4)
 
     def test_unknown_options_are_named(self) -> None:
-        with pytest.raises(UserError, match=r"no pooling method 'mean'.*max, average"):
+        with pytest.raises(UserError, match=r"^pooling_method=mean: .*max, average"):
             DeepBagOfFrames(5, "mean")
-        with pytest.raises(UserError, match=r"no activation 'relu'. Did you mean relu6\?"):
+        with pytest.raises(UserError, match=r"^activation=relu: there is no such choice. Did you mean relu6\?"):
             DeepBagOfFrames(5, activation="relu")

@@ -114,9 +114,9 @@ class TestWhitening:
         layer.build((None, 3, SIZE))
         frames, valid = padded()
         centres = RNG(5).normal(size=(3, SIZE)).astype(np.float32)
-        everything = AllFrames(frames, valid, centres, squared_distances(frames, tf.constant(centres)))
+        all_frames = AllFrames(frames, valid, centres, squared_distances(frames, tf.constant(centres)))
         sums, mass = RNG(6).normal(size=(4, 3, SIZE)), RNG(7).uniform(size=(4, 3))
-        in_training = layer(tf.constant(sums, tf.float32), tf.constant(mass, tf.float32), everything=everything)
+        in_training = layer(tf.constant(sums, tf.float32), tf.constant(mass, tf.float32), all_frames=all_frames)
         seen = layer(tf.constant(sums, tf.float32), tf.constant(mass, tf.float32)).numpy()
         close(seen, in_training, 1e-4)  # the first batch is all that the moving moments know
         centred = sums.copy()
@@ -153,15 +153,15 @@ class TestWhitening:
         singles = tf.reshape(frames, (400, 1, 4))
         squares = squared_distances(singles, centres)
         sums = direction_sums(tf.ones((400, 1, 1)), singles, centres, squares)
-        everything = AllFrames(singles, tf.ones((400, 1), tf.bool), centres, squares)
-        white = layer(sums, tf.ones((400, 1)), everything=everything).numpy()[:, 0]
+        all_frames = AllFrames(singles, tf.ones((400, 1), tf.bool), centres, squares)
+        white = layer(sums, tf.ones((400, 1)), all_frames=all_frames).numpy()[:, 0]
         close(white.mean(axis=0), np.zeros(4), 1e-4)
         close(np.cov(white.T, bias=True), np.eye(4), 0.02)  # the ridge takes a little from the narrowest
 
     def test_what_cannot_be_done_is_named(self) -> None:
-        with pytest.raises(UserError, match=r"no whitening 'ful'.*Did you mean full"):
+        with pytest.raises(UserError, match=r"^whitening=ful: .*Did you mean full"):
             DirectionWhitening("ful")
-        with pytest.raises(UserError, match=r"whitening=full of 1024 features"):
+        with pytest.raises(UserError, match=r"^whitening=full: of 1024 features"):
             DirectionWhitening("full").build((None, 2, 1024))
 
 
@@ -303,9 +303,11 @@ class TestAttentionClusters:
         assert weights[-1] == 0.0
         close(weights[:-1], oracles_vlad.softmax(np.array(scores, np.float32).astype(np.float64)), 1e-5)
 
-    @pytest.mark.parametrize("sizes", [(0, 0), (2, -1)])
-    def test_what_cannot_be_built_is_named(self, sizes: tuple[int, int]) -> None:
-        with pytest.raises(UserError, match=f"cluster_size={sizes[0]}, attention_size={sizes[1]}"):
+    @pytest.mark.parametrize(
+        ("sizes", "message"), [((0, 0), "^cluster_size=0: expected at least 1"), ((2, -1), "^attention_size=-1: ")]
+    )
+    def test_what_cannot_be_built_is_named(self, sizes: tuple[int, int], message: str) -> None:
+        with pytest.raises(UserError, match=message):
             AttentionClusters(*sizes)
 
 
@@ -522,12 +524,12 @@ class TestModels:
         [
             (lambda: SecondOrderVLADModel(SPEC, projected_size=0), "projected_size=0"),
             (lambda: SecondOrderVLADModel(SPEC, cubic=-1.0), "cubic=-1.0"),
-            (lambda: SecondOrderVLADModel(SPEC, whitening="zca"), "no whitening 'zca'"),
+            (lambda: SecondOrderVLADModel(SPEC, whitening="zca"), "^whitening=zca: "),
             (lambda: NonLocalVLADModel(SPEC, evaluation_sampling="random"), "evaluation_sampling=random"),
-            (lambda: NonLocalVLADModel(SPEC, sampling="some"), "no frame sampling 'some'"),
+            (lambda: NonLocalVLADModel(SPEC, sampling="some"), "^sampling=some: "),
             (
                 lambda: NonLocalVLADModel(SPEC, sampling="uniform", sample_random_frames=False),
-                "nosample_random_frames is sampling=random_sequence",
+                "^sample_random_frames=False, sampling=uniform: ",
             ),
         ],
     )

@@ -166,9 +166,9 @@ class TestEncoder:
             ({"num_layers": 0}, "num_layers=0"),
             ({"model_size": -1}, "model_size=-1"),
             ({"feedforward_size": -1}, "feedforward_size=-1"),
-            ({"activation": "gleu"}, r"no activation 'gleu'.*Did you mean gelu"),
-            ({"positions": "learned"}, r"no position 'learned'.*learnt"),
-            ({"pooling": "max"}, r"no pooling 'max'.*mean, first, attention"),
+            ({"activation": "gleu"}, r"^activation=gleu: .*Did you mean gelu"),
+            ({"positions": "learned"}, r"^positions=learned: .*Did you mean learnt"),
+            ({"pooling": "max"}, r"^pooling=max: .*mean, first, attention"),
             ({"dropout": 1.0}, r"dropout=1\.0"),
         ],
     )
@@ -217,7 +217,7 @@ class TestKmiec:
             close(all_videos, without_the_empty)
 
     def test_unknown_similarities_are_named(self) -> None:
-        with pytest.raises(UserError, match=r"no similarity 'relu'.*bn_relu, softmax"):
+        with pytest.raises(UserError, match=r"^similarity=relu: .*bn_relu, softmax"):
             AttentionSimilarityVLAD(3, 2, 0.1, "rgb", "relu")
 
 
@@ -252,11 +252,11 @@ class TestWhatDoesNotMatter:
     @settings(deadline=None, max_examples=10)
     @given(order=st.permutations(range(4)))
     def test_order(self, make: Callable[[], Any], order: list[int]) -> None:
-        frames, everything = padded()[0], tf.ones((4, 4), tf.bool)
+        frames, valid = padded()[0], tf.ones((4, 4), tf.bool)
         layer = make()
         layer.build(frames.shape)
         randomise(layer)
-        moved, plain = layer(tf.gather(frames, order, axis=1), everything), layer(frames, everything)
+        moved, plain = layer(tf.gather(frames, order, axis=1), valid), layer(frames, valid)
         close(moved, tf.gather(plain, order, axis=1) if plain.shape.rank == 3 else plain, 1e-4)
 
     @every_layer
@@ -276,7 +276,9 @@ KMIEC: dict[str, Any] = {"cluster_size": 5, "head_size": 2, "hidden_size": 3}
 
 class TestModels:
     def test_transformer_from_bytes_to_logits(self) -> None:
-        model = built(TransformerModel(SPEC, head_size=2, num_layers=1, late_fusion=True, classifier="LogisticModel"))
+        model = built(
+            TransformerModel(SPEC, head_size=2, num_layers=1, separate_encoders=True, classifier="LogisticModel")
+        )
         frames, valid = padded()
         kernel, bias = (weight.numpy() for weight in model.classifier.weights)
         assert [encoder.norm.gamma.shape for encoder in model.encoders] == [(4,), (2,)]
@@ -302,7 +304,7 @@ class TestModels:
 
     def test_every_dropout_draws_for_itself(self) -> None:
         models = [
-            TransformerModel(SPEC, head_size=2, late_fusion=True),
+            TransformerModel(SPEC, head_size=2, separate_encoders=True),
             AttentionEnhancedVLADModel(SPEC, **KMIEC),
             AttentionSimilarityVLADModel(SPEC, **KMIEC),
         ]

@@ -6,6 +6,8 @@ A new model is tested here as soon as it is registered; give it small sizes in S
 import functools
 import inspect
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.errors import UserError
+from yt8m.models.base import FrameLevelModel
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
@@ -41,10 +45,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "RankPoolModel": {"projection_size": 24, "direction": "both", "learns_c": True, "add_batch_norm": True},
     "AveragePoolModel": {"projection_size": 24, "add_batch_norm": True, "takes_running_mean": True},
     "MaxPoolModel": {"projection_size": 24},
-    "NonLocalVLADModel": {"cluster_size": 4, "hidden_size": 16},
-    "SecondOrderVLADModel": {
-        "cluster_size": 4,
-        "second_cluster_size": 4,
+    # With few clusters their products saturate the softmax, whose gradient is then 0: see NonLocalVLAD.
+    "NonLocalVLADModel": {"cluster_size": 64, "hidden_size": 16},
+    "SecondOrderVLADModel": {  # 2 clusters of the narrow feature: there is nothing to train in an assignment to one
+        "cluster_size": 8,
+        "second_cluster_size": 8,
         "projected_size": 4,
         "hidden_size": 16,
         "approximation_penalty": 0.01,
@@ -55,7 +60,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "head_size": 8,
         "positions": "learnt",
         "pooling": "attention",
-        "late_fusion": True,
+        "separate_encoders": True,
     },
     "LstmModel": {"lstm_cells": 16},
     "GruModel": {"gru_cells": 16},
@@ -272,8 +277,8 @@ def test_a_signal_is_learnt(registry: Registry, name: str) -> None:
 
     optimizer.build(model.trainable_variables)
     train(tf.constant(60))
-    unseen, truth = signal_batch(registry, 96, seed=2)
-    hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(truth, axis=1)
+    unseen, unseen_labels = signal_batch(registry, 96, seed=2)
+    hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(unseen_labels, axis=1)
     assert np.mean(hits) > 0.8  # by guessing: 1/6
 
 
@@ -331,6 +336,26 @@ def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) 
     assert sampling is None or isinstance(sampling, FrameSampling)
     if not training and sampling is not None:
         assert sampling.method in ("shuffled", "uniform")  # at evaluation every frame counts, or a fixed choice
+
+
+OUT_OF_RANGE: dict[str, Any] = {"int": -3, "float": math.nan, "str": "nonsense"}
+
+
+@every_model
+def test_a_hyper_parameter_out_of_range_is_named(registry: Registry, name: str) -> None:
+    for hparam, setting in registry.entry(name).hyper_parameters.items():
+        kind = "str" if setting.default is None else type(setting.default).__name__
+        values = [OUT_OF_RANGE[kind]] if kind in OUT_OF_RANGE and hparam != "classifier_hparams" else []
+        for value in [*values, 1.0] if hparam.endswith("dropout") else values:
+            with pytest.raises(UserError, match=f"^{hparam}={re.escape(str(value))}: "):
+                registry[name](FRAME_SPEC if registry is FRAME_LEVEL_MODELS else NUM_CLASSES, **{hparam: value})
+
+
+@every_frame_level_model
+def test_outputs_come_from_the_base_class(name: str) -> None:
+    above = inspect.getmro(cast(type, FRAME_LEVEL_MODELS[name]))
+    own = above[: above.index(FrameLevelModel)]
+    assert [model for model in own if "call" in vars(model)] == []
 
 
 @every_model

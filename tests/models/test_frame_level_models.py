@@ -90,8 +90,8 @@ def test_dbof_weights_without_batch_norm() -> None:
 def _lstm_states(model: LstmModel, video: int, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
     inputs: Any = true_frames(video)[::step]
     states = []
-    for walk in model.stack.walks:
-        inputs, cell = oracles.lstm(inputs, *(weight.numpy() for weight in walk.weights))
+    for layer in model.stack.layers:
+        inputs, cell = oracles.lstm(inputs, *(weight.numpy() for weight in layer.weights))
         states.append((inputs[-1] if inputs else np.zeros(3), cell))
     return states
 
@@ -116,8 +116,8 @@ def test_gru_model(backward: bool) -> None:
     for video in range(3):
         inputs: Any = true_frames(video)[:: -1 if backward else 1]
         last = []
-        for walk in model.stack.walks:
-            inputs = oracles.gru(inputs, *(weight.numpy() for weight in walk.weights))
+        for layer in model.stack.layers:
+            inputs = oracles.gru(inputs, *(weight.numpy() for weight in layer.weights))
             last.append(inputs[-1] if inputs else np.zeros(3))
         np.testing.assert_allclose(logits[video], np.concatenate(last) @ kernel + bias, atol=1e-5)
 
@@ -135,7 +135,7 @@ def test_raw_frames_by_the_moments_of_training() -> None:
         frames, valid = read_frames(batch, SPEC)
         raw = frames[video].numpy()[valid[video].numpy()].astype(np.float64)
         inputs: Any = (raw - mean) / np.sqrt(variance + 1e-3)
-        outputs = oracles.gru(inputs, *(weight.numpy() for weight in model.stack.walks[0].weights))
+        outputs = oracles.gru(inputs, *(weight.numpy() for weight in model.stack.layers[0].weights))
         vector = outputs[-1] if len(raw) else np.zeros(3)
         np.testing.assert_allclose(logits[video], vector @ kernel + bias, atol=1e-5)
 
@@ -165,16 +165,13 @@ def test_any_classifier_with_its_hyper_parameters() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: LstmModel(SPEC, classifier="MoeMode"),
-            r"--video_level_classifier_model=MoeMode: .*mean MoeModel\?",
-        ),
+        (lambda: LstmModel(SPEC, classifier="MoeMode"), r"^classifier=MoeMode: .*mean MoeModel\?"),
         (lambda: LstmModel(SPEC, classifier_hparams={"mixtures": 2}), "no hyper-parameter 'mixtures'"),
-        (lambda: LstmModel(SPEC, state="h"), "no LSTM state 'h'.*last_h, all"),
+        (lambda: LstmModel(SPEC, state="h"), "^state=h: there is no such choice. Known: last_h, all"),
         (lambda: LstmModel(SPEC, lstm_layers=0), "lstm_layers=0"),
-        (lambda: DbofModel(SPEC, iterations=-1), "at least 1 frame"),
-        (lambda: DbofModel(SPEC, pooling_method="attention"), "no pooling method 'attention'"),
-        (lambda: DbofModel(SPEC, activation="glu"), "no activation 'glu'"),
+        (lambda: DbofModel(SPEC, iterations=-1), "^iterations=-1: expected at least 0"),
+        (lambda: DbofModel(SPEC, pooling_method="attention"), "^pooling_method=attention: "),
+        (lambda: DbofModel(SPEC, activation="glu"), "^activation=glu: "),
     ],
 )
 def test_what_cannot_be_built_is_named(make: Any, message: str) -> None:

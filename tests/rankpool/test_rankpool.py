@@ -443,7 +443,7 @@ def test_a_zero_frame_has_a_gradient() -> None:
     ("arguments", "message"),
     [
         ({"c": 0.0}, "c=0.0"),
-        ({"c": -1}, "positive"),
+        ({"c": -1}, "c=-1: expected a number above 0"),
         ({"epsilon": -1.0}, "epsilon=-1.0"),
         ({"gradient": "exakt"}, "Did you mean exact"),
         ({"internal_dtype": "float16"}, "internal_dtype"),

@@ -1,1 +1,1 @@
-"""Layers that several models share, one family a file."""
+"""Layers that several models share, one file per family."""

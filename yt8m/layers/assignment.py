@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least
 from yt8m.layers.dense import NormalisedDense
 
 
@@ -37,13 +37,13 @@ def cluster_mass(shares: tf.Tensor) -> tf.Tensor:
 
 
 class SoftAssignment(keras.layers.Layer):
-    """Says for every frame which share of it belongs to which cluster.
+    """Assigns every frame to clusters, in shares that add up to 1.
 
         a[b, t] = valid[b, t] * softmax(BN(x[b, t] W))
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether to normalise; if not, a bias takes the place of the normalisation.
+        add_batch_norm: whether to normalise; if not, there is a bias instead.
 
     Raises:
         UserError: if there is no cluster.
@@ -53,8 +53,7 @@ class SoftAssignment(keras.layers.Layer):
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
-        if cluster_size < 1:
-            raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
+        check_at_least(1, cluster_size=cluster_size)
         self.cluster_size = cluster_size
         self.add_batch_norm = add_batch_norm
 

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least, check_share
 from yt8m.distribution import all_replica_sum
-from yt8m.errors import UserError
 from yt8m.layers.normalisation import MaskedBatchNormalization, moving_rate
 
 # Attention weights that exist at a time: 16 MB. Few enough to stay in a CPU's cache between a product and its softmax,
@@ -25,7 +25,7 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Ten
     The weights a are computed a few rows at a time and once more for the gradient, so memory grows with T, not T^2.
 
     Args:
-        queries: `(B, H, T, W)` float, H heads of width W, scaled as the softmax is to see them.
+        queries: `(B, H, T, W)` float, H heads of width W, already scaled.
         keys: `(B, H, T, W)`.
         values: `(B, H, T, W)`.
         valid: `(B, T)` bool.
@@ -64,8 +64,8 @@ def _attend_rows(
 
 
 def _weights(queries: tf.Tensor, keys: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-    # Padding is put out of sight in front of the softmax: behind it, all that is left might have underflowed. Where a
-    # video has no frames nothing is in sight, and all weights are 0.
+    # Padding is masked before the softmax: after it, the weights of all frames that exist might have underflowed. In a
+    # video without frames everything is masked, and all weights are 0.
     bias = tf.where(exists, 0.0, -1e9)[:, tf.newaxis, :]
     weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) + bias)
     return tf.where(tf.reduce_any(exists, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
@@ -109,23 +109,23 @@ def _in_chunks(work: Callable[..., Rows], rows: Rows, num_results: int) -> Rows:
 
 
 class LogitNormalization(keras.layers.Layer):
-    """Batch normalisation of attention logits, a head at a time, as the factor that a softmax sees of it.
+    """Batch normalisation of attention logits per head, reduced to what changes their softmax: one factor per head.
 
         z[b, h, i, j] = q[b, h, i] . k[b, h, j],   y = gamma_h (z - mean_h) / sqrt(variance_h + epsilon) + beta_h
 
-    with moments over all pairs (i, j) of frames that exist. The softmax over j takes no notice of what is the same for
-    all j, so neither mean nor beta has a part in it, and neither is kept: queries are multiplied by
+    with moments over all pairs (i, j) of frames that exist. What is the same for all j cancels in the softmax over j,
+    mean and beta included, so neither is kept. All that remains is one factor per head, applied to the queries:
 
         gamma_h / sqrt(variance_h + epsilon)
 
-    The variance needs no logits. For n frames with means q' and k', centred q" and k", sums over pairs come apart:
+    The variance needs no logits. For n frames with means q' and k', centred q" and k", sums over pairs fall apart into
 
         sum_ij (z_ij - q' . k')^2 = n sum_i (q"_i . k')^2 + n sum_j (q' . k"_j)^2 + sum_ij (q"_i . k"_j)^2
 
     and the last of them is the product, summed, of the matrices sum_i q"_i q"_i^T and sum_j k"_j k"_j^T.
 
     Args:
-        momentum: how much of the moving variance a step of a long run keeps.
+        momentum: the share of the moving variance that a step of a long run keeps.
         epsilon: added to the variance.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification": batch normalisation in place of
@@ -134,11 +134,13 @@ class LogitNormalization(keras.layers.Layer):
 
     def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        check_share(momentum=momentum)
+        check_at_least(0, epsilon=epsilon)
         self.momentum = momentum
         self.epsilon = epsilon
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale and a moving variance a head, for queries of `input_shape` `(B, H, T, W)`."""
+        """Creates a scale and a moving variance per head, for queries of `input_shape` `(B, H, T, W)`."""
         shape, fixed = (input_shape[1],), {"trainable": False, "autocast": False, "aggregation": "mean"}
         self.gamma = self.add_weight(shape=shape, initializer="ones", autocast=False, name="gamma")
         self.moving_variance = self.add_weight(shape=shape, initializer="ones", name="moving_variance", **fixed)
@@ -189,13 +191,12 @@ def num_heads(width: int, head_size: int) -> int:
     Raises:
         UserError: if the size is below 1.
     """
-    if head_size < 1:
-        raise UserError(f"--hparams: head_size={head_size}: expected at least 1.")
+    check_at_least(1, head_size=head_size)
     return max(heads for heads in range(1, max(1, width // head_size) + 1) if width % heads == 0)
 
 
 class SelfAttention(keras.layers.Layer):
-    """Every frame looks at all frames of its video, with several heads.
+    """Multi-head self-attention: every frame attends to all frames of its video.
 
         [q_i, k_i, v_i] = x_i P,   o_i = heads of attend(q / sqrt(W), k, v) side by side,   y_i = o_i O + b
 
@@ -214,11 +215,12 @@ class SelfAttention(keras.layers.Layer):
         UserError: if the size is below 1.
 
     Source: Vaswani et al. 2017, "Attention is all you need"; normalised: Kmiec, Bae & An 2018, whose gamma starts at 1;
-    0 behind the last normalisation of what is added: Goyal et al. 2017, "Accurate, large minibatch SGD".
+    0 after the last normalisation of what is added: Goyal et al. 2017, "Accurate, large minibatch SGD".
     """
 
     def __init__(self, head_size: int, add_batch_norm: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, head_size=head_size)
         self.head_size = head_size
         policy = self.dtype_policy
         self.logit_norm = LogitNormalization(dtype=policy) if add_batch_norm else None

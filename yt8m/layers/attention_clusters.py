@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.normalisation import l2_normalise
@@ -37,14 +37,14 @@ class FrameAttention(keras.layers.Layer):
         one layer:   a[:, k] = softmax_t(x_t W)_k
         two layers:  a[:, k] = softmax_t(tanh(x_t V + b) W)_k
 
-    A bias behind W would be the same for all frames, and cancel.
+    A bias after W would be the same for all frames, and cancel.
 
     Args:
         num_heads: K.
         attention_size: the width of x V; 0 for one layer.
 
     Raises:
-        UserError: if there is no head.
+        UserError: if there is no head, or a width is below 0.
 
     Source: Long et al. 2018, "Attention Clusters" (two layers); pomonam/LearnablePoolingMethods and PaddlePaddle/models
     (one layer).
@@ -52,11 +52,8 @@ class FrameAttention(keras.layers.Layer):
 
     def __init__(self, num_heads: int, attention_size: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        if num_heads < 1 or attention_size < 0:
-            raise UserError(
-                f"--hparams: cluster_size={num_heads}, attention_size={attention_size}: "
-                "expected at least 1 cluster, and 0 for a scorer of one layer or the width of its first layer."
-            )
+        check_at_least(1, num_heads=num_heads)
+        check_at_least(0, attention_size=attention_size)
         self.num_heads = num_heads
         self.hidden = None
         if attention_size:
@@ -88,10 +85,10 @@ class AttentionClusters(keras.layers.Layer):
     Args:
         cluster_size: the number of means, K.
         attention_size: the width of the scorer's first layer; 0 for a scorer of one layer.
-        shift: whether there are alpha and beta, two numbers a cluster.
+        shift: whether there are alpha and beta, two numbers per cluster.
 
     Raises:
-        UserError: if there is no cluster.
+        UserError: if there is no cluster, or a width is below 0.
 
     Source: Long et al. 2018, "Attention Clusters: purely attention based local feature integration for video
     classification". The code of Kmiec, Bae & An 2018 has one alpha and one beta for all clusters.
@@ -99,6 +96,7 @@ class AttentionClusters(keras.layers.Layer):
 
     def __init__(self, cluster_size: int, attention_size: int = 0, shift: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size)
         self.cluster_size = cluster_size
         self.shift = shift
         self.attention = FrameAttention(cluster_size, attention_size, dtype=self.dtype_policy)

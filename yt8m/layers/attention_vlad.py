@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import known_name
+from yt8m.arguments import check_at_least, check_one_of, check_share
 from yt8m.layers.assignment import cluster_mass, masked_softmax, weighted_sums
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import NormalisedAttention, NormalisedBlock
@@ -14,7 +14,7 @@ from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
 
 
 class AttentionEnhancedVLAD(keras.layers.Layer):
-    """NetVLAD between two encoders: frames look at each other, then clusters do.
+    """NetVLAD between two encoders: one lets frames attend to each other, the other clusters.
 
         V = sqrt(D) NetVLAD(NormalisedBlock(x)),   y = L2(flatten(NormalisedBlock(V)))
 
@@ -28,7 +28,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         add_batch_norm: whether the assignment is normalised; if not, it has a bias.
 
     Raises:
-        UserError: if there is no cluster.
+        UserError: if there is no cluster, the heads have no width, or the share to drop is not in [0, 1).
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", first model. Their code leaves
     the first encoder out, and gives the second one tokens that mix clusters and features, of length 1 / sqrt(K), whose
@@ -39,6 +39,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         self, cluster_size: int, head_size: int, dropout: float, salt: str, add_batch_norm: bool = True, **kwargs: Any
     ):
         super().__init__(**kwargs)
+        check_share(dropout=dropout)
         policy = self.dtype_policy
         self.frame_encoder = NormalisedBlock(head_size, dropout, f"{salt} frames", dtype=policy)
         self.vlad = NetVLAD(cluster_size, add_batch_norm, flatten=False, dtype=policy)
@@ -64,7 +65,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
 
 
 class AttentionSimilarityVLAD(keras.layers.Layer):
-    """VLAD in which self-attention says how similar a frame is to every cluster.
+    """VLAD whose assignment is computed by self-attention over the frames.
 
         h = NormalisedAttention(NormalisedBlock(x)),   z = BN(relu(h W1 + b1)) W2 + b2
         a[t] = BN(relu(z_t))   or   softmax_k(BN(z_t))
@@ -78,7 +79,8 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         similarity: `bn_relu`, shares of any size and sign, or `softmax`, shares that add up to 1 for each frame.
 
     Raises:
-        UserError: if there is no such similarity.
+        UserError: if there is no cluster or no such similarity, the heads have no width, or the share to drop is not in
+            [0, 1).
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", second model, with `bn_relu`.
     Their code leaves the first encoder out.
@@ -88,9 +90,12 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         self, cluster_size: int, head_size: int, dropout: float, salt: str, similarity: str = "bn_relu", **kwargs: Any
     ):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size)
+        check_share(dropout=dropout)
+        check_one_of(("bn_relu", "softmax"), similarity=similarity)
         policy = self.dtype_policy
         self.cluster_size = cluster_size
-        self.similarity = known_name(similarity, ("bn_relu", "softmax"), "similarity")
+        self.similarity = similarity
         self.encoder = NormalisedBlock(head_size, dropout, f"{salt} encoder", dtype=policy)
         self.attention = NormalisedAttention(head_size, dropout, f"{salt} similarity", dtype=policy)
         self.hidden_norm = MaskedBatchNormalization(dtype=policy)
@@ -120,9 +125,9 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
-        seen = self.encoder(frames, valid, key=key, training=training)
-        seen = self.attention(seen, valid, key=key, training=training)
-        hidden = self.hidden_norm(self.widening(seen), valid=valid, training=training)
+        encoded = self.encoder(frames, valid, key=key, training=training)
+        attended = self.attention(encoded, valid, key=key, training=training)
+        hidden = self.hidden_norm(self.widening(attended), valid=valid, training=training)
         logits = self.narrowing(hidden)
         if self.similarity == "softmax":
             return masked_softmax(self.similarity_norm(logits, valid=valid, training=training), valid)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import choose
+from yt8m.arguments import check_at_least, choose
 from yt8m.layers.assignment import SoftAssignment, cluster_mass
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.gating import BottleneckGate
@@ -18,8 +18,8 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 def _largest(detections: tf.Tensor, valid: tf.Tensor, activate: Activation) -> tf.Tensor:
-    # No activation ever falls, so the largest input has the largest output: one number a video is activated, not one a
-    # frame. A video without frames stays at 0.
+    # No activation ever falls, so the largest input has the largest output: one number per video is activated, not one
+    # per frame. A video without frames stays at 0.
     largest = activate(masked_max(detections, valid))
     return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
 
@@ -36,7 +36,7 @@ class DeepBagOfFrames(keras.layers.Layer):
 
         y[b, k] = pool_t f(BN(BN(x[b, t]) W))[k]
 
-    Without batch normalisation a bias takes the place of the outer one and the inner one is left out.
+    Without batch normalisation there is a bias instead of the outer one, and nothing instead of the inner one.
 
     Args:
         cluster_size: the number of detectors.
@@ -45,7 +45,7 @@ class DeepBagOfFrames(keras.layers.Layer):
         add_batch_norm: whether to normalise.
 
     Raises:
-        UserError: if there is no such pooling method or activation.
+        UserError: if there is no detector, or no such pooling method or activation.
 
     Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel.
     """
@@ -59,9 +59,10 @@ class DeepBagOfFrames(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size)
         self.cluster_size = cluster_size
-        self.pool = choose(POOLING_METHODS, pooling_method, "pooling method")
-        self.activate = choose(ACTIVATIONS, activation, "activation")
+        self.pool = choose(POOLING_METHODS, pooling_method=pooling_method)
+        self.activate = choose(ACTIVATIONS, activation=activation)
         self.input_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
         self.add_batch_norm = add_batch_norm
 
@@ -116,7 +117,7 @@ def _unit_max(detections: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 class GatedBagOfFrames(keras.layers.Layer):
-    """A soft bag of frames whose counts pass a gate that looks at each cluster's best frame.
+    """A soft bag of frames whose counts are gated by each cluster's best frame.
 
         y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = SoftAssignment(x)
 
@@ -159,15 +160,16 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
         add_batch_norm: whether to normalise; if not, there is a bias.
 
     Raises:
-        UserError: if there is no such activation.
+        UserError: if there is no detector or no such activation.
 
     Source: antoine77340/Youtube-8M-WILLOW, DBoF.
     """
 
     def __init__(self, cluster_size: int, activation: str = "relu6", add_batch_norm: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size)
         options: dict[str, Activation] = {**ACTIVATIONS, "relu": tf.nn.relu6, "glu": _gated_half}
-        self.activate = choose(options, activation, "activation")
+        self.activate = choose(options, activation=activation)
         self.num_projections = 2 * cluster_size if activation == "glu" else cluster_size
         self.add_batch_norm = add_batch_norm
 

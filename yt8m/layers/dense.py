@@ -6,19 +6,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least
 from yt8m.layers.normalisation import MaskedBatchNormalization
 
 
 class NormalisedDense(keras.layers.Layer):
-    """The linear step in front of most activations of learnable pooling.
+    """The linear step before most activations of learnable pooling.
 
         y = BN(x W)   or   x W + b
 
     Args:
         units: the width of y.
-        add_batch_norm: whether to normalise; the offset of the normalisation then takes the place of b.
+        add_batch_norm: whether to normalise; the offset of the normalisation then replaces b.
         kernel_stddev: of the normal distribution that W starts from; 1 / sqrt(width of x) if None.
         bias_stddev: the same for b.
+
+    Raises:
+        UserError: if the width is below 1.
 
     Source: google/youtube-8m, DbofModel; the layers of WILLOW's models are of this form too.
     """
@@ -33,6 +37,7 @@ class NormalisedDense(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_at_least(1, units=units)
         self.units = units
         self.kernel_stddev = kernel_stddev
         self.bias_stddev = bias_stddev
@@ -53,7 +58,7 @@ class NormalisedDense(keras.layers.Layer):
             self.batch_norm.build((*input_shape[:-1], self.units))
 
     def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(..., D)` to `(..., units)`; the normalisation looks at the positions of `valid` `(...)` alone."""
+        """Maps `x` `(..., D)` to `(..., units)`; its moments are those of the positions in `valid` `(...)`."""
         y = tf.tensordot(x, tf.convert_to_tensor(self.kernel), axes=1)
         if self.batch_norm is None:
             return y + self.bias

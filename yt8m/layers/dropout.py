@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_share
 from yt8m.randomness import uniform
 
 
@@ -31,8 +31,7 @@ class KeyedDropout(keras.layers.Layer):
     def __init__(self, rate: float, salt: str, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True  # Keras' recurrent layers hang a mask on their outputs
-        if not 0.0 <= rate < 1.0:
-            raise UserError(f"--hparams: dropout={rate}: expected a share in [0, 1) of features to drop.")
+        check_share(rate=rate)
         self.rate = rate
         self.salt = salt
 

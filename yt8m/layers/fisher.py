@@ -1,4 +1,4 @@
-"""Fisher vectors: how the frames would have the means, spreads and weights of clusters change."""
+"""Fisher vectors: gradients of the frames' log-likelihood by means, spreads and weights of a Gaussian mixture."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_finite
 from yt8m.layers.assignment import SoftAssignment, cluster_mass, weighted_sums
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.layers.vlad import unit_clusters
@@ -14,7 +15,7 @@ _SMALLEST_SPREAD = 1e-6  # of antoine77340/Youtube-8M-WILLOW, NetFV
 
 
 class NetFV(keras.layers.Layer):
-    """Sums of first and second powers of what frames differ from the centres of clusters, in units of their spread.
+    """Sums of the frames' residuals from the centres of clusters, and of their squares, in units of the spreads.
 
         S_k  = sum_t a[t, k]
         V1_k = sum_t a[t, k] (x_t - c_k) / s_k = (sum_t a[t, k] x_t - S_k c_k) / s_k
@@ -34,6 +35,9 @@ class NetFV(keras.layers.Layer):
         coupling_factor: see `couple_weights`.
         mixture_gradient: whether to add V0.
 
+    Raises:
+        UserError: if there is no cluster, or the factor is not finite.
+
     Source: Perronnin & Dance 2007; Sanchez et al. 2013 (V0); Miech, Laptev & Sivic 2017, NetFV. The code of the latter
     scales V2 as a whole twice and its clusters never; here they are scaled like those of V1.
     """
@@ -49,6 +53,7 @@ class NetFV(keras.layers.Layer):
     ):
         # In float32 under every policy: squares of frames add up to more than float16 holds, and V2 is a difference.
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_finite(coupling_factor=coupling_factor)
         self.cluster_size = cluster_size
         self.couple_weights = couple_weights
         self.coupling_factor = coupling_factor

@@ -34,12 +34,12 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
     """Dequantises all features of a batch and sets them side by side.
 
     Args:
-        batch: features `(B, T, size)` uint8 or float, and `num_frames` `(B,)`; what stands behind a video's end is not
-            looked at.
+        batch: features `(B, T, size)` uint8 or float, and `num_frames` `(B,)`; what follows the end of a video is
+            ignored.
         spec: names the features, in order.
 
     Returns:
-        frames: `(B, T, D)` float32, exactly 0 behind the end of a video.
+        frames: `(B, T, D)` float32, exactly 0 after the end of a video.
         valid: `(B, T)` bool, whether a frame exists.
     """
     features = [batch[name] for name in spec.feature_names]
@@ -48,7 +48,7 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
         frames = dequantise(_side_by_side(features))  # a quarter of the bytes to copy
     else:
         frames = _side_by_side([dequantise(feature) for feature in features])
-    # A zero byte stands for -1.99, so padding becomes 0 only here. tf.where also stops NaN in float padding.
+    # A zero byte means -1.99, so padding becomes 0 only here. tf.where also stops NaN in float padding.
     frames = tf.where(valid[:, :, tf.newaxis], frames, 0.0)
     return tf.ensure_shape(frames, (None, None, spec.total_size)), valid
 

@@ -1,4 +1,4 @@
-"""Gates: a vector decides which of its own features pass."""
+"""Gates: every feature of a vector is scaled by a number in [0, 1] that is computed from the vector."""
 
 import math
 from typing import Any
@@ -6,28 +6,32 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.normalisation import MaskedBatchNormalization
 
 
 class GateLogits(keras.layers.Layer):
-    """What stands inside the sigmoid of a gate.
+    """The logits of a gate: what its sigmoid is applied to.
 
         z = BN(x W - diag(W) * x)   or, without normalisation,   x W - diag(W) * x + b
 
-    The second term is there only if the diagonal is to be removed, so that a feature has no say in its own gate.
+    The second term, if the diagonal is to be removed, keeps a feature from influencing its own gate.
 
     Args:
         units: the width of z.
         add_batch_norm: whether to normalise; if not, there is a bias.
         remove_diagonal: whether to take out the diagonal of W; x must then be as wide as z.
 
+    Raises:
+        UserError: if the width is below 1.
+
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
     """
 
     def __init__(self, units: int, add_batch_norm: bool = True, remove_diagonal: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, units=units)
         self.units = units
         self.remove_diagonal = remove_diagonal
         self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
@@ -51,13 +55,13 @@ class GateLogits(keras.layers.Layer):
 
 
 class ContextGating(keras.layers.Layer):
-    """Lets features pass as all the others say.
+    """Scales every feature by a gate computed from all features.
 
         y = x * sigmoid(BN(x W))
 
     Args:
         add_batch_norm: whether to normalise; if not, there is a bias.
-        remove_diagonal: whether a feature has no say in its own gate.
+        remove_diagonal: whether to keep a feature from influencing its own gate.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
     """
@@ -109,11 +113,15 @@ class BottleneckGate(keras.layers.Layer):
         units: the width of x A.
         add_batch_norm: whether to normalise; if not, there is a bias.
 
+    Raises:
+        UserError: if the width is below 1.
+
     Source: antoine77340/Youtube-8M-WILLOW, GatedDBoF.
     """
 
     def __init__(self, units: int, add_batch_norm: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, units=units)
         self.units = units
         self.add_batch_norm = add_batch_norm
 
@@ -141,11 +149,15 @@ class BottleneckGating(keras.layers.Layer):
         add_batch_norm: whether to normalise; if not, there is a bias.
         ratio: by how much x A is narrower than x; it keeps at least one feature.
 
+    Raises:
+        UserError: if the ratio is below 1.
+
     Source: the gate is that of antoine77340/Youtube-8M-WILLOW, GatedDBoF.
     """
 
     def __init__(self, add_batch_norm: bool = True, ratio: int = 8, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, ratio=ratio)
         self.add_batch_norm = add_batch_norm
         self.ratio = ratio
 
@@ -173,13 +185,12 @@ class SqueezeExcitation(keras.layers.Layer):
         UserError: if the ratio is below 1.
 
     Source: Hu et al. 2018, "Squeeze-and-excitation networks"; Lin, Xiao & Fan 2018, "NeXtVLAD", whose code has no batch
-    normalisation behind W2, as here, where a figure of the paper has one.
+    normalisation after W2, as here, where a figure of the paper has one.
     """
 
     def __init__(self, add_batch_norm: bool = True, ratio: int = 8, **kwargs: Any):
         super().__init__(**kwargs)
-        if ratio < 1:
-            raise UserError(f"--hparams: gating_ratio={ratio}: expected at least 1.")
+        check_at_least(1, ratio=ratio)
         self.add_batch_norm = add_batch_norm
         self.ratio = ratio
 

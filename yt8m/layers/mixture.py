@@ -13,11 +13,11 @@ def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
 
         p[b, c] = sum_m softmax_m(gates[b, :, c])[m] * sigmoid(experts[b, m, c]),   logit = log p - log(1 - p)
 
-    The gates have one mixture more than the experts, the last one: a dummy expert that always says 0, so that a class
-    can be switched off whatever the experts say. The softmax's denominator stands on both sides and cancels:
+    The gates have one mixture more than the experts, the last one: a dummy expert whose probability is 0, so that a
+    class can be switched off whatever the experts predict. The softmax's denominator cancels in the logit:
 
-        yes_m = gate_m + log sigmoid(expert_m),   no_m = gate_m + log sigmoid(-expert_m),   no_dummy = gate_dummy
-        logit = logsumexp_m yes_m - logsumexp_m no_m
+        p_m = gate_m + log sigmoid(expert_m),   q_m = gate_m + log sigmoid(-expert_m),   q_dummy = gate_dummy
+        logit = logsumexp_m p_m - logsumexp_m q_m
 
     so nothing underflows, no epsilon is needed, and a loss can be taken of the logits.
 
@@ -61,27 +61,27 @@ def gated_logits(logits: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-    """Works on one mixture at a time: rows of classes, each read and written in few passes.
+    """Computed per mixture: rows of classes, each read and written in few passes.
 
-    With alpha = softmax(yes), beta = softmax(no) and s = sigmoid(expert), and since d log s / d expert = 1 - s:
+    With alpha = softmax(p), beta = softmax(q) and s = sigmoid(expert), and since d log s / d expert = 1 - s:
 
         d logit / d gate_m   = alpha_m - beta_m,   d logit / d gate_dummy = -beta_dummy
         d logit / d expert_m = alpha_m (1 - s_m) + beta_m s_m
     """
     gate, expert = tf.unstack(gates, axis=1), tf.unstack(experts, axis=1)
-    yes = [g - tf.math.softplus(-e) for g, e in zip(gate, expert, strict=False)]
-    no = [y - e for y, e in zip(yes, expert, strict=True)] + gate[-1:]  # log sigmoid(-e) = log sigmoid(e) - e
-    most_yes, yes_parts, yes_total = _exponentials(yes)
-    most_no, no_parts, no_total = _exponentials(no)
+    p = [g - tf.math.softplus(-e) for g, e in zip(gate, expert, strict=False)]
+    q = [log_p - e for log_p, e in zip(p, expert, strict=True)] + gate[-1:]  # log sigmoid(-e) = log sigmoid(e) - e
+    largest_p, p_parts, p_total = _exponentials(p)
+    largest_q, q_parts, q_total = _exponentials(q)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        alphas = [upstream / yes_total * part for part in yes_parts]
-        betas = [upstream / no_total * part for part in no_parts]
+        alphas = [upstream / p_total * part for part in p_parts]
+        betas = [upstream / q_total * part for part in q_parts]
         to_gates = [a - b for a, b in zip(alphas, betas, strict=False)] + [-betas[-1]]
         to_experts = [a + (b - a) * tf.sigmoid(e) for a, b, e in zip(alphas, betas, expert, strict=False)]
         return tf.stack(to_gates, axis=1), tf.stack(to_experts, axis=1)
 
-    return most_yes - most_no + tf.math.log(yes_total / no_total), gradient
+    return largest_p - largest_q + tf.math.log(p_total / q_total), gradient
 
 
 def _exponentials(terms: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:

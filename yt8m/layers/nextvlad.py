@@ -1,11 +1,11 @@
-"""NeXtVLAD: frames are widened, cut into groups with a cluster each, and share the centres."""
+"""NeXtVLAD: frames are widened and cut into groups, which are assigned on their own and share the centres."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import ArgumentError, check_at_least
 from yt8m.layers.assignment import cluster_mass, weighted_sums
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
@@ -32,11 +32,7 @@ class NeXtVLAD(keras.layers.Layer):
 
     def __init__(self, cluster_size: int, groups: int = 8, expansion: int = 2, **kwargs: Any):
         super().__init__(**kwargs)
-        if min(cluster_size, groups, expansion) < 1:
-            raise UserError(
-                f"--hparams: cluster_size={cluster_size}, groups={groups}, expansion={expansion}: "
-                "expected at least 1 of each."
-            )
+        check_at_least(1, cluster_size=cluster_size, groups=groups, expansion=expansion)
         self.cluster_size = cluster_size
         self.groups = groups
         self.expansion = expansion
@@ -45,9 +41,9 @@ class NeXtVLAD(keras.layers.Layer):
         """Creates the weights, all from He's normal distribution."""
         width = self.expansion * input_shape[-1]
         if width % self.groups:
-            raise UserError(
-                f"--hparams: groups={self.groups} do not divide {self.expansion} x {input_shape[-1]} features. "
-                "Choose a divisor."
+            raise ArgumentError(
+                f"groups={self.groups}: expected a divisor of {width}, the width of {input_shape[-1]} features widened "
+                f"{self.expansion} times."
             )
         wide, logits = (*input_shape[:-1], width), self.groups * self.cluster_size
         self.widening = self._built(keras.layers.Dense(width, **self._he()), input_shape)
@@ -75,9 +71,8 @@ class NeXtVLAD(keras.layers.Layer):
         wide = self.widening(frames)
         shares = self._assign(wide, valid, training)
         # A group of a frame is to the sums what a frame is to NetVLAD.
-        count, length = tf.unstack(
-            tf.shape(valid)
-        )  # said in full: an axis of -1 cannot be told from a batch of nothing
+        # Both sizes are given to reshape: in an empty batch an axis of -1 could be anything.
+        count, length = tf.unstack(tf.shape(valid))
         members = tf.reshape(wide, (count, length * self.groups, self.centres.shape[1]))
         mass = tf.cast(cluster_mass(shares), wide.dtype)
         clusters = weighted_sums(shares, members) - mass[:, :, tf.newaxis] * self.centres

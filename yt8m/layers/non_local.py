@@ -1,4 +1,4 @@
-"""Non-local VLAD: the clusters of a video look at each other before they are scaled to unit length."""
+"""Non-local VLAD: the clusters of a video attend to each other before they are scaled to unit length."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least, check_positive
 from yt8m.layers.pooling import frame_counts
 from yt8m.layers.vlad import NetRVLAD, NetVLAD, unit_clusters
 
@@ -21,6 +22,9 @@ class NonLocalBlock(keras.layers.Layer):
         inner_size: the width of v Q, v K and v G.
         scale: s.
 
+    Raises:
+        UserError: if the width is below 1, or the scale not above 0.
+
     Source: Wang et al. 2018, "Non-local neural networks", embedded Gaussian; 17Skye17/2nd-YouTube8M, without biases, so
     that a video without frames stays at 0. The light form of that code takes v K for v G; here they are two maps.
     """
@@ -28,11 +32,13 @@ class NonLocalBlock(keras.layers.Layer):
     def __init__(self, inner_size: int, scale: float, **kwargs: Any):
         # In float32 under every policy: products of sums over hundreds of frames exceed float16.
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_at_least(1, inner_size=inner_size)
+        check_positive(scale=scale)
         self.inner_size = inner_size
         self.scale = scale
 
     def build(self, input_shape: Any) -> None:
-        """Creates Q, K, G and O, each from a normal distribution of standard deviation 1 / sqrt(width in front)."""
+        """Creates Q, K, G and O, each from a normal distribution of standard deviation 1 / sqrt(number of its rows)."""
         size, inner = input_shape[-1], self.inner_size
         self.query, self.key, self.value = (self._matrix(name, size, inner) for name in ("query", "key", "value"))
         self.output_map = self._matrix("output_map", inner, size)
@@ -52,7 +58,7 @@ class NonLocalBlock(keras.layers.Layer):
 
 
 class NonLocalVLAD(keras.layers.Layer):
-    """VLAD whose clusters see each other.
+    """VLAD whose clusters attend to each other.
 
         V_k = (300 / T) sum_t a[t, k] (x_t - c_k)
         y   = NonLocalBlock(V), each cluster and then the whole scaled to unit length
@@ -60,6 +66,9 @@ class NonLocalVLAD(keras.layers.Layer):
     The block's products grow with the square of the number of frames T that are summed, so V is what 300 frames would
     sum to, the number that the published model is trained with. The block works in K features and divides its products
     by K, or, in the light form, which sums frames instead of residuals, in D / 2 features, by sqrt(D).
+
+    A cluster gets about 300 / K frames, so the products grow as (300 / K)^2: near 1 with 64 clusters, in the thousands
+    with 4, where the softmax is one-hot to the last digit of float32, and Q and K have no gradient.
 
     Args:
         cluster_size: the number of clusters, K.

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least, check_one_of, check_share
 from yt8m.distribution import all_replica_sum
 
 _TINY_SQUARE = 1e-12  # a vector shorter than 1e-6 counts as zero
@@ -16,7 +17,7 @@ def l2_normalise(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
 
         y = x / |x|   where |x| > 1e-6, else x
 
-    A zero vector is passed on as it is: a floor under |x| would multiply its gradient by a million, too much for
+    A zero vector is returned as it is: a floor under |x| would multiply its gradient by a million, too much for
     float16.
 
     Args:
@@ -49,9 +50,12 @@ class MaskedBatchNormalization(keras.layers.Layer):
     would still remember the start after thousands of steps.
 
     Args:
-        momentum: how much of the moving moments a step of a long run keeps.
+        momentum: the share of the moving moments that a step of a long run keeps.
         epsilon: added to the variance.
-        gamma_initializer: `ones`, or `zeros` for what is added to something and adds nothing at first.
+        gamma_initializer: `ones`, or `zeros` for a branch that is added and starts by adding nothing.
+
+    Raises:
+        UserError: if a number or a name is out of range.
 
     Source: Ioffe & Szegedy 2015; momentum and epsilon of slim.batch_norm; the warm-up is that of
     tf.train.ExponentialMovingAverage(num_updates), without its bias towards the initial value.
@@ -59,12 +63,15 @@ class MaskedBatchNormalization(keras.layers.Layer):
 
     def __init__(self, momentum: float = 0.999, epsilon: float = 1e-3, gamma_initializer: str = "ones", **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        check_share(momentum=momentum)
+        check_at_least(0, epsilon=epsilon)
+        check_one_of(("ones", "zeros"), gamma_initializer=gamma_initializer)
         self.momentum = momentum
         self.epsilon = epsilon
         self.gamma_initializer = gamma_initializer
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale, an offset and two moving moments a feature, all float32 whatever the policy."""
+        """Creates a scale, an offset and two moving moments per feature, all float32 whatever the policy."""
         self.gamma = self._vector(input_shape[-1], "gamma", self.gamma_initializer, trainable=True)
         self.beta = self._vector(input_shape[-1], "beta", "zeros", trainable=True)
         self.moving_mean = self._vector(input_shape[-1], "moving_mean", "zeros", trainable=False)
@@ -85,7 +92,7 @@ class MaskedBatchNormalization(keras.layers.Layer):
         )
 
     def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Normalises `x` `(..., F)`; `valid` `(...)` bool says which positions count, all if it is None."""
+        """Normalises `x` `(..., F)`; `valid` `(...)` bool is true where a position counts; all do if it is None."""
         rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
         if training:
             weights = tf.ones_like(rows[:, 0]) if valid is None else tf.reshape(tf.cast(valid, tf.float32), (-1,))
@@ -151,7 +158,7 @@ def _normalise_by_batch(
 
 
 def _moments(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    # One message: the count rides behind the sums.
+    # One message between the replicas: the count is sent after the sums.
     totals = all_replica_sum(tf.concat([_weighted_sum(weights, x), [tf.reduce_sum(weights)]], axis=0))
     count = totals[-1]
     mean = totals[:-1] / tf.maximum(count, 1.0)
@@ -179,10 +186,11 @@ class LayerNormalization(keras.layers.Layer):
 
     def __init__(self, epsilon: float = 1e-6, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        check_at_least(0, epsilon=epsilon)
         self.epsilon = epsilon
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale and an offset a feature, float32 whatever the policy."""
+        """Creates a scale and an offset per feature, float32 whatever the policy."""
         self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", autocast=False, name="gamma")
         self.beta = self.add_weight(shape=(input_shape[-1],), initializer="zeros", autocast=False, name="beta")
 

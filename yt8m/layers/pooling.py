@@ -51,5 +51,5 @@ def first_frame(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         `(B, D)` of the dtype of `frames`.
     """
     # One more frame of zeros, so that a batch of videos without frames has a first one too.
-    seen = tf.where(valid[:, :1, tf.newaxis], frames[:, :1], 0.0)
-    return tf.pad(seen, [[0, 0], [0, 1], [0, 0]])[:, 0]
+    first = tf.where(valid[:, :1, tf.newaxis], frames[:, :1], 0.0)
+    return tf.pad(first, [[0, 0], [0, 1], [0, 0]])[:, 0]

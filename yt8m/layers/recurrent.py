@@ -5,7 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least, check_share, choose
 from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.layer_list import LayerList
 
 _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
@@ -13,7 +15,7 @@ _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 class RecurrentStack(keras.layers.Layer):
     """A stack of recurrent layers that stops at the end of each video.
 
-    Keras' layers do the walking: on a GPU through cuDNN, on a CPU step by step.
+    Keras' layers do the work: on a GPU through cuDNN, on a CPU step by step.
 
     Args:
         cell: `lstm` or `gru`.
@@ -21,31 +23,33 @@ class RecurrentStack(keras.layers.Layer):
         num_layers: how many layers; each reads the outputs of the one before.
         dropout: the share of features to drop, in training, between two layers.
 
-    Source: Hochreiter & Schmidhuber 1997 with forget gates biased to 1; Cho et al. 2014 with the reset gate behind the
+    Raises:
+        UserError: if there is no such cell or no layer, a layer has no width, or the share is not in [0, 1).
+
+    Source: Hochreiter & Schmidhuber 1997 with forget gates biased to 1; Cho et al. 2014 with the reset gate after the
     recurrent product, the form that cuDNN computes.
     """
 
     def __init__(self, cell: str, units: int, num_layers: int, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.walks = [
-            _CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy)
-            for _ in range(num_layers)
-        ]
-        for depth, walk in enumerate(self.walks):
-            setattr(self, f"walk_{depth}", walk)  # a checkpoint finds attributes, not what is in lists
-
+        check_at_least(1, units=units, num_layers=num_layers)
+        check_share(dropout=dropout)
+        make_layer = choose(_CELLS, cell=cell)
+        options = {"return_sequences": True, "return_state": True, "dtype": self.dtype_policy}
+        # Their name in checkpoints is older than that of the attribute.
+        self.layers = LayerList(self, "walk", (make_layer(units, **options) for _ in range(num_layers)))
         self.dropouts = [KeyedDropout(dropout, f"recurrent layer {depth}") for depth in range(num_layers - 1)]
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights of every layer."""
-        for walk in self.walks:
-            walk.build(input_shape)
-            input_shape = (*input_shape[:-1], walk.units)
+        for layer in self.layers:
+            layer.build(input_shape)
+            input_shape = (*input_shape[:-1], layer.units)
 
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
     ) -> list[list[tf.Tensor]]:
-        """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true, and stand in front of padding.
+        """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true; padding follows them.
 
         `key` `(B,)` int64 decides what is dropped.
 
@@ -53,20 +57,20 @@ class RecurrentStack(keras.layers.Layer):
             For each layer its states after the last frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
             a GRU. A video without frames leaves zeros.
         """
-        frames, walked = _something_to_walk(frames, valid)
+        frames, is_read = _at_least_one_frame(frames, valid)
         key = None if key is None else tf.pad(key, [[0, tf.shape(frames)[0] - tf.shape(key)[0]]])
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         states = []
-        for depth, walk in enumerate(self.walks):
+        for depth, layer in enumerate(self.layers):
             if depth:
                 frames = self.dropouts[depth - 1](frames, key=key, training=training)
-            frames, *last = walk(frames, mask=walked)
+            frames, *last = layer(frames, mask=is_read)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         return states
 
 
-def _something_to_walk(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adds what the layers cannot do without: a video, a frame, and in every video a first frame (cuDNN needs it)."""
+def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adds what Keras' layers need: a video, a frame, and a first frame in every video (for cuDNN)."""
     missing = [[0, tf.cast(tf.equal(size, 0), tf.int32)] for size in tf.unstack(tf.shape(valid))]
     frames = tf.pad(frames, [*missing, [0, 0]])
     valid = tf.pad(valid, missing)
@@ -74,5 +78,5 @@ def _something_to_walk(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, 
 
 
 def reverse_frames(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Turns the frames of each video around and leaves its padding behind it."""
+    """Reverses the frames of each video and leaves its padding at the end."""
     return tf.reverse_sequence(frames, tf.reduce_sum(tf.cast(valid, tf.int32), axis=1), seq_axis=1)

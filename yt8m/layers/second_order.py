@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least
 from yt8m.layers.assignment import SoftAssignment, cluster_mass
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 from yt8m.layers.pooling import frame_counts
@@ -24,7 +24,7 @@ from yt8m.layers.triangulation import (
 def approximation_error(
     shares: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor, cubic: float
 ) -> tf.Tensor:
-    """What FAemb keeps small: how badly the centres stand for the frames.
+    """What FAemb keeps small: the error of approximating the frames by the centres.
 
         e = mean_t ( |x_t - sum_k a[t, k] c_k|^2 / 2 + mu sum_k a[t, k] |x_t - c_k|^3 )
 
@@ -66,6 +66,9 @@ class TEmbedding(keras.layers.Layer):
         weighted: whether a frame counts by its share in a cluster, a = SoftAssignment(x); if not, a = 1.
         whitening: see DirectionWhitening.
 
+    Raises:
+        UserError: if there is no cluster, or no such whitening.
+
     Source: Jegou & Zisserman 2014, "Triangulation embedding" (not weighted); Kmiec, Bae & An 2018, first-order branch
     of the third model (weighted), after its description: no code of it was published.
     """
@@ -80,6 +83,7 @@ class TEmbedding(keras.layers.Layer):
     ):
         # In float32 under every policy: a distance is a difference of squares.
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_at_least(1, cluster_size=cluster_size)
         self.cluster_size = cluster_size
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype="float32") if weighted else None
         self.whitening = DirectionWhitening(whitening)
@@ -100,8 +104,8 @@ class TEmbedding(keras.layers.Layer):
         else:
             shares = self.assignment(frames, valid, training=training)
         sums = direction_sums(shares, frames, centres, squares)
-        everything = AllFrames(frames, valid, centres, squares) if training else None
-        clusters = self.whitening(sums, cluster_mass(shares), everything=everything)
+        all_frames = AllFrames(frames, valid, centres, squares) if training else None
+        clusters = self.whitening(sums, cluster_mass(shares), all_frames=all_frames)
         return _side_by_side(l2_normalise(clusters))
 
 
@@ -128,7 +132,7 @@ class FAEmbedding(keras.layers.Layer):
         cubic: mu of `approximation_error`.
 
     Raises:
-        UserError: if the projection is empty.
+        UserError: if there is no cluster, the projection is empty, or mu is below 0.
 
     Source: Do, Tran & Cheung 2015, "FAemb", second order; Kmiec, Bae & An 2018, second-order branch of the third model,
     after its description: no code of it was published.
@@ -138,8 +142,8 @@ class FAEmbedding(keras.layers.Layer):
         self, cluster_size: int, projected_size: int, add_batch_norm: bool = True, cubic: float = 0.0, **kwargs: Any
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if projected_size < 1:
-            raise UserError(f"--hparams: projected_size={projected_size}: expected at least 1.")
+        check_at_least(1, cluster_size=cluster_size, projected_size=projected_size)
+        check_at_least(0, cubic=cubic)
         self.cluster_size = cluster_size
         self.projected_size = projected_size
         self.cubic = cubic
@@ -172,8 +176,8 @@ class FAEmbedding(keras.layers.Layer):
         shares = self.assignment(narrow, valid, training=training)
         mean = tf.convert_to_tensor(self.mean.mean)
         if training:
-            everything = AllFrames(narrow, valid, centres, squares)
-            mean = self.mean.follow(everything.mean(direction_product_sums), everything.count)
+            all_frames = AllFrames(narrow, valid, centres, squares)
+            mean = self.mean.follow(all_frames.mean(direction_product_sums), all_frames.count)
         sums = direction_product_sums(shares, narrow, centres, squares)
         sums -= cluster_mass(shares)[:, :, tf.newaxis, tf.newaxis] * mean
         scale = self.cluster_size * self.projected_size / frame_counts(valid)
@@ -203,6 +207,9 @@ class SecondOrderPooling(keras.layers.Layer):
         whitening: see TEmbedding.
         cubic: mu of `approximation_error`.
 
+    Raises:
+        UserError: if a size is below 1, mu is below 0, or there is no such whitening.
+
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", third model.
     """
 
@@ -219,6 +226,7 @@ class SecondOrderPooling(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_at_least(1, second_cluster_size=second_cluster_size)
         self.first = TEmbedding(cluster_size, add_batch_norm, weighted, whitening)
         self.second = FAEmbedding(second_cluster_size, projected_size, add_batch_norm, cubic)
 

@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError, choose, known_name
+from yt8m.arguments import check_at_least, check_one_of, check_share, choose
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.attention import SelfAttention
 from yt8m.layers.attention_clusters import FrameAttention
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.layer_list import LayerList
 from yt8m.layers.normalisation import LayerNormalization
 from yt8m.layers.pooling import first_frame, masked_mean
 
@@ -24,7 +25,7 @@ POOLINGS = ("mean", "first", "attention")
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Lets a number pass as far as a normal number is probably below it.
+    """GELU, the Gaussian error linear unit: a number times the probability that a standard normal number is below it.
 
         y = x P(N < x) = x (1 + erf(x / sqrt(2))) / 2,   dy / dx = P(N < x) + x exp(-x^2 / 2) / sqrt(2 pi)
 
@@ -49,30 +50,27 @@ ACTIVATIONS = {"gelu": gelu, "relu": tf.nn.relu}
 
 
 class FeedForward(keras.layers.Layer):
-    """Two dense layers that every frame passes on its own.
+    """Two dense layers, applied to every frame on its own.
 
         y = f(x W1 + b1) W2 + b2
 
     Args:
-        hidden_size: the width of x W1; 0 for four times that of x.
+        feedforward_size: the width of x W1; 0 for four times that of x.
         activation: f, a name of `ACTIVATIONS`.
 
     Raises:
         UserError: if there is no such activation, or the width is below 0.
     """
 
-    def __init__(self, hidden_size: int = 0, activation: str = "relu", **kwargs: Any):
+    def __init__(self, feedforward_size: int = 0, activation: str = "relu", **kwargs: Any):
         super().__init__(**kwargs)
-        if hidden_size < 0:
-            raise UserError(
-                f"--hparams: feedforward_size={hidden_size}: expected a width, or 0 for four times a frame's."
-            )
-        self.hidden_size = hidden_size
-        self.activate = choose(ACTIVATIONS, activation, "activation")
+        check_at_least(0, feedforward_size=feedforward_size)
+        self.feedforward_size = feedforward_size
+        self.activate = choose(ACTIVATIONS, activation=activation)
 
     def build(self, input_shape: Any) -> None:
         """Creates W1 and W2 from Glorot's uniform distribution, b1 and b2 at 0."""
-        width = self.hidden_size or 4 * input_shape[-1]
+        width = self.feedforward_size or 4 * input_shape[-1]
         self.widening = keras.layers.Dense(width, dtype=self.dtype_policy)
         self.narrowing = keras.layers.Dense(input_shape[-1], dtype=self.dtype_policy)
         self.widening.build(input_shape)
@@ -84,7 +82,7 @@ class FeedForward(keras.layers.Layer):
 
 
 class EncoderBlock(keras.layers.Layer):
-    """A layer of the plain encoder, normalised in front of each part.
+    """A layer of the plain encoder, normalised before each part.
 
         a = x + dropout(SelfAttention(LN(x))),   y = a + dropout(FeedForward(LN(a)))
 
@@ -95,6 +93,9 @@ class EncoderBlock(keras.layers.Layer):
         dropout: the share of features to drop in training.
         salt: names the draws of the dropout.
 
+    Raises:
+        UserError: if a name is not known or a number out of range.
+
     Source: Vaswani et al. 2017, "Attention is all you need", with the normalisation where Xiong et al. 2020, "On layer
     normalization in the Transformer architecture", put it: without it, training needs a warm-up.
     """
@@ -103,6 +104,7 @@ class EncoderBlock(keras.layers.Layer):
         self, head_size: int, feedforward_size: int, activation: str, dropout: float, salt: str, **kwargs: Any
     ):
         super().__init__(**kwargs)
+        check_share(dropout=dropout)
         policy = self.dtype_policy
         self.attention = SelfAttention(head_size, dtype=policy)
         self.feedforward = FeedForward(feedforward_size, activation, dtype=policy)
@@ -119,14 +121,14 @@ class EncoderBlock(keras.layers.Layer):
         self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
-        seen = self.attention(self.attention_norm(frames), valid, training=training)
-        frames += self.attention_dropout(seen, key=key, training=training)
-        thought = self.feedforward(self.feedforward_norm(frames))
-        return frames + self.feedforward_dropout(thought, key=key, training=training)
+        attended = self.attention(self.attention_norm(frames), valid, training=training)
+        frames += self.attention_dropout(attended, key=key, training=training)
+        transformed = self.feedforward(self.feedforward_norm(frames))
+        return frames + self.feedforward_dropout(transformed, key=key, training=training)
 
 
 class NormalisedAttention(keras.layers.Layer):
-    """The first part of Kmiec's encoder, normalised by the batch inside and behind it by the frame.
+    """The first part of Kmiec's encoder, normalised by the batch inside and by the frame at its end.
 
         a = LN(x + dropout(SelfAttention(x)))
 
@@ -135,12 +137,16 @@ class NormalisedAttention(keras.layers.Layer):
         dropout: the share of features to drop in training.
         salt: names the draws of the dropout.
 
+    Raises:
+        UserError: if the heads have no width, or the share to drop is not in [0, 1).
+
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification". One of the two encoders in
     their code does not drop, the other drops 90 %.
     """
 
     def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
         super().__init__(**kwargs)
+        check_share(dropout=dropout)
         self.attention = SelfAttention(head_size, add_batch_norm=True, dtype=self.dtype_policy)
         self.dropout = KeyedDropout(dropout, salt)
         self.norm = LayerNormalization(dtype=self.dtype_policy)
@@ -154,8 +160,8 @@ class NormalisedAttention(keras.layers.Layer):
         self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
-        seen = self.attention(frames, valid, training=training)
-        return self.norm(frames + self.dropout(seen, key=key, training=training))
+        attended = self.attention(frames, valid, training=training)
+        return self.norm(frames + self.dropout(attended, key=key, training=training))
 
 
 class NormalisedBlock(keras.layers.Layer):
@@ -168,7 +174,10 @@ class NormalisedBlock(keras.layers.Layer):
         dropout: the share of features to drop in training.
         salt: names the draws of the dropout.
 
-    Source: Kmiec, Bae & An 2018. Their code adds a and normalises a second time, and has a second relu, behind W2.
+    Raises:
+        UserError: if the heads have no width, or the share to drop is not in [0, 1).
+
+    Source: Kmiec, Bae & An 2018. Their code adds a and normalises a second time, and has a second relu, after W2.
     """
 
     def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
@@ -186,8 +195,8 @@ class NormalisedBlock(keras.layers.Layer):
         self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
-        seen = self.attention(frames, valid, key=key, training=training)
-        return self.norm(seen + self.feedforward(seen))
+        attended = self.attention(frames, valid, key=key, training=training)
+        return self.norm(attended + self.feedforward(attended))
 
 
 def sinusoids(length: tf.Tensor | int, size: int) -> tf.Tensor:
@@ -204,24 +213,26 @@ def sinusoids(length: tf.Tensor | int, size: int) -> tf.Tensor:
 
 
 class PositionEmbedding(keras.layers.Layer):
-    """Adds to every frame what says where it stands among those that the model sees.
+    """Adds to every frame an encoding of its position among the frames of the batch.
 
     Args:
-        kind: `sinusoidal`, see `sinusoids`; `learnt`, a vector a position; `none`, and order is not seen.
-        num_positions: how many positions are learnt; frames behind share the last of them.
+        positions: `sinusoidal`, see `sinusoids`; `learnt`, one vector per position; `none`, which hides the order.
+        num_positions: how many positions are learnt; later frames share the last of them.
 
     Raises:
-        UserError: if there is no such kind.
+        UserError: if there is no such encoding, or no position.
     """
 
-    def __init__(self, kind: str, num_positions: int, **kwargs: Any):
+    def __init__(self, positions: str, num_positions: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.kind = known_name(kind, POSITIONS, "position")
+        check_one_of(POSITIONS, positions=positions)
+        check_at_least(1, num_positions=num_positions)
+        self.positions = positions
         self.num_positions = num_positions
 
     def build(self, input_shape: Any) -> None:
         """Creates the learnt vectors from a normal distribution of standard deviation 0.02, BERT's."""
-        if self.kind == "learnt":
+        if self.positions == "learnt":
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.embedding = self.add_weight(
                 shape=(self.num_positions, input_shape[-1]), initializer=normal, name="embedding"
@@ -230,19 +241,18 @@ class PositionEmbedding(keras.layers.Layer):
     def call(self, frames: tf.Tensor) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to `(B, T, D)`."""
         length = tf.shape(frames)[1]
-        if self.kind == "none":
+        if self.positions == "none":
             return frames
-        if self.kind == "sinusoidal":
+        if self.positions == "sinusoidal":
             return frames + tf.cast(sinusoids(length, frames.shape[2]), frames.dtype)
         # As a product of matrices its gradient is a tensor like any other, not slices.
-        places = tf.one_hot(
-            tf.minimum(tf.range(length), self.num_positions - 1), self.num_positions, dtype=frames.dtype
-        )
-        return frames + tf.matmul(places, tf.convert_to_tensor(self.embedding))
+        indices = tf.minimum(tf.range(length), self.num_positions - 1)
+        one_hot = tf.one_hot(indices, self.num_positions, dtype=frames.dtype)
+        return frames + tf.matmul(one_hot, tf.convert_to_tensor(self.embedding))
 
 
 class TransformerEncoder(keras.layers.Layer):
-    """A stack of encoder blocks, and the pooling of what they make of the frames.
+    """A stack of encoder blocks, whose outputs are pooled over the frames.
 
         x_0 = x P + positions,   x_l = EncoderBlock(x_{l-1}),   y = pool_t LN(x_L)
 
@@ -280,22 +290,17 @@ class TransformerEncoder(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if num_layers < 1 or model_size < 0:
-            raise UserError(
-                f"--hparams: num_layers={num_layers}, model_size={model_size}: expected at least 1 layer, and a width "
-                "or 0 for that of the frames."
-            )
+        check_at_least(1, num_layers=num_layers)
+        check_at_least(0, model_size=model_size)
+        check_one_of(POOLINGS, pooling=pooling)
         policy = self.dtype_policy
         self.entrance = NormalisedDense(model_size, add_batch_norm=False, dtype=policy) if model_size else None
         self.positions = PositionEmbedding(positions, num_positions, dtype=policy)
-        self.blocks = [
-            EncoderBlock(head_size, feedforward_size, activation, dropout, f"{salt} {depth}", dtype=policy)
-            for depth in range(num_layers)
-        ]
-        for depth, block in enumerate(self.blocks):
-            setattr(self, f"block_{depth}", block)  # a checkpoint finds attributes, not what is in lists
+        options = (head_size, feedforward_size, activation, dropout)
+        blocks = (EncoderBlock(*options, f"{salt} {depth}", dtype=policy) for depth in range(num_layers))
+        self.blocks = LayerList(self, "block", blocks)
         self.norm = LayerNormalization(dtype=policy)
-        self.pooling = known_name(pooling, POOLINGS, "pooling")
+        self.pooling = pooling
         self.scorer = FrameAttention(1, dtype=policy) if pooling == "attention" else None
 
     def build(self, input_shape: Any) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import ArgumentError, check_one_of, check_share
 from yt8m.distribution import all_replica_sum
-from yt8m.errors import UserError, known_name
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.normalisation import moving_rate
 
@@ -25,7 +25,7 @@ WHITENINGS = ("diagonal", "full", "none")
 
 _SMALLEST_SQUARE = 1e-8  # a frame nearer to a centre than 1e-4 has no direction that float32 knows
 _RIDGE = 1e-3  # of the mean variance of a direction's features, 1 / D: added before anything is divided by it
-_LARGEST_FULL = 256  # "full" writes D^2 numbers a frame
+_LARGEST_FULL = 256  # "full" writes D^2 numbers per frame
 
 
 def squared_distances(frames: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
@@ -84,11 +84,12 @@ class MovingMean(keras.layers.Layer):
 
     Args:
         shape: of the statistic.
-        momentum: how much of the mean a step of a long run keeps.
+        momentum: the share of the mean that a step of a long run keeps.
     """
 
     def __init__(self, shape: tuple[int, ...], momentum: float = 0.999, **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        check_share(momentum=momentum)
         self.momentum = momentum
         self.mean = self._scalar_or_more(shape, "moving_mean")
         self.num_updates = self._scalar_or_more((), "num_updates")
@@ -137,11 +138,11 @@ class DirectionWhitening(keras.layers.Layer):
 
     Moments are those of the single directions of all frames that exist, on all replicas. `diagonal` has those of the
     batch in training. `full` has moving ones there too, and no gradient through them: a batch rarely has enough frames
-    for a covariance. L^-1 whitens as covariance^-1/2 does, up to a rotation of each cluster, which neither lengths nor
-    a linear layer behind it can see.
+    for a covariance. L^-1 whitens as covariance^-1/2 does, up to a rotation of each cluster, to which lengths and a
+    linear layer after it are blind.
 
     Args:
-        kind: a name of `WHITENINGS`.
+        whitening: a name of `WHITENINGS`.
 
     Raises:
         UserError: if there is no such whitening, or frames are too wide for `full`.
@@ -150,40 +151,41 @@ class DirectionWhitening(keras.layers.Layer):
     Kmiec, Bae & An 2018, whose code normalises by the batch, feature by feature.
     """
 
-    def __init__(self, kind: str = "diagonal", **kwargs: Any):
+    def __init__(self, whitening: str = "diagonal", **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.kind = known_name(kind, WHITENINGS, "whitening")
+        check_one_of(WHITENINGS, whitening=whitening)
+        self.kind = whitening
 
     def build(self, input_shape: Any) -> None:
         """Creates the moving moments for sums of `input_shape` `(B, K, D)`."""
         count, size = input_shape[1:]
         self.ridge = _RIDGE / size
         if self.kind == "full" and size > _LARGEST_FULL:
-            raise UserError(
-                f"--hparams: whitening=full of {size} features would write {size * size} numbers a frame. "
-                f"It takes {_LARGEST_FULL} features at most: choose whitening=diagonal."
+            raise ArgumentError(
+                f"whitening=full: of {size} features it would write {size * size} numbers per frame. "
+                f"It takes {_LARGEST_FULL} features at most: choose diagonal."
             )
         if self.kind != "none":
             self.mean = MovingMean((count, size))
             self.second = MovingMean((count, size, size) if self.kind == "full" else (count, size))
 
-    def call(self, sums: tf.Tensor, mass: tf.Tensor, everything: AllFrames | None = None) -> tf.Tensor:
-        """Whitens `sums` `(B, K, D)` of directions with `mass` `(B, K)`; in training it is given all frames."""
+    def call(self, sums: tf.Tensor, mass: tf.Tensor, all_frames: AllFrames | None = None) -> tf.Tensor:
+        """Whitens `sums` `(B, K, D)` of directions with `mass` `(B, K)`; in training it is given `all_frames`."""
         if self.kind == "none":
             return sums
         if self.kind == "full":
-            return self._fully(sums, mass, everything)
+            return self._fully(sums, mass, all_frames)
         mean, second = tf.convert_to_tensor(self.mean.mean), tf.convert_to_tensor(self.second.mean)
-        if everything is not None:
-            mean = self.mean.follow(everything.mean(direction_sums), everything.count)
-            second = self.second.follow(everything.mean(_direction_square_sums), everything.count)
+        if all_frames is not None:
+            mean = self.mean.follow(all_frames.mean(direction_sums), all_frames.count)
+            second = self.second.follow(all_frames.mean(_direction_square_sums), all_frames.count)
         variance = tf.maximum(second - tf.square(mean), 0.0)
         return (sums - mass[:, :, tf.newaxis] * mean) * tf.math.rsqrt(variance + self.ridge)
 
-    def _fully(self, sums: tf.Tensor, mass: tf.Tensor, everything: AllFrames | None) -> tf.Tensor:
-        if everything is not None:
-            self.mean.follow(everything.mean(direction_sums), everything.count)
-            self.second.follow(everything.mean(direction_product_sums), everything.count)
+    def _fully(self, sums: tf.Tensor, mass: tf.Tensor, all_frames: AllFrames | None) -> tf.Tensor:
+        if all_frames is not None:
+            self.mean.follow(all_frames.mean(direction_sums), all_frames.count)
+            self.second.follow(all_frames.mean(direction_product_sums), all_frames.count)
         mean, second = tf.convert_to_tensor(self.mean.mean), tf.convert_to_tensor(self.second.mean)
         covariance = second - mean[:, :, tf.newaxis] * mean[:, tf.newaxis, :]
         root = tf.linalg.cholesky(covariance + self.ridge * tf.eye(covariance.shape[1]))

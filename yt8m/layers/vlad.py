@@ -1,4 +1,4 @@
-"""Vectors of locally aggregated descriptors: for every cluster the sum of what the frames differ from it."""
+"""Vectors of locally aggregated descriptors: for every cluster the sum of the frames' residuals from its centre."""
 
 import math
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least
 from yt8m.layers.assignment import SoftAssignment, cluster_mass, masked_softmax, weighted_sums
 from yt8m.layers.normalisation import l2_normalise, unit_scale
 
 
 def unit_descriptor(clusters: tf.Tensor) -> tf.Tensor:
-    """Sets the clusters `(B, K, D)` of each video side by side and scales them to unit length: `(B, K * D)`."""
+    """Concatenates the clusters `(B, K, D)` of each video and scales the result to unit length: `(B, K * D)`."""
     return l2_normalise(tf.reshape(clusters, (-1, clusters.shape[1] * clusters.shape[2])))
 
 
@@ -41,12 +42,13 @@ class NetRVLAD(keras.layers.Layer):
     Raises:
         UserError: if there is no cluster.
 
-    Source: Miech, Laptev & Sivic 2017, NetRVLAD (their code's lightvlad). Clusters follow each other in y, where their
-    code has features; the layer behind it is the same up to the order of its weights.
+    Source: Miech, Laptev & Sivic 2017, NetRVLAD (their code's lightvlad). y has one cluster after the other, theirs
+    one feature after the other; the layer after it is the same up to the order of its weights.
     """
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, flatten: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size)
         self.cluster_size = cluster_size
         self.flatten = flatten
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)

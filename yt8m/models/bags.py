@@ -1,4 +1,4 @@
-"""Registered models that pool every feature on its own: bags of frames, late fusion."""
+"""Registered models that pool every feature to a bag of frames."""
 
 from typing import Any
 
@@ -6,66 +6,67 @@ import keras
 
 from yt8m.layers.dbof import GatedBagOfFrames, MeanAndMaxBagOfFrames, SoftBagOfFrames
 from yt8m.models.late_fusion import LateFusionModel
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
 _SHARE = 8  # a bag of any feature but the widest has an eighth of the clusters
 
 
-@FRAME_LEVEL_MODELS.register(
+@hyper_parameters(
+    defaults={"cluster_size": 8192},
     flags={
         "dbof_add_batch_norm": "add_batch_norm",
         "dbof_cluster_size": "cluster_size",
         "dbof_hidden_size": "hidden_size",
         "dbof_relu": "relu",
-        "softdbof_maxpool": "max_pool",
-    }
+    },
 )
-class SoftDbofModelLF(LateFusionModel):
-    """Soft bag of frames of every feature, a hidden layer, a classifier.
+class BagModel(LateFusionModel):
+    """What the models with bags of frames share: many clusters, and the flags that set them.
+
+    Args:
+        spec: what the records hold.
+        cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
+        inherited: see LateFusionModel.
+    """
+
+
+@FRAME_LEVEL_MODELS.register(flags={"softdbof_maxpool": "max_pool"})
+class SoftDbofModelLF(BagModel):
+    """One soft bag of frames per feature, then a hidden layer and the classifier.
 
         y = L2(sum_t a[t]),   a = softmax(BN(x W))
 
     Args:
         spec: what the records hold.
-        cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
         max_pool: whether the largest share of each cluster follows the sums.
-        inherited: see LateFusionModel.
+        inherited: see BagModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, SoftDbofModelLF.
     """
 
-    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, max_pool: bool = False, **inherited: Any):
-        super().__init__(spec, cluster_size=cluster_size, **inherited)
+    def __init__(self, spec: DataSpec, *, max_pool: bool = False, **inherited: Any):
+        super().__init__(spec, **inherited)
         options = (max_pool, self.add_batch_norm)
         self.pool_each(lambda clusters, _: SoftBagOfFrames(clusters, *options, dtype=self.dtype_policy), _SHARE)
 
 
-@FRAME_LEVEL_MODELS.register(
-    flags={
-        "dbof_add_batch_norm": "add_batch_norm",
-        "dbof_cluster_size": "cluster_size",
-        "dbof_hidden_size": "hidden_size",
-        "dbof_relu": "relu",
-        "softdbof_maxpool": "max_pool",
-    }
-)
-class GatedDbofModelLF(LateFusionModel):
-    """Soft bags of frames, that of the widest feature gated, a hidden layer, a classifier.
+@FRAME_LEVEL_MODELS.register(flags={"softdbof_maxpool": "max_pool"})
+class GatedDbofModelLF(BagModel):
+    """One soft bag of frames per feature, that of the widest gated, then a hidden layer and the classifier.
 
         y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = softmax(BN(x W))
 
     Args:
         spec: what the records hold.
-        cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
         max_pool: whether the largest share of each cluster follows the sums of the other features.
-        inherited: see LateFusionModel.
+        inherited: see BagModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDbofModelLF.
     """
 
-    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, max_pool: bool = False, **inherited: Any):
-        super().__init__(spec, cluster_size=cluster_size, **inherited)
+    def __init__(self, spec: DataSpec, *, max_pool: bool = False, **inherited: Any):
+        super().__init__(spec, **inherited)
 
         def make_pool(clusters: int, is_widest: bool) -> keras.layers.Layer:
             if is_widest:
@@ -75,25 +76,16 @@ class GatedDbofModelLF(LateFusionModel):
         self.pool_each(make_pool, _SHARE)
 
 
-@FRAME_LEVEL_MODELS.register(
-    flags={
-        "dbof_add_batch_norm": "add_batch_norm",
-        "dbof_cluster_size": "cluster_size",
-        "dbof_hidden_size": "hidden_size",
-        "dbof_relu": "relu",
-        "dbof_activation": "activation",
-    }
-)
-class DbofModelLF(LateFusionModel):
-    """Deep bag of frames of every feature, pooled both ways, a hidden layer, a classifier.
+@FRAME_LEVEL_MODELS.register(flags={"dbof_activation": "activation"})
+class DbofModelLF(BagModel):
+    """One deep bag of frames per feature, pooled by mean and maximum, then a hidden layer and the classifier.
 
         y = [L2(mean_t f(BN(x_t W))), L2(max_t f(BN(x_t W)))]
 
     Args:
         spec: what the records hold.
-        cluster_size: the number of detectors of the widest feature; others have an eighth of it, at least 1.
         activation: f, `relu6`, which WILLOW calls `relu`, `sigmoid` or `glu`.
-        inherited: see LateFusionModel.
+        inherited: see BagModel.
 
     Raises:
         UserError: if there is no such activation.
@@ -101,7 +93,7 @@ class DbofModelLF(LateFusionModel):
     Source: antoine77340/Youtube-8M-WILLOW, DbofModelLF.
     """
 
-    def __init__(self, spec: DataSpec, *, cluster_size: int = 8192, activation: str = "relu6", **inherited: Any):
-        super().__init__(spec, cluster_size=cluster_size, **inherited)
+    def __init__(self, spec: DataSpec, *, activation: str = "relu6", **inherited: Any):
+        super().__init__(spec, **inherited)
         options = (activation, self.add_batch_norm)
         self.pool_each(lambda clusters, _: MeanAndMaxBagOfFrames(clusters, *options, dtype=self.dtype_policy), _SHARE)

@@ -1,6 +1,7 @@
 """What frame-level models share: from the bytes of a batch to frames, and from a pooled vector to a classifier."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError, did_you_mean
+from yt8m.arguments import check_at_least, check_one_of, typed_as
+from yt8m.batch import blank_batch
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS, hyper_parameters
@@ -20,37 +22,54 @@ def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | N
     """Builds a registered video-level model for vectors of any width.
 
     Raises:
-        UserError: if there is no such model, or it has no such hyper-parameter.
+        UserError: if there is no such model, it has no such hyper-parameter, or one is out of range; the message names
+            it as `classifier` or `classifier.l2_penalty`.
     """
     if name not in VIDEO_LEVEL_MODELS:
-        known = VIDEO_LEVEL_MODELS.names()
-        raise UserError(
-            f"--video_level_classifier_model={name}: there is no such video-level model.{did_you_mean(name, known)} "
-            f"Known: {', '.join(known)}."
-        )
+        check_one_of(VIDEO_LEVEL_MODELS.names(), classifier=name)
     hparams = dict(hparams or {})
     VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
-    return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
+    with typed_as("classifier."):
+        return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
 
 
 def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
-    """Deals out clusters: `size` to the widest features, the `share`-th part of it, at least 1, to any other."""
+    """Returns the number of clusters per feature: `size` for the widest, `size // share` but at least 1 for others."""
     widest = max(spec.feature_sizes)
     return [size if width == widest else max(1, size // share) for width in spec.feature_sizes]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What `pool` returns if it is more than a vector per video.
+
+    Attributes:
+        vector: what `classify` is given, `(B, E)`; of another form only for a `classify` of the model's own.
+        losses: terms that are added to the loss in training, `(B,)` float32 each, by name.
+    """
+
+    vector: tf.Tensor
+    losses: Mapping[str, tf.Tensor] = field(default_factory=dict)
 
 
 @hyper_parameters(flags={"video_level_classifier_model": "classifier"})
 class FrameLevelModel(keras.Model):
     """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
 
-    A model overrides `pool` and, if it does not want all frames, or scales them in its own way, `frame_sampling` and
-    `normalise`.
+    A model overrides `pool`. What else it may override, each with a default:
+
+    * `frame_sampling`, if it does not want all frames;
+    * `normalise`, if it scales frames in its own way;
+    * `classify`, if the classifier's predictions are not all of its outputs.
 
     Args:
         spec: names the features and their sizes, and has the number of classes.
         classifier: the name of a registered video-level model.
         classifier_hparams: its hyper-parameters, where they differ from its defaults.
         unit_frames: whether frames are scaled to unit length.
+
+    Raises:
+        UserError: if a hyper-parameter is not known or out of range.
 
     Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation of every frame.
     """
@@ -77,20 +96,58 @@ class FrameLevelModel(keras.Model):
         """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if they are to be."""
         return l2_normalise(frames) if self.unit_frames else frames
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Turns `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true into vectors `(B, E)`."""
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:
+        """Pools the frames of each video.
+
+        Args:
+            frames: `(B, T, D)` in the type that layers compute in, 0 where `valid` is false.
+            valid: `(B, T)` bool, whether a frame exists.
+            key: `(B,)` int64, the examples' random keys; None where nothing is drawn.
+            training: whether to drop features and to use the moments of the batch.
+
+        Returns:
+            `(B, E)` float or, with terms of the loss, `Pooled`.
+        """
         raise NotImplementedError
 
+    def classify(
+        self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool
+    ) -> dict[str, Any]:
+        """Computes a model's outputs from what it pooled; by default those of the classifier.
+
+        Args:
+            vector: what `pool` returned, `(B, E)` float.
+            frames: `(B, T, D)` float32, as `normalise` left them.
+            valid: as of `pool`.
+            key: as of `pool`.
+            training: as of `pool`.
+
+        Returns:
+            `predictions` and `logits` `(B, C)` float32. Optionally `losses`, as of `Pooled`, and outputs of the model's
+            own, such as `branch_logits` `(B, M, C)`.
+        """
+        return self.classifier(vector, key=key, training=training)
+
     def build(self, batch_shape: Any = None) -> None:
-        """Creates the weights by a walk through a batch of one black frame; shapes follow from the spec."""
-        self.call(_blank_batch(self.spec), training=False)
+        """Creates the weights by calling the model on a batch of one blank frame; shapes follow from the spec."""
+        self.call(blank_batch(self.spec), training=False)
 
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, Any]:
-        """Maps a batch of `(B, T, size)` features and `num_frames` `(B,)` to predictions and logits `(B, C)`."""
+        """Maps a batch of `(B, T, size)` features and `num_frames` `(B,)` to the model's outputs.
+
+        Returns:
+            What `classify` returns. In training `losses` has the terms of pooling and classification; at evaluation
+            there is none.
+        """
+        key = batch.get("key")
         frames, valid = read_frames(batch, self.spec)
-        frames = tf.cast(self.normalise(frames, valid), self.compute_dtype)
-        vector = self.pool(frames, valid, batch.get("key"), training)
-        return self.classifier(vector, key=batch.get("key"), training=training)
+        frames = self.normalise(frames, valid)
+        pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, key, training)
+        if not isinstance(pooled, Pooled):
+            pooled = Pooled(pooled)
+        outputs = self.classify(pooled.vector, frames, valid, key, training)
+        losses = {**pooled.losses, **outputs.pop("losses", {})}
+        return outputs | {"losses": losses} if training and losses else outputs
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Starts the classifier at the class prior `(C,)`."""
@@ -104,13 +161,13 @@ class SampledModel(FrameLevelModel):
     Args:
         spec: what the records hold.
         iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they follow each other from a random start.
+        sample_random_frames: whether they are drawn one by one; if not, they are consecutive, from a random start.
         sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
         evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
         inherited: see FrameLevelModel.
 
     Raises:
-        UserError: if there is no such sampling.
+        UserError: if there is no such sampling, or a number of frames is below 0, or 0 where some are sampled.
     """
 
     def __init__(
@@ -123,16 +180,11 @@ class SampledModel(FrameLevelModel):
         evaluation_sampling: str = "all",
         **inherited: Any,
     ):
+        check_at_least(1 if evaluation_sampling == "uniform" else 0, iterations=iterations)
         super().__init__(spec, **inherited)
         self.training_sampling = random_frames(iterations, sample_random_frames, sampling)
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """What `sampling` says in training, what `evaluation_sampling` says at evaluation."""
+        """The frames of `sampling` in training, those of `evaluation_sampling` at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
-
-
-def _blank_batch(spec: DataSpec) -> dict[str, tf.Tensor]:
-    sizes = zip(spec.feature_names, spec.feature_sizes, strict=True)
-    features = {name: tf.zeros((1, 1, size), tf.uint8) for name, size in sizes}
-    return {**features, "num_frames": tf.ones((1,), tf.int32), "key": tf.zeros((1,), tf.int64)}

@@ -1,4 +1,4 @@
-"""Late fusion: every feature is pooled on its own, and what follows sees all of them."""
+"""Late fusion: every feature is pooled on its own, and the descriptors are fused by a hidden layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,47 +6,49 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.errors import UserError, choose
+from yt8m.arguments import ArgumentError, check_at_least, check_share, choose
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.gating import GATINGS
+from yt8m.layers.layer_list import LayerList
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.whitening import ReverseWhitening
-from yt8m.models.base import SampledModel, stream_sizes
+from yt8m.models.base import Pooled, SampledModel, stream_sizes
 from yt8m.registry import hyper_parameters
 from yt8m.schema import DataSpec
 
 
-@hyper_parameters(flags={"hidden_size": "hidden_size", "gating": "gating", "gating_remove_diag": "gating_remove_diag"})
+@hyper_parameters(
+    defaults={"iterations": 30, "sampling": "random"},
+    flags={"hidden_size": "hidden_size", "gating": "gating", "gating_remove_diag": "gating_remove_diag"},
+)
 class LateFusionModel(SampledModel):
-    """What these models share: pool every feature on its own, then a hidden layer over all, a gate, a classifier.
+    """Fuses descriptors: one pooling per feature, then a hidden layer over all of them, a gate and the classifier.
 
         x = BN(frames),   h = f([pool_1(x_1), pool_2(x_2), ...] H + b),   y = classifier(gate(h))
 
     H starts from a normal distribution of standard deviation 1 / sqrt(K) for the K clusters of the widest feature,
     whatever the width of the descriptor: its parts have unit length, so h starts with numbers of that size.
 
-    A model is what it pools with: it calls `pool_each` when it is constructed.
+    A subclass only chooses its pooling layers: it calls `pool_each` when it is constructed.
 
     Args:
         spec: what the records hold.
         cluster_size: clusters of the widest feature, K.
-        dimred: the width to which the descriptor is projected in front of the hidden layer; -1 for none.
+        dimred: the width to which the descriptor is projected before the hidden layer; 0 or -1 for no projection.
         hidden_size: the width of h.
-        add_batch_norm: whether to normalise; if not, biases take its place.
-        relu: whether f is relu6 behind batch normalisation; if not, the hidden layer is linear.
+        add_batch_norm: whether to normalise by the batch; if not, there are biases.
+        relu: whether f is relu6 after batch normalisation; if not, the hidden layer is linear.
         gating: whether the hidden layer is gated.
         gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether a hidden unit has no say in its own gate.
-        iterations: as in SampledModel.
-        sampling: as in SampledModel.
+        gating_remove_diag: whether to keep a hidden unit from influencing its own gate.
         reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training, behind the normalisation.
+        input_dropout: the share of the frames' features to drop in training, after the normalisation.
         dropout: the share of the descriptor's features to drop in training.
         inherited: see SampledModel.
 
     Raises:
-        UserError: if there is no cluster, or a name is not known.
+        UserError: if a name is not known or a number out of range.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW. Unlike
     the latter they draw no frames at evaluation.
@@ -64,16 +66,17 @@ class LateFusionModel(SampledModel):
         gating: bool = False,
         gating_form: str = "context",
         gating_remove_diag: bool = False,
-        iterations: int = 30,
-        sampling: str = "random",
         reverse_whitening: bool = False,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         **inherited: Any,
     ):
-        super().__init__(spec, iterations=iterations, sampling=sampling, **inherited)
-        if cluster_size < 1:
-            raise UserError(f"--hparams: cluster_size={cluster_size}: expected at least 1.")
+        check_at_least(1, cluster_size=cluster_size, hidden_size=hidden_size)
+        check_at_least(-1, dimred=dimred)
+        check_share(input_dropout=input_dropout, dropout=dropout)
+        make_gate = choose(GATINGS, gating_form=gating_form)
+        _check_diagonal(gating_remove_diag, gating, gating_form)
+        super().__init__(spec, **inherited)
         self.cluster_size = cluster_size
         self.add_batch_norm = add_batch_norm
         self.reverse_whitening = ReverseWhitening(spec) if reverse_whitening else None
@@ -93,44 +96,44 @@ class LateFusionModel(SampledModel):
             kernel_stddev=stddev if self.reduction is None else None,
             dtype=self.dtype_policy,
         )
-        make_gate = choose(GATINGS, gating_form, "gating form")
-        _check_diagonal(gating_remove_diag, gating, gating_form)
         options = {"remove_diagonal": True} if gating_remove_diag else {}
         self.gate = make_gate(add_batch_norm=add_batch_norm, dtype=self.dtype_policy, **options) if gating else None
 
     def pool_each(self, make_pool: Callable[[int, bool], keras.layers.Layer], share: int) -> None:
-        """Makes the layers that pool, one a feature.
+        """Makes the layers that pool, one per feature.
 
         Args:
             make_pool: `(clusters, is_widest) -> layer`.
-            share: of how many clusters of the widest feature the others have one.
+            share: by how much the number of clusters of the widest feature is divided for the others.
         """
         widest = max(self.spec.feature_sizes)
         sizes = zip(self.spec.feature_sizes, stream_sizes(self.cluster_size, share, self.spec), strict=True)
-        self.pools = [make_pool(clusters, width == widest) for width, clusters in sizes]
-        for index, layer in enumerate(self.pools):
-            setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
+        self.pools = LayerList(self, "pool", [make_pool(clusters, width == widest) for width, clusters in sizes])
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening, if it is to, and scales to unit length, if it is to."""
+        """Undoes the whitening of `frames` `(B, T, D)` and scales them to unit length, each if asked for."""
         if self.reverse_whitening is not None:
             frames = self.reverse_whitening(frames, valid)
         return super().normalise(frames, valid)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Pools every feature, sets the descriptors side by side and maps them to the hidden layer."""
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:
+        """Maps `frames` `(B, T, D)` to the hidden layer over the descriptors of all features, `(B, hidden_size)`."""
+        return self.fuse(self.describe(frames, valid, key, training), key, training)
+
+    def describe(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[Any]:
+        """Pools every feature of `frames` `(B, T, D)` and returns the outputs of the pooling layers, `(B, E)` each."""
         streams = zip(self.pools, self.streams(frames, valid, key, training), strict=True)
-        return self.fuse([pool(stream, valid, training=training) for pool, stream in streams], key, training)
+        return [pool(stream, valid, training=training) for pool, stream in streams]
 
     def streams(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
-        """Normalises `frames` `(B, T, D)` and parts them into their features, `(B, T, size)` each."""
+        """Normalises `frames` `(B, T, D)` and splits them into their features, `(B, T, size)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         frames = self.input_dropout(frames, key=key, training=training)
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
     def fuse(self, descriptors: list[tf.Tensor], key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Sets descriptors `(B, E)` side by side and maps them to the hidden layer, `(B, hidden_size)`."""
+        """Concatenates descriptors `(B, E)` and maps them to the hidden layer, `(B, hidden_size)`."""
         descriptor = tf.cast(tf.concat(descriptors, axis=-1), self.compute_dtype)
         descriptor = self.dropout(descriptor, key=key, training=training)
         if self.reduction is not None:
@@ -143,6 +146,6 @@ class LateFusionModel(SampledModel):
 
 def _check_diagonal(is_removed: bool, gating: bool, form: str) -> None:
     if is_removed and not gating:
-        raise UserError("--gating_remove_diag: the hidden layer has no gate. Add --gating, or leave it out.")
+        raise ArgumentError("gating_remove_diag=True: the hidden layer has no gate. Add gating=True, or leave it out.")
     if is_removed and form not in ("context", "glu"):
-        raise UserError(f"--gating_remove_diag: the gating form '{form}' has no diagonal. Leave it out.")
+        raise ArgumentError(f"gating_remove_diag=True: a gate of the form '{form}' has no diagonal. Leave it out.")

@@ -1,7 +1,6 @@
 """Registered NeXtVLAD models: one, and a mixture of several that teach each other."""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least, check_positive, check_share
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
-from yt8m.layers.frames import read_frames
 from yt8m.layers.gating import SqueezeExcitation
+from yt8m.layers.layer_list import LayerList
 from yt8m.layers.nextvlad import NeXtVLAD
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.pooling import masked_mean
@@ -37,6 +36,9 @@ class NeXtVLADTrunk(keras.layers.Layer):
         gating_ratio: by how much h W1 is narrower than h.
         dropout: the share of descriptor features to drop in training.
         salt: names the draws of the dropout.
+
+    Raises:
+        UserError: if a size is below 1, or the share to drop is not in [0, 1).
     """
 
     def __init__(
@@ -53,12 +55,13 @@ class NeXtVLADTrunk(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_at_least(1, cluster_size=cluster_size, groups=groups, hidden_size=hidden_size, gating_ratio=gating_ratio)
+        check_share(dropout=dropout)
         self.spec = spec
         self.hidden_size = hidden_size
         sizes = zip(stream_sizes(cluster_size, 2, spec), stream_sizes(groups, 2, spec), strict=True)
-        self.pools = [NeXtVLAD(clusters, own, expansion, dtype=self.dtype_policy) for clusters, own in sizes]
-        for index, layer in enumerate(self.pools):
-            setattr(self, f"pool_{index}", layer)  # a checkpoint finds attributes, not what is in lists
+        pools = (NeXtVLAD(clusters, own, expansion, dtype=self.dtype_policy) for clusters, own in sizes)
+        self.pools = LayerList(self, "pool", pools)
         self.dropout = KeyedDropout(dropout, salt)
         self.gate = SqueezeExcitation(ratio=gating_ratio, dtype=self.dtype_policy)
 
@@ -82,13 +85,14 @@ class NeXtVLADTrunk(keras.layers.Layer):
         return self.gate(self.hidden(descriptor, training=training), training=training)
 
 
-@hyper_parameters(flags={"hidden_size": "hidden_size"})
+@hyper_parameters(defaults={"classifier": "LogisticModel", "unit_frames": False}, flags={"hidden_size": "hidden_size"})
 class NeXtVLADBase(SampledModel):
     """What the NeXtVLAD models share: frames whose whitening is undone, trunks of one size, a logistic classifier.
 
         x = (stored - shift) * scale
 
-    Frames are not scaled to unit length: their whitening is undone, with a scale that is learnt from there.
+    Frames are not scaled to unit length: their whitening is undone, by a scale that is trained further. The authors'
+    penalty is classifier.l2_penalty=1e-5.
 
     Args:
         spec: what the records hold.
@@ -98,9 +102,7 @@ class NeXtVLADBase(SampledModel):
         hidden_size: the width of a trunk's hidden layer.
         gating_ratio: by how much the hidden layer of its gate is narrower.
         dropout: the share of descriptor features to drop in training.
-        classifier: the name of a video-level model.
-        classifier_hparams: its hyper-parameters; the authors' penalty is l2_penalty=1e-5.
-        unit_frames: whether frames are scaled to unit length, behind the whitening.
+        unit_frames: whether frames are scaled to unit length after their whitening is undone.
         inherited: see SampledModel.
     """
 
@@ -114,14 +116,9 @@ class NeXtVLADBase(SampledModel):
         hidden_size: int = 2048,
         gating_ratio: int = 8,
         dropout: float = 0.5,
-        classifier: str = "LogisticModel",
-        classifier_hparams: Mapping[str, Any] | None = None,
-        unit_frames: bool = False,
         **inherited: Any,
     ):
-        super().__init__(
-            spec, classifier=classifier, classifier_hparams=classifier_hparams, unit_frames=unit_frames, **inherited
-        )
+        super().__init__(spec, **inherited)
         self.reverse_whitening = ReverseWhitening(spec)
         self.make_trunk = partial(
             NeXtVLADTrunk,
@@ -136,22 +133,19 @@ class NeXtVLADBase(SampledModel):
         )
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening of `frames` `(B, T, D)`, and scales to unit length, if it is to."""
+        """Undoes the whitening of `frames` `(B, T, D)`, and scales them to unit length, if asked for."""
         return super().normalise(self.reverse_whitening(frames, valid), valid)
 
 
 @FRAME_LEVEL_MODELS.register()
 class NeXtVLADModel(NeXtVLADBase):
-    """NeXtVLAD of every feature, a hidden layer, a squeeze-and-excitation gate, a classifier.
+    """One NeXtVLAD per feature, then a hidden layer, a squeeze-and-excitation gate and the classifier.
 
         h = BN(dropout([NeXtVLAD(x_1), ...]) H),   p = classifier(gate(h))
 
     Args:
         spec: what the records hold.
         inherited: see NeXtVLADBase.
-
-    Raises:
-        UserError: if there is no such sampling.
 
     Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m. Padding is left out of all moments here, and the
     classifier's bias is free of the penalty.
@@ -162,13 +156,13 @@ class NeXtVLADModel(NeXtVLADBase):
         self.trunk = self.make_trunk(salt="descriptor")
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Pools every feature, and maps the descriptors to the gated hidden layer."""
+        """Maps `frames` `(B, T, D)` to the gated hidden layer over the descriptors, `(B, hidden_size)`."""
         return self.trunk(frames, valid, key=key, training=training)
 
 
-@FRAME_LEVEL_MODELS.register(loss="BranchCrossEntropyLoss")
+@FRAME_LEVEL_MODELS.register(defaults={"cluster_size": 112, "gating_ratio": 16}, loss="BranchCrossEntropyLoss")
 class MixNeXtVLADModel(NeXtVLADBase):
-    """Several NeXtVLAD models in one, blended by a gate that looks at the mean frame, and taught by their blend.
+    """Several NeXtVLAD models in one, blended by a gate on the mean frame, and taught by their blend.
 
         z = sum_m a_m z_m,   a = softmax(BN(mean_t(x_t)) W + b),   p = sigmoid(z)
         losses["distillation"] = w * sum_m KL(softmax(z / tau) || softmax(z_m / tau))   over classes
@@ -178,19 +172,17 @@ class MixNeXtVLADModel(NeXtVLADBase):
     Args:
         spec: what the records hold.
         num_branches: how many models, M.
-        cluster_size: as in NeXtVLADBase.
-        gating_ratio: as in NeXtVLADBase.
         temperature: tau.
         distillation_weight: w; 0 for no distillation.
-        fixed_teacher: whether the distillation leaves the blend alone and teaches the branches only.
+        fixed_teacher: whether the distillation has no gradient to the blend and trains the branches only.
         inherited: see NeXtVLADBase.
 
     Raises:
-        UserError: if there is no branch or no such sampling, or the temperature is not positive.
+        UserError: if there is no branch, the temperature is not above 0, or the weight is below 0.
 
     Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; Lan, Zhu & Gong 2018, "Knowledge distillation by on-the-fly native
     ensemble"; linrongc/youtube-8m, whose gate averages over padding too. w = tau^2 = 9 is theirs, and so is a teacher
-    that moves.
+    that has a gradient.
     """
 
     def __init__(
@@ -198,55 +190,48 @@ class MixNeXtVLADModel(NeXtVLADBase):
         spec: DataSpec,
         *,
         num_branches: int = 3,
-        cluster_size: int = 112,
-        gating_ratio: int = 16,
         temperature: float = 3.0,
         distillation_weight: float = 9.0,
         fixed_teacher: bool = False,
         **inherited: Any,
     ):
-        super().__init__(spec, cluster_size=cluster_size, gating_ratio=gating_ratio, **inherited)
-        if num_branches < 1 or temperature <= 0.0:
-            raise UserError(
-                f"--hparams: num_branches={num_branches}, temperature={temperature}: expected at least 1 branch and a "
-                "temperature above 0."
-            )
+        check_at_least(1, num_branches=num_branches)
+        check_positive(temperature=temperature)
+        check_at_least(0, distillation_weight=distillation_weight)
+        super().__init__(spec, **inherited)
         self.temperature = temperature
         self.distillation_weight = distillation_weight
         self.fixed_teacher = fixed_teacher
-        self.trunks = [self.make_trunk(salt=f"descriptor {branch}") for branch in range(num_branches)]
-        self.classifiers = [self.classifier, *(self.make_classifier() for _ in range(num_branches - 1))]
-        for branch, (trunk, own_classifier) in enumerate(zip(self.trunks, self.classifiers, strict=True)):
-            setattr(self, f"trunk_{branch}", trunk)  # a checkpoint finds attributes, not what is in lists
-            if branch:
-                setattr(self, f"classifier_{branch}", own_classifier)
+        trunks = (self.make_trunk(salt=f"descriptor {branch}") for branch in range(num_branches))
+        self.trunks = LayerList(self, "trunk", trunks)
+        others = (self.make_classifier() for _ in range(num_branches - 1))
+        self.classifiers = LayerList(self, "classifier", [self.classifier, *others])
         self.blend_norm = MaskedBatchNormalization(dtype="float32")
         self.blend_gate = keras.layers.Dense(num_branches, dtype="float32")
 
-    def call(self, batch: Any, training: bool = False) -> dict[str, Any]:
-        """Maps a batch to predictions and logits `(B, C)` and to branch_logits `(B, M, C)`, all float32."""
-        frames, valid = read_frames(batch, self.spec)
-        frames, key = self.normalise(frames, valid), batch.get("key")
-        mean = masked_mean(frames, valid)
-        frames = tf.cast(frames, self.compute_dtype)
-        branches = []
-        for trunk, classifier in zip(self.trunks, self.classifiers, strict=True):
-            vector = trunk(frames, valid, key=key, training=training)
-            branches.append(classifier(vector, key=key, training=training)["logits"])
-        branch_logits = tf.stack(branches, axis=1)
-        shares = tf.nn.softmax(self.blend_gate(self.blend_norm(mean, training=training)))
-        logits = tf.reduce_sum(shares[:, :, tf.newaxis] * branch_logits, axis=1)
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
+        """Pools `frames` `(B, T, D)` once per branch: `(B, hidden_size)` each."""
+        return [trunk(frames, valid, key=key, training=training) for trunk in self.trunks]
+
+    def classify(
+        self, vector: list[tf.Tensor], frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool
+    ) -> dict[str, Any]:
+        """Classifies the vectors `(B, E)` of all branches and blends their logits; `branch_logits` are `(B, M, C)`."""
+        branches = zip(self.classifiers, vector, strict=True)
+        branch_logits = tf.stack([own(part, key=key, training=training)["logits"] for own, part in branches], axis=1)
+        gate = self.blend_gate(self.blend_norm(masked_mean(frames, valid), training=training))
+        logits = tf.reduce_sum(tf.nn.softmax(gate)[:, :, tf.newaxis] * branch_logits, axis=1)
         outputs = {"predictions": tf.sigmoid(logits), "logits": logits, "branch_logits": branch_logits}
-        if training and self.distillation_weight:
+        if self.distillation_weight:
             outputs["losses"] = {"distillation": self.distillation_weight * self._distillation(logits, branch_logits)}
         return outputs
 
     def _distillation(self, logits: tf.Tensor, branch_logits: tf.Tensor) -> tf.Tensor:
         """Returns sum_m KL(softmax(z / tau) || softmax(z_m / tau)) as `(B,)`."""
-        teacher = tf.stop_gradient(logits) if self.fixed_teacher else logits
-        said = tf.nn.log_softmax(teacher / self.temperature)[:, tf.newaxis, :]
-        heard = tf.nn.log_softmax(branch_logits / self.temperature)
-        return tf.reduce_sum(tf.exp(said) * (said - heard), axis=(1, 2))
+        blend = tf.stop_gradient(logits) if self.fixed_teacher else logits
+        teacher = tf.nn.log_softmax(blend / self.temperature)[:, tf.newaxis, :]
+        student = tf.nn.log_softmax(branch_logits / self.temperature)
+        return tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=(1, 2))
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Starts the classifier of every branch at the class prior `(C,)`."""

@@ -1,10 +1,10 @@
-"""Registered models that read a video frame by frame: stacks of LSTM and GRU layers."""
+"""Registered recurrent models: stacks of LSTM and GRU layers that read a video frame by frame."""
 
 from typing import Any
 
 import tensorflow as tf
 
-from yt8m.errors import UserError, choose
+from yt8m.arguments import check_at_least, check_share, choose
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
@@ -31,6 +31,9 @@ class RecurrentModel(FrameLevelModel):
         input_dropout: the share of their features to drop in training.
         dropout: the share of features to drop between two layers.
         inherited: see FrameLevelModel.
+
+    Raises:
+        UserError: if a number is out of range.
     """
 
     def __init__(
@@ -48,9 +51,9 @@ class RecurrentModel(FrameLevelModel):
         dropout: float = 0.0,
         **inherited: Any,
     ):
+        check_at_least(1 if random_sequence else 0, iterations=iterations)
+        check_share(input_dropout=input_dropout, dropout=dropout)
         super().__init__(spec, **inherited)
-        if num_layers < 1 or units < 1:
-            raise UserError(f"{cell}_layers={num_layers}, {cell}_cells={units}: expected at least 1 of each.")
         self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
         self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
         self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
@@ -59,11 +62,11 @@ class RecurrentModel(FrameLevelModel):
         self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """All frames in order or, for a random sequence, draws in training and a shuffle at evaluation."""
+        """All frames in order or, for a random sequence, draws in training and all frames shuffled at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
 
     def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
-        """Returns the last states of every layer."""
+        """Reads `frames` `(B, T, D)` and returns the last states of every layer, `(B, units)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         frames = self.input_dropout(frames, key=key, training=training)
@@ -87,11 +90,11 @@ class LstmModel(RecurrentModel):
         spec: what the records hold.
         lstm_cells: the width of every layer.
         lstm_layers: how many.
-        state: what the classifier sees: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
+        state: what is classified: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
         inherited: see RecurrentModel.
 
     Raises:
-        UserError: if `state` is neither.
+        UserError: if there is no such state, no layer, or a layer has no width.
 
     Source: google/youtube-8m, LstmModel (`last_h`); antoine77340/Youtube-8M-WILLOW, LstmModel (`all`).
     """
@@ -105,11 +108,12 @@ class LstmModel(RecurrentModel):
         state: str = "last_h",
         **inherited: Any,
     ):
+        check_at_least(1, lstm_cells=lstm_cells, lstm_layers=lstm_layers)
         super().__init__(spec, "lstm", lstm_cells, lstm_layers, **inherited)
-        self.summarise = choose(LSTM_STATES, state, "LSTM state")
+        self.summarise = choose(LSTM_STATES, state=state)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads the video and returns the chosen part of the state."""
+        """Reads `frames` `(B, T, D)` and returns the chosen part of the last states, `(B, E)`."""
         return self.summarise(self.read(frames, valid, key, training))
 
 
@@ -141,6 +145,9 @@ class GruModel(RecurrentModel):
         gru_layers: how many.
         inherited: see RecurrentModel.
 
+    Raises:
+        UserError: if there is no layer, or a layer has no width.
+
     Source: antoine77340/Youtube-8M-WILLOW, GruModel.
     """
 
@@ -152,8 +159,9 @@ class GruModel(RecurrentModel):
         gru_layers: int = 2,
         **inherited: Any,
     ):
+        check_at_least(1, gru_cells=gru_cells, gru_layers=gru_layers)
         super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads the video and returns the last outputs of all layers."""
+        """Reads `frames` `(B, T, D)` and returns the last outputs of all layers, `(B, gru_layers * gru_cells)`."""
         return tf.concat([h for (h,) in self.read(frames, valid, key, training)], axis=-1)

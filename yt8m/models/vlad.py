@@ -1,4 +1,4 @@
-"""Registered models that pool every feature on its own: VLAD and Fisher vectors, late fusion."""
+"""Registered models that pool every feature to VLAD or a Fisher vector."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,28 +6,35 @@ from typing import Any
 
 import keras
 
-from yt8m.errors import UserError
+from yt8m.arguments import ArgumentError
 from yt8m.layers.fisher import NetFV
 from yt8m.layers.non_local import NonLocalVLAD
 from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
 from yt8m.models.late_fusion import LateFusionModel
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
 
-@FRAME_LEVEL_MODELS.register(
+@hyper_parameters(
     flags={
         "netvlad_cluster_size": "cluster_size",
         "netvlad_hidden_size": "hidden_size",
         "netvlad_add_batch_norm": "add_batch_norm",
         "netvlad_relu": "relu",
-        "netvlad_dimred": "dimred",
-        "lightvlad": "lightvlad",
-        "vlagd": "vlagd",
     }
 )
-class NetVLADModelLF(LateFusionModel):
-    """NetVLAD of every feature, a hidden layer, context gating, a classifier.
+class VLADModel(LateFusionModel):
+    """What the models with a VLAD per feature share: the flags that set their sizes.
+
+    Args:
+        spec: what the records hold.
+        inherited: see LateFusionModel.
+    """
+
+
+@FRAME_LEVEL_MODELS.register(flags={"netvlad_dimred": "dimred", "lightvlad": "lightvlad", "vlagd": "vlagd"})
+class NetVLADModelLF(VLADModel):
+    """One NetVLAD per feature, then a hidden layer, a gate and the classifier.
 
         V_k = sum_t a[t, k] (x_t - c_k),   a = softmax(BN(x W))
 
@@ -38,7 +45,7 @@ class NetVLADModelLF(LateFusionModel):
         lightvlad: whether to sum frames instead of residuals: NetRVLAD.
         vlagd: whether to sum frames and gate every feature of every cluster: GatedVLAD.
         tied: whether the assignment follows from the centres, as in the original NetVLAD.
-        inherited: see LateFusionModel.
+        inherited: see VLADModel.
 
     Raises:
         UserError: if more than one kind of VLAD is asked for.
@@ -57,22 +64,15 @@ class NetVLADModelLF(LateFusionModel):
 
 def _vlad_kind(lightvlad: bool, vlagd: bool, tied: bool) -> Callable[..., keras.layers.Layer]:
     if lightvlad + vlagd + tied > 1:
-        raise UserError(f"--lightvlad={lightvlad} --vlagd={vlagd} tied={tied}: choose one of them, or none.")
+        raise ArgumentError(f"lightvlad={lightvlad}, vlagd={vlagd}, tied={tied}: expected one of them at most.")
     if tied:
         return partial(NetVLAD, tied=True)
     return NetRVLAD if lightvlad else GatedVLAD if vlagd else NetVLAD
 
 
-@FRAME_LEVEL_MODELS.register(
-    flags={
-        "netvlad_cluster_size": "cluster_size",
-        "netvlad_hidden_size": "hidden_size",
-        "netvlad_add_batch_norm": "add_batch_norm",
-        "netvlad_relu": "relu",
-    }
-)
-class NonLocalVLADModel(LateFusionModel):
-    """NetVLAD of every feature whose clusters look at each other, a hidden layer, context gating, a classifier.
+@FRAME_LEVEL_MODELS.register(defaults={"relu": False, "gating": True, "iterations": 300})
+class NonLocalVLADModel(VLADModel):
+    """One NetVLAD per feature whose clusters attend to each other, then a hidden layer, a gate and the classifier.
 
         y = V + softmax(s (V Q) (V K)^T) (V G) O,   V_k = sum_t a[t, k] (x_t - c_k): see NonLocalVLAD
 
@@ -81,32 +81,21 @@ class NonLocalVLADModel(LateFusionModel):
     Args:
         spec: what the records hold.
         light: whether to sum frames instead of residuals, and to work in half the width of a feature.
-        relu: as in LateFusionModel.
-        gating: as in LateFusionModel.
-        iterations: as in LateFusionModel.
-        inherited: see LateFusionModel.
+        inherited: see VLADModel.
 
     Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which has
-    8 mixtures and gated probabilities behind it.
+    8 mixtures and gated probabilities after it.
     """
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        light: bool = False,
-        relu: bool = False,
-        gating: bool = True,
-        iterations: int = 300,
-        **inherited: Any,
-    ):
-        super().__init__(spec, relu=relu, gating=gating, iterations=iterations, **inherited)
+    def __init__(self, spec: DataSpec, *, light: bool = False, **inherited: Any):
+        super().__init__(spec, **inherited)
         self.pool_each(
             lambda clusters, _: NonLocalVLAD(clusters, self.add_batch_norm, light, dtype=self.dtype_policy), share=2
         )
 
 
 @FRAME_LEVEL_MODELS.register(
+    defaults={"hidden_size": 2048},
     flags={
         "netvlad_add_batch_norm": "add_batch_norm",
         "fv_cluster_size": "cluster_size",
@@ -114,10 +103,10 @@ class NonLocalVLADModel(LateFusionModel):
         "fv_relu": "relu",
         "fv_couple_weights": "couple_weights",
         "fv_coupling_factor": "coupling_factor",
-    }
+    },
 )
 class NetFVModelLF(LateFusionModel):
-    """Fisher vectors of every feature, a hidden layer, context gating, a classifier.
+    """One Fisher vector per feature, then a hidden layer, a gate and the classifier.
 
         first and second order of (x_t - c_k) / s_k: see NetFV
 
@@ -128,7 +117,6 @@ class NetFVModelLF(LateFusionModel):
         couple_weights: whether the centres are `coupling_factor` times the weights of the assignment.
         coupling_factor: see `couple_weights`.
         mixture_gradient: whether the gradient of mixture weights joins the other two.
-        hidden_size: as in LateFusionModel.
         inherited: see LateFusionModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetFVModelLF.
@@ -141,9 +129,8 @@ class NetFVModelLF(LateFusionModel):
         couple_weights: bool = True,
         coupling_factor: float = 0.01,
         mixture_gradient: bool = False,
-        hidden_size: int = 2048,
         **inherited: Any,
     ):
-        super().__init__(spec, hidden_size=hidden_size, **inherited)
+        super().__init__(spec, **inherited)
         options = (self.add_batch_norm, couple_weights, coupling_factor, mixture_gradient)
         self.pool_each(lambda clusters, _: NetFV(clusters, *options), share=2)

@@ -1,0 +1,34 @@
+"""Layers in a row whose weights a checkpoint finds."""
+
+from collections.abc import Iterable, Iterator
+
+import keras
+
+
+class LayerList:
+    """Layers in a row, as the attributes `name_0`, `name_1`, ... of the layer or model that owns them.
+
+        self.encoders = LayerList(self, "encoder", [Encoder(), Encoder()])      # saved as encoder_0 and encoder_1
+
+    tf.train.Checkpoint follows attributes and does not look into lists of Keras layers: in a plain list their weights
+    would be trained and silently not be saved.
+
+    Args:
+        owner: the layer or model.
+        name: of one layer.
+        layers: the layers, in order.
+    """
+
+    def __init__(self, owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.Layer]):
+        self._layers = tuple(layers)
+        for index, layer in enumerate(self._layers):
+            setattr(owner, f"{name}_{index}", layer)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[keras.layers.Layer]:
+        return iter(self._layers)
+
+    def __getitem__(self, index: int) -> keras.layers.Layer:
+        return self._layers[index]
