@@ -1,29 +1,52 @@
-# make demo   a whole competition on made-up videos, in a few minutes
-# make test   formatter, linter, types, tests: the line that CI runs
-# make bench  the benchmark tables
+# make demo     a whole competition on made-up videos, in a few minutes
+# make check    formatter, linter, types: seconds
+# make fix      what the formatter and the linter can mend by themselves
+# make test     check, then all tests on all cores: the line that CI runs
+#               make test ARGS="-k NetVLAD"       some of them
+#               make test ARGS="-m 'not slow'"    without those that take longest
+# make bench    the benchmark tables
+# make results  the models measured again on real data
+# make pins     requirements*.txt, compiled from requirements*.in
+# Every target installs what it needs.
 
 PYTHON ?= python3
 BIN := .venv/bin
+ARGS ?=
 REAL_DATA := $(wildcard ../shared/data)
 export YT8M_REAL_DATA ?= $(abspath $(REAL_DATA))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test bench results clean
+.PHONY: demo check fix test bench results pins clean
 
 demo: .venv/run-installed
 	$(BIN)/python -m tools.demo --directory=demo
 
-test: .venv/dev-installed
+check: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+fix: .venv/dev-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 bench: .venv/dev-installed
 	for program in $$(grep -l __main__ benchmarks/*.py); do PYTHONPATH=. $(BIN)/python $$program || exit 1; done
 
 results: .venv/dev-installed
 	$(BIN)/python -m tools.results
+
+PIN := $(BIN)/uv pip compile --quiet --annotation-style=line --custom-compile-command='make pins'
+# requirements-dev.txt goes beside either set of versions, so it leaves out what both have.
+IN_BOTH_SETS = $$(sed -n "/>=/!s/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p" requirements.txt)
+
+pins: .venv/dev-installed
+	$(PIN) --universal --python-version=3.11 requirements.in -o requirements.txt
+	$(PIN) --python-version=3.13 --python-platform=linux requirements.in -o requirements-newest.txt
+	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 
 clean:
 	rm -rf .venv demo runs .mypy_cache .ruff_cache .hypothesis
