@@ -11,7 +11,7 @@ from yt8m.schema import DataSpec
 
 import experiment
 
-FRAMES = DataSpec(("rgb", "audio"), (6, 4), 3, frame_features=True)
+FRAMES = DataSpec(("rgb", "audio"), (6, 4), 3, record_format="frame")
 VIDEOS = DataSpec(("mean_rgb",), (6,), 3)
 
 

@@ -15,7 +15,7 @@ from yt8m.models.nextvlad import MixNeXtVLADModel
 from yt8m.models.vlad import NetVLADModelLF
 from yt8m.schema import DataSpec
 
-SPEC = DataSpec(("rgb", "audio"), (4, 2), 3, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (4, 2), 3, record_format="frame")
 
 
 class Chain(keras.layers.Layer):

@@ -15,7 +15,7 @@ from yt8m.schema import DataSpec
 
 import frame_level_models
 
-SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, frame_features=True)
+SPEC = DataSpec(("rgb", "audio"), (3, 2), 4, record_format="frame")
 
 
 class MeanModel(FrameLevelModel):
