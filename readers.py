@@ -3,26 +3,19 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from yt8m.batch import Batch
-from yt8m.data.diagnosis import (
-    Damage,
-    Examiner,
-    Shard,
-    SkippedRecords,
-    explain_failure,
-    explain_ratings_failure,
-    find_layout,
-    open_shards,
-)
+from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.ratings import SegmentRatings, add_ratings
 from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
+from yt8m.data.shards import Damage, Shard, open_shards
+from yt8m.data.skipping import SkippedRecords
+from yt8m.data.source import Source, open_source
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_positions, permutation
 from yt8m.sampling import FrameSampling
@@ -70,6 +63,11 @@ class ReadOptions:
     on_bad_record: Literal["error", "skip"] = "error"
     shuffle_window: int = 0
     skipped: SkippedRecords = field(default_factory=SkippedRecords, compare=False)
+
+    @property
+    def damage(self) -> SkippedRecords | None:
+        """Where damage that is left out is counted; None if damage is an error."""
+        return self.skipped if self.on_bad_record == "skip" else None
 
 
 def find_files(patterns: str, flag: str) -> list[str]:
@@ -132,7 +130,7 @@ def training_batches(
         UserError: if the first record of the files is not what `spec` says.
     """
     options = options or ReadOptions()
-    source = _open(files, spec, options, labels_required=True)
+    source = open_source(files, spec, True, options.damage)
     parse = batch_parser(spec, source.layout, labels_required=True, sampling=sampling)
 
     def worker_batch(index: tf.Tensor, serialized: tf.Tensor) -> Batch:
@@ -169,7 +167,8 @@ def evaluation_batches(
     Raises:
         UserError: if the first record of the files is not what `spec` says.
     """
-    source = _open(files, spec, options or ReadOptions(), labels_required)
+    options = options or ReadOptions()
+    source = open_source(files, spec, labels_required, options.damage)
     parse = batch_parser(spec, source.layout, labels_required, sampling)
     return _parsed(source.in_order().batch(batch_size), parse, resumable=False)
 
@@ -189,9 +188,10 @@ def class_counts(
         counts: `(C,)` int64.
         num_records: how many records were looked at.
     """
-    source = _open(files, spec, options or ReadOptions(), labels_required=True)
-    cycle_length = min(len(source.files), _FILES_OF_A_COUNT)
-    records = source.shards().interleave(source.records, cycle_length=cycle_length).take(limit)
+    options = options or ReadOptions()
+    source = open_source(files, spec, True, options.damage)
+    cycle_length = min(len(source.shards), _FILES_OF_A_COUNT)
+    records = source.files().interleave(source.records, cycle_length=cycle_length).take(limit)
     counts, num_records = np.zeros(spec.num_classes, np.int64), 0
     for serialized in records.batch(_RECORDS_OF_A_COUNT):
         labels = multi_hot(parse_labels(serialized, spec), spec.num_classes).numpy()
@@ -214,7 +214,7 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
         raise UserError(str(damage))
     shards = [shard for shard in opened if isinstance(shard, Shard)]
     try:
-        ratings = _merged_ratings(_Source([s.file for s in shards], [s.compression for s in shards], Layout((), ())))
+        ratings = _merged_ratings(Source(shards, Layout((), ())))
     except tf.errors.OpError as error:
         raise explain_ratings_failure(shards) or error from None
     if not ratings:
@@ -225,8 +225,8 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
     return ratings
 
 
-def _merged_ratings(source: "_Source") -> SegmentRatings:
-    records = source.shards().interleave(
+def _merged_ratings(source: Source) -> SegmentRatings:
+    records = source.files().interleave(
         source.records, cycle_length=_FILES_OF_A_COUNT, num_parallel_calls=_PARALLEL_PARSES, deterministic=False
     )
     ratings: SegmentRatings = {}
@@ -260,68 +260,12 @@ def _records_and_bytes(shard: Shard) -> tuple[int, int]:
     return len(sizes), tf.io.gfile.stat(shard.file).length if shard.compression else sum(sizes)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Shards that were opened: `shards()` tells them apart by two strings, `records` reads one of them."""
-
-    files: list[str]
-    compressions: list[str]
-    layout: Layout
-    sound_stretches: Callable[[Shard], np.ndarray] | None = None
-
-    def shards(self, order: tf.Tensor | None = None) -> tf.data.Dataset:
-        columns = tf.constant(self.files), tf.constant(self.compressions)
-        if order is not None:
-            columns = tuple(tf.gather(column, order) for column in columns)
-        return tf.data.Dataset.from_tensor_slices(columns)
-
-    def in_order(self) -> tf.data.Dataset:
-        """Returns the serialized records of all shards, one shard after another."""
-        if self.sound_stretches is None and len(set(self.compressions)) == 1:
-            return tf.data.TFRecordDataset(self.files, compression_type=self.compressions[0])
-        return self.shards().flat_map(self.records)
-
-    def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
-        """Returns the serialized records of a shard; if damage is to be left out, stretch by stretch around it."""
-        stored = tf.data.TFRecordDataset(file, compression_type=compression)
-        sound_stretches = self.sound_stretches
-        if sound_stretches is None:
-            return stored
-
-        def look(file: bytes, compression: bytes) -> np.ndarray:
-            return sound_stretches(Shard(file.decode(), compression.decode()))
-
-        stretches = tf.numpy_function(look, [file, compression], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2])).flat_map(
-            lambda stretch: stored.skip(stretch[0]).take(stretch[1])
-        )
-
-
-def _open(files: Sequence[str], spec: DataSpec, options: ReadOptions, labels_required: bool) -> _Source:
-    opened = open_shards(files)
-    skip = options.on_bad_record == "skip"
-    for damage in (shard for shard in opened if isinstance(shard, Damage)):
-        if not skip:
-            raise UserError(str(damage))
-        options.skipped.add(damage)
-    shards = [shard for shard in opened if isinstance(shard, Shard)]
-    if not shards:
-        raise UserError(f"None of the {len(files)} files can be read. {opened[0]}")
-    layout = find_layout(shards, spec, labels_required, skip)
-    sound_stretches = None
-    if skip:
-        examiner = Examiner(spec, layout, labels_required)
-        sound_stretches = partial(options.skipped.sound_stretches, examiner=examiner)
-    names, compressions = [shard.file for shard in shards], [shard.compression for shard in shards]
-    return _Source(names, compressions, layout, sound_stretches)
-
-
 def _default_window(spec: DataSpec) -> int:
     return min(max(_WINDOW_BYTES // format_of(spec).largest_record(spec), _SMALLEST_WINDOW), _LARGEST_WINDOW)
 
 
 def _shuffled_records(
-    source: _Source, seed: int, num_epochs: int | None, num_readers: int, window: int
+    source: Source, seed: int, num_epochs: int | None, num_readers: int, window: int
 ) -> tf.data.Dataset:
     """Serialized records: each epoch takes the shards in a new order, reads several side by side, shuffles windows.
 
@@ -331,7 +275,7 @@ def _shuffled_records(
 
     def windows(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_key = keys_from_positions(seed, epoch)
-        shards = source.shards(permutation(epoch_key, len(source.files), "shards"))
+        shards = source.files(permutation(epoch_key, len(source.shards), "shards"))
         records = shards.interleave(source.records, cycle_length=num_readers)
         return records.batch(window).enumerate().map(lambda i, batch: (keys_from_positions(epoch_key, i), batch))
 
