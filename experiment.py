@@ -1,11 +1,9 @@
 """From a run's description to its parts: the one place that knows configuration, readers, models and losses."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +13,7 @@ import tensorflow as tf
 from yt8m.arguments import typed_as
 from yt8m.batch import blank_batch
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
+from yt8m.data.order import Order
 from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.optimization import build_optimizer
@@ -22,6 +21,7 @@ from yt8m.engine.step import TrainState
 from yt8m.errors import UserError
 from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
+from yt8m.positions import Position
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, models_that_read
 from yt8m.schema import DataSpec
 
@@ -74,7 +74,6 @@ class Data:
         files: the shards.
         labels_required: whether a record without labels is an error.
         options: how they are read; knows the damaged records that were left out.
-        order: text that is equal for two training runs whose examples come in the same order.
     """
 
     batches: tf.data.Dataset
@@ -82,7 +81,6 @@ class Data:
     files: list[str]
     labels_required: bool
     options: readers.ReadOptions
-    order: str = ""
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -112,35 +110,62 @@ def training_files(config: RunConfig) -> list[str]:
     return readers.find_files(config.training.train_data_pattern, "train_data_pattern")
 
 
-def run_examples(config: RunConfig, files: list[str]) -> int:
-    """Returns how many examples a run sees until its end, as far as the sizes of its shards tell."""
+def run_examples(config: RunConfig, examples_per_epoch: int) -> int:
+    """Returns how many examples a run sees until its end, if an epoch has so many."""
     run = config.training
-    in_steps = run.max_steps * run.batch_size
-    in_epochs = run.num_epochs * readers.estimate_num_records(files) if run.num_epochs else 0
-    return min(filter(None, (in_steps, in_epochs)), default=0)
+    ends = []
+    if run.max_steps:
+        ends.append(run.max_steps * run.batch_size)
+    if run.num_epochs:
+        ends.append(run.num_epochs * examples_per_epoch)
+    return min(ends)
+
+
+def training_options(config: RunConfig) -> readers.ReadOptions:
+    """Returns how the training shards of a run are read."""
+    return readers.ReadOptions(config.training.num_readers, config.training.on_bad_record)
+
+
+def training_order(config: RunConfig, files: list[str], options: readers.ReadOptions) -> Order:
+    """Opens the training shards of a run, and says in which order their records come."""
+    return readers.training_order(files, config.data, seed=config.training.seed, options=options)
 
 
 def training_data(
-    config: RunConfig, model: keras.Model, files: list[str], worker: int = 0, num_workers: int = 1
+    config: RunConfig,
+    model: keras.Model,
+    files: list[str],
+    order: Order,
+    options: readers.ReadOptions,
+    *,
+    start: Position | None = None,
+    worker: int = 0,
+    num_workers: int = 1,
 ) -> Data:
-    """Opens the training shards of a run."""
+    """Reads the training shards of a run, from a position on.
+
+    Args:
+        config: the run.
+        model: tells which frames it wants to see.
+        files: the shards.
+        order: of their records.
+        options: how they were opened.
+        start: where to start; None for the start of the first epoch.
+        worker: number of this process.
+        num_workers: how many share a batch.
+    """
     run = config.training
-    sampling = model.frame_sampling(training=True)
-    options = readers.ReadOptions(run.num_readers, run.on_bad_record)
     batches = readers.training_batches(
-        files,
+        order,
         config.data,
         run.batch_size,
-        seed=run.seed,
         num_epochs=run.num_epochs or None,
-        sampling=sampling,
+        sampling=model.frame_sampling(training=True),
         worker=worker,
         num_workers=num_workers,
-        options=options,
+        start=start,
     )
-    decides = [files, asdict(config.data), asdict(run) | {"max_steps": 0}, str(sampling), num_workers]
-    order = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-    return Data(batches, config.data, files, labels_required=True, options=options, order=order)
+    return Data(batches, config.data, files, labels_required=True, options=options)
 
 
 def evaluation_data(

@@ -8,16 +8,18 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import Batch
+from yt8m.batch import POSITION, Batch
 from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
+from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
 from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
 from yt8m.data.shards import Damage, Shard, open_shards
 from yt8m.data.skipping import SkippedRecords
 from yt8m.data.source import Source, open_source
 from yt8m.errors import UserError
-from yt8m.randomness import keys_from_positions, permutation
+from yt8m.positions import Position
+from yt8m.randomness import keys_from_positions
 from yt8m.sampling import FrameSampling
 from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
 from yt8m.storage import matching_files
@@ -32,12 +34,12 @@ __all__ = [
     "find_files",
     "segment_ratings",
     "training_batches",
+    "training_order",
 ]
 
 # A batch is parsed by one thread, the next one by another. 1024 whole videos of 300 frames take 354 MB a thread.
 _PARALLEL_PARSES = min(os.cpu_count() or 1, 4)
 _BATCHES_AHEAD = 2
-_WINDOWS_AHEAD = 1
 # Records that are shuffled at a time: as many as fit into 128 MiB if all videos had `max_frames`, within limits.
 _WINDOW_BYTES = 1 << 27
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 512, 16384
@@ -45,7 +47,6 @@ _FILES_OF_A_COUNT = 16
 _RECORDS_OF_A_COUNT = 256
 _RECORDS_OF_RATINGS = 64  # they arrive with all of their frames, up to 350 KB each
 _BYTES_AROUND_A_RECORD = 16  # TFRecord: 8 of length, 4 + 4 of checksums
-_NO_END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -97,33 +98,13 @@ def _pattern_advice(pattern: str) -> str:
     return "Check the folder, and quote the pattern so that the shell leaves it to the program."
 
 
-def training_batches(
-    files: Sequence[str],
-    spec: DataSpec,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    num_epochs: int | None = None,
-    sampling: FrameSampling | None = None,
-    worker: int = 0,
-    num_workers: int = 1,
-    options: ReadOptions | None = None,
-) -> tf.data.Dataset:
-    """Returns shuffled batches, the same ones whoever takes part.
-
-    They are a function of the files, the seed, `batch_size`, the number of readers and the shuffle window, which is
-    chosen by the size of the records unless `options` says another.
+def training_order(files: Sequence[str], spec: DataSpec, *, seed: int = 0, options: ReadOptions | None = None) -> Order:
+    """Opens shards for training, and says in which order their records come.
 
     Args:
         files: shards of records; every epoch reads each of them once, in an order of its own.
         spec: what the records hold.
-        batch_size: videos of the global batch, the sum over the workers; the last batch may be smaller.
         seed: of the order, and of the videos' random keys.
-        num_epochs: passes over the files; None for no end.
-        sampling: which frames of a video to keep, drawn by its key; None for all, up to `spec.max_frames`.
-        worker: this worker's number, from 0. Of n videos of a global batch it gets
-            `[worker * n // num_workers, (worker + 1) * n // num_workers)`, which may be none.
-        num_workers: how many workers share a global batch.
         options: how to read.
 
     Raises:
@@ -131,17 +112,43 @@ def training_batches(
     """
     options = options or ReadOptions()
     source = open_source(files, spec, True, options.damage)
-    parse = batch_parser(spec, source.layout, labels_required=True, sampling=sampling)
+    return Order(source, seed, options.num_readers, options.shuffle_window or _default_window(spec))
 
-    def worker_batch(index: tf.Tensor, serialized: tf.Tensor) -> Batch:
+
+def training_batches(
+    order: Order,
+    spec: DataSpec,
+    batch_size: int,
+    *,
+    num_epochs: int | None = None,
+    sampling: FrameSampling | None = None,
+    worker: int = 0,
+    num_workers: int = 1,
+    start: Position | None = None,
+) -> tf.data.Dataset:
+    """Returns shuffled batches, the same ones whoever takes part and wherever they start.
+
+    Args:
+        order: of the records.
+        spec: what the records hold.
+        batch_size: videos of the global batch, the sum over the workers; the last batch may be smaller.
+        num_epochs: passes over the files; None for no end.
+        sampling: which frames of a video to keep, drawn by its key; None for all, up to `spec.max_frames`.
+        worker: this worker's number, from 0. Of n videos of a global batch it gets
+            `[worker * n // num_workers, (worker + 1) * n // num_workers)`, which may be none.
+        num_workers: how many workers share a global batch.
+        start: where to start, as a batch before it said; None for the start of the first epoch.
+    """
+    parse = batch_parser(spec, order.source.layout, labels_required=True, sampling=sampling)
+
+    def worker_batch(serialized: tf.Tensor, position: tf.Tensor) -> Batch:
         count = tf.shape(serialized, out_type=tf.int64)[0]
-        start, stop = worker * count // num_workers, (worker + 1) * count // num_workers
-        positions = index * batch_size + tf.range(start, stop)
-        return parse(serialized[start:stop], keys_from_positions(seed, positions))
+        first, end = worker * count // num_workers, (worker + 1) * count // num_workers
+        numbers = position[-1] - count + tf.range(first, end)
+        keys = keys_from_positions(order.seed, numbers)
+        return parse(serialized[first:end], keys) | {POSITION: position}
 
-    window = options.shuffle_window or _default_window(spec)
-    records = _shuffled_records(source, seed, num_epochs, options.num_readers, window)
-    return _parsed(records.batch(batch_size).enumerate(), worker_batch, resumable=True)
+    return _parsed(order.batches(batch_size, num_epochs, start or Position()), worker_batch)
 
 
 def evaluation_batches(
@@ -170,7 +177,7 @@ def evaluation_batches(
     options = options or ReadOptions()
     source = open_source(files, spec, labels_required, options.damage)
     parse = batch_parser(spec, source.layout, labels_required, sampling)
-    return _parsed(source.in_order().batch(batch_size), parse, resumable=False)
+    return _parsed(source.in_order().batch(batch_size), parse)
 
 
 def class_counts(
@@ -264,32 +271,8 @@ def _default_window(spec: DataSpec) -> int:
     return min(max(_WINDOW_BYTES // format_of(spec).largest_record(spec), _SMALLEST_WINDOW), _LARGEST_WINDOW)
 
 
-def _shuffled_records(
-    source: Source, seed: int, num_epochs: int | None, num_readers: int, window: int
-) -> tf.data.Dataset:
-    """Serialized records: each epoch takes the shards in a new order, reads several side by side, shuffles windows.
-
-    Every order is a function of the seed, the epoch and the window. So an iterator's checkpoint holds positions in
-    files instead of the records that wait to be shuffled: a window is read again when the iterator is restored.
-    """
-
-    def windows(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_key = keys_from_positions(seed, epoch)
-        shards = source.files(permutation(epoch_key, len(source.shards), "shards"))
-        records = shards.interleave(source.records, cycle_length=num_readers)
-        return records.batch(window).enumerate().map(lambda i, batch: (keys_from_positions(epoch_key, i), batch))
-
-    def shuffled(key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        return tf.gather(batch, permutation(key, tf.shape(batch)[0], "window"))
-
-    epochs = tf.data.Dataset.range(_NO_END if num_epochs is None else num_epochs)
-    return epochs.flat_map(windows).map(shuffled).prefetch(_WINDOWS_AHEAD).unbatch()
-
-
-def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch], resumable: bool) -> tf.data.Dataset:
-    """Parses batches side by side, in order; a resumable iterator's checkpoint holds positions instead of records."""
-    options = tf.data.Options()
-    options.deterministic = True
-    options.experimental_symbolic_checkpoint = resumable
+def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch]) -> tf.data.Dataset:
+    """Parses batches side by side, in order."""
+    parse = tf.autograph.experimental.do_not_convert(parse)  # a graph as it is written: nothing to convert
     parsed = batches.map(parse, num_parallel_calls=_PARALLEL_PARSES, deterministic=True)
-    return parsed.prefetch(_BATCHES_AHEAD).with_options(options)
+    return parsed.prefetch(_BATCHES_AHEAD)

@@ -27,11 +27,13 @@ from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.reports import EvaluationReport, TrainingReport
 from yt8m.engine.step import TrainState, TrainStep, num_weights
+from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints, best_gap, save_best, save_evaluation
 from yt8m.runs.directory import newest_checkpoint, save_config
 from yt8m.runs.lifecycle import new_run, open_run
 
 import experiment
+import readers
 
 LOG = logging.getLogger("yt8m.train")
 
@@ -46,12 +48,23 @@ def main(values: flags.FlagValues) -> int:
 
     # 2. Model, optimizer and counters as the seed makes them, on every device.
     files = experiment.training_files(config)
-    run_examples = experiment.run_examples(config, files)
+    examples_per_epoch = readers.estimate_num_records(files)
+    run_examples = experiment.run_examples(config, examples_per_epoch)
     with strategy.scope():
         state = experiment.build_train_state(config, run_examples)
 
-    # 3. This worker's share of every batch, and what a step does with it.
-    data = experiment.training_data(config, state.model, files, worker, num_workers(strategy))
+    # 3. A new run begins with the first example, a resumed one where its newest checkpoint left it.
+    options = experiment.training_options(config)
+    order = experiment.training_order(config, files, options)
+    checkpoints = Checkpoints(
+        values.train_dir, state, values.keep_checkpoints, order.fingerprint(), order.shards(), worker
+    )
+    start = checkpoints.restore(examples_per_epoch) if resumed else Position()
+
+    # 4. This worker's share of every batch from there on, and what a step does with it.
+    data = experiment.training_data(
+        config, state.model, files, order, options, start=start, worker=worker, num_workers=num_workers(strategy)
+    )
     step = TrainStep(
         strategy,
         state,
@@ -64,13 +77,9 @@ def main(values: flags.FlagValues) -> int:
     evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
 
     with data.explained():
-        # 4. A new run starts at the class prior, a resumed one where it stopped.
-        checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, data.order, worker)
         iterator = iter(data.batches)
         if resumed is None:
             experiment.start_at_class_prior(config, state.model, data)
-        elif not checkpoints.restore(iterator):
-            LOG.info("The data or their order changed since the checkpoint: they are read from the start.")
 
         # 5. Nobody has anything left to refuse: from here on the directory changes. The first worker prepares it
         # before any other looks into it.

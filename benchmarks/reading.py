@@ -22,7 +22,7 @@ from yt8m.data.synthetic import frame_record, write_records
 from yt8m.sampling import FrameSampling
 from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 
-from readers import evaluation_batches, find_files, training_batches
+from readers import evaluation_batches, find_files, training_batches, training_order
 
 YOUTUBE = DataSpec(("rgb", "audio"), (1024, 128), record_format="frame")
 AUDIOSET = DataSpec(("audio_embedding",), (128,), num_classes=527, record_format="frame")
@@ -70,7 +70,8 @@ def contenders(
     """The programs that take turns; each reads all the files once."""
     raw = tf.data.TFRecordDataset(files)
     in_order = evaluation_batches(files, spec, batch_size, sampling=sampling, labels_required=True)
-    shuffled = training_batches(files, spec, batch_size, sampling=sampling, num_epochs=1)
+    order = training_order(files, spec)
+    shuffled = training_batches(order, spec, batch_size, sampling=sampling, num_epochs=1)
     old = old_reader(files, spec, batch_size)
     return {
         "raw records": lambda: drain(raw),

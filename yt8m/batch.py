@@ -8,6 +8,7 @@
 | `labels` | `(B, C)` bool | multi-hot |
 | `label_weights` | `(B, C)` float32 | what a label counts in the loss; may be missing |
 | `key` | `(B,)` int64 | the video's own source of randomness: see yt8m/randomness.py |
+| `position` | `(7,)` int64 | in training: the place in the data after this batch, a row of yt8m/positions.py |
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ NUM_FRAMES = "num_frames"
 LABELS = "labels"
 LABEL_WEIGHTS = "label_weights"
 KEY = "key"
+POSITION = "position"
 
-NOT_FOR_THE_MODEL = (ID, LABELS, LABEL_WEIGHTS)
+NOT_FOR_THE_MODEL = (ID, LABELS, LABEL_WEIGHTS, POSITION)
 
 Batch = dict[str, tf.Tensor]
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from yt8m.batch import POSITION
 from yt8m.errors import UserError
 
 Strategy: TypeAlias = tf.distribute.Strategy
@@ -184,7 +185,8 @@ def replica_rows(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return dict(batch)
     replica = context.replica_id_in_sync_group % num_local
     with tf.device("/device:CPU:0"):
-        return {name: _rows(value, replica, num_local) for name, value in batch.items()}
+        rows = {name: _rows(value, replica, num_local) for name, value in batch.items() if name != POSITION}
+        return rows | {name: value for name, value in batch.items() if name == POSITION}
 
 
 def _rows(value: tf.Tensor, replica: int | tf.Tensor, num_replicas: int) -> tf.Tensor:

@@ -23,7 +23,8 @@ from yt8m.data.synthetic import frame_record, video_record, write_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
-from readers import ReadOptions, class_counts, evaluation_batches, explain_failure, training_batches
+import readers
+from readers import ReadOptions, class_counts, evaluation_batches, explain_failure
 
 FRAMES = DataSpec(("rgb", "audio"), (8, 4), num_classes=10, record_format="frame")
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (8, 4), num_classes=10)
@@ -338,7 +339,7 @@ def test_flags_that_do_not_fit_are_refused_before_the_first_step(
 ) -> None:
     file = write_records(tmp_path / "x", [first])
     for open_files in (
-        lambda: training_batches([file], spec, 2),
+        lambda: readers.training_order([file], spec),
         lambda: evaluation_batches([file], spec, 2, labels_required=True),
     ):
         with pytest.raises(UserError) as caught:
@@ -361,7 +362,8 @@ def test_what_training_skips_is_counted_once_for_all_epochs(tmp_path: Path) -> N
         write_records(tmp_path / "b", GOOD),
     ]
     options = ReadOptions(on_bad_record="skip")
-    batches = training_batches(files, FRAMES, 3, num_epochs=2, options=options)
+    order = readers.training_order(files, FRAMES, options=options)
+    batches = readers.training_batches(order, FRAMES, 3, num_epochs=2)
     assert sum(len(batch["id"]) for batch in batches) == 2 * 8
     assert [(Path(damage.file).name, damage.record) for damage in options.skipped.damages] == [("a", 1)]
 

@@ -1,10 +1,10 @@
 """Readers: what is in a batch, each record once, an order that a seed, several workers and a restart reproduce."""
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,13 +22,22 @@ from yt8m.randomness import keys_from_ids, keys_from_positions
 from yt8m.sampling import FrameSampling, Method, sample_indices
 from yt8m.schema import DataSpec
 
+import readers
 from oracles.records import read_batch
-from readers import ReadOptions, class_counts, estimate_num_records, evaluation_batches, find_files, training_batches
+from readers import ReadOptions, class_counts, estimate_num_records, evaluation_batches, find_files
 
 FRAMES = DataSpec(("rgb", "audio"), (6, 3), num_classes=5, record_format="frame", max_frames=4)
 VIDEOS = DataSpec(("mean_rgb", "mean_audio"), (6, 3), num_classes=5)
 BYTES = Layout(("rgb", "audio"), (False, False))
 NUM_VIDEOS = 37
+
+
+def training_batches(
+    files: list[str], spec: DataSpec, batch_size: int, *, seed: int = 0, options: ReadOptions | None = None, **more: Any
+) -> tf.data.Dataset:
+    """Opens shards and reads them for training."""
+    order = readers.training_order(files, spec, seed=seed, options=options)
+    return readers.training_batches(order, spec, batch_size, **more)
 
 
 def frames(rng: np.random.Generator, length: int, size: int) -> np.ndarray:
@@ -278,49 +287,10 @@ def test_shares_of_workers_put_together_are_the_batches_of_one(
     for whole, *parts in zip(alone, *shares, strict=True):
         sizes = [len(part["id"]) for part in parts]
         assert max(sizes) - min(sizes) <= 1
+        positions = [part.pop("position").tolist() for part in parts]
+        assert positions == [whole.pop("position").tolist()] * num_workers
         together = {name: np.concatenate([part[name] for part in parts if len(part["id"])]) for name in whole}
         assert_equal_batches(together, whole)
-
-
-# Restart
-
-
-def continued(make: Callable[[], tf.data.Dataset], place: Path, steps: int) -> tuple[Iterator, Iterator]:
-    """An iterator after some steps, and another one restored from its checkpoint."""
-    first = iter(make())
-    for _ in range(steps):
-        next(first)
-    saved = tf.train.Checkpoint(iterator=first).write(str(place / "data"))
-    second = iter(make())
-    tf.train.Checkpoint(iterator=second).read(saved).assert_consumed()
-    return first, second
-
-
-@pytest.mark.parametrize("on_bad_record", ["error", "skip"])
-@pytest.mark.parametrize("steps", [0, 1, 4, 9])
-def test_a_restored_iterator_goes_on_where_it_was(
-    shards: list[str], tmp_path: Path, steps: int, on_bad_record: Literal["error", "skip"]
-) -> None:
-    options = ReadOptions(num_readers=2, on_bad_record=on_bad_record, shuffle_window=10)
-
-    def make() -> tf.data.Dataset:
-        return training_batches(shards, FRAMES, 8, seed=1, num_epochs=3, options=options)
-
-    first, second = continued(make, tmp_path, steps)
-    rest = list(first)
-    assert len(rest) == 14 - steps
-    for a, b in zip(rest, list(second), strict=True):
-        assert_equal_batches({k: v.numpy() for k, v in a.items()}, {k: v.numpy() for k, v in b.items()})
-
-
-def test_a_checkpoint_holds_no_records(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    spec = DataSpec(("rgb",), (1024,), 5, record_format="frame")
-    records = [frame_record(f"v{i}", [1], {"rgb": frames(rng, 20, 1024)}) for i in range(40)]
-    file = write_records(tmp_path / "x.tfrecord", records)
-    continued(lambda: training_batches([file], spec, 4), tmp_path, 3)
-    size = sum(path.stat().st_size for path in tmp_path.glob("data*"))
-    assert size < len(records[0])  # 20 KB
 
 
 # Files and counts

@@ -19,6 +19,7 @@ from yt8m.engine.step import Measures, TrainState, TrainStep
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints
 from yt8m.runs.directory import require_checkpoint
 
@@ -51,7 +52,8 @@ def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: 
 
     def poison(index: tf.Tensor, batch: dict) -> dict:
         factor = tf.where(index == poison_at, np.nan, 1.0)
-        return batch | {"mean_rgb": batch["mean_rgb"] * tf.cast(factor, tf.float32)}
+        position = tf.concat([tf.zeros([5], tf.int64), [index + 1, 0]], axis=0)
+        return batch | {"mean_rgb": batch["mean_rgb"] * tf.cast(factor, tf.float32), "position": position}
 
     return dataset.enumerate().map(poison)
 
@@ -63,7 +65,7 @@ class Run:
         self,
         directory: Path,
         num_devices: int = 1,
-        fingerprint: str = "a",
+        order: str = "a",
         decay_examples: int = 10**6,
         halflife: float = 0.0,
         **data: Any,
@@ -79,9 +81,9 @@ class Run:
             model({"mean_rgb": tf.zeros([1, SIZE])})
             self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000), halflife)
         batches = make_batches(**data)
-        self.iterator = iter(batches)
-        self.checkpoints = Checkpoints(str(directory), self.state, 3, fingerprint)
-        self.continues = self.checkpoints.restore(self.iterator)
+        self.checkpoints = Checkpoints(str(directory), self.state, 3, order)
+        self.start = self.checkpoints.restore(examples_per_epoch=NUM_VIDEOS)
+        self.iterator = iter(batches.skip(self.start.record))
         self.step = TrainStep(
             self.strategy,
             self.state,
@@ -142,7 +144,7 @@ def test_ten_steps_are_five_and_five(tmp_path: Path) -> None:
     whole.train(10)
     Run(tmp_path / "parts").train(5)
     resumed = Run(tmp_path / "parts")
-    assert resumed.continues
+    assert resumed.start == Position(record=5)
     resumed.train(10)
     for a, b in zip(whole.weights(), resumed.weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -202,7 +204,7 @@ def test_averages_may_begin_when_a_run_is_resumed(tmp_path: Path) -> None:
 
 def test_changed_data_start_from_the_front(tmp_path: Path) -> None:
     Run(tmp_path).train(5)
-    assert not Run(tmp_path, fingerprint="b").continues
+    assert Run(tmp_path, order="b").start == Position()
 
 
 def test_loss_falls(tmp_path: Path) -> None:
@@ -235,18 +237,6 @@ def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) ->
     evaluated: list[int] = []
     Run(tmp_path).train(7, export_model_steps=3, evaluate=evaluated.append)
     assert evaluated == [3, 6, 7]
-
-
-def test_workers_meet_between_their_places_and_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    met: list[tuple[bool, bool]] = []
-    run = Run(tmp_path)
-
-    def barrier() -> None:
-        met.append(((tmp_path / "data/worker-0/4/order.txt").exists(), (tmp_path / "ckpt-4.index").exists()))
-
-    monkeypatch.setattr(run.workers, "barrier", barrier)
-    run.train(4)
-    assert met == [(True, False), (True, True)]
 
 
 def test_what_one_worker_is_asked_for_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

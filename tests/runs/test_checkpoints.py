@@ -16,6 +16,7 @@ from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConf
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.output.archive import pack_run, unpack_run
+from yt8m.positions import Position
 from yt8m.runs import checkpoints, lifecycle
 from yt8m.runs.directory import (
     checkpoint_step,
@@ -39,8 +40,11 @@ def make_model(units: int = 3, value: float = 1.0) -> keras.Model:
 class State(tf.train.Checkpoint):
     """What a run saves."""
 
+    def __init__(self, model: keras.Model):
+        super().__init__(model=model, examples_seen=tf.Variable(0, dtype=tf.int64))
+
     def load(self, checkpoint: str) -> None:
-        self.restore(checkpoint)
+        self.restore(checkpoint).expect_partial()
 
 
 def save_run(directory: Path, steps: tuple[int, ...] = (10,)) -> None:
@@ -260,30 +264,81 @@ def test_a_damaged_checkpoint_is_a_user_error(tmp_path: Path, what: str) -> None
         load_weights(make_model(), str(tmp_path / "ckpt-10"))
     state = State(model=make_model())
     with pytest.raises(UserError, match="ckpt-10 cannot be read"):
-        checkpoints.Checkpoints(str(tmp_path), state, 3, "order").restore(None)
+        checkpoints.Checkpoints(str(tmp_path), state, 3, "order").restore(10)
 
 
-def test_every_worker_keeps_its_place_at_the_newest_complete_checkpoint(tmp_path: Path) -> None:
+def saved(directory: Path, steps: int, order: str = "order", shards: str = "", keep: int = 3) -> Position:
+    """Saves a checkpoint at every step, each at a position of its own; returns the last one."""
+    save_config(str(directory), CONFIG)
+    written = checkpoints.Checkpoints(str(directory), State(model=make_model()), keep, order, shards)
+    for step in range(1, steps + 1):
+        written.save(step, Position(epoch=2, record=step, examples=100 + step))
+    return Position(epoch=2, record=steps, examples=100 + steps)
+
+
+def restored(directory: Path, order: str = "order", shards: str = "") -> Position:
+    return checkpoints.Checkpoints(str(directory), State(model=make_model()), 3, order, shards).restore(10)
+
+
+def test_every_checkpoint_that_is_kept_has_its_position(tmp_path: Path) -> None:
+    expected = saved(tmp_path, 5)
+    assert sorted(path.name for path in (tmp_path / "data").glob("*.json")) == ["3.json", "4.json", "5.json"]
+    assert restored(tmp_path) == expected
+    for path in tmp_path.glob("ckpt-5.*"):
+        path.unlink()
+    (tmp_path / "checkpoint").unlink()
+    assert restored(tmp_path) == Position(epoch=2, record=4, examples=104)
+
+
+def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 3)
+    (data,) = tmp_path.glob("ckpt-3.data*")
+    data.write_bytes(data.read_bytes()[:10])
+    with caplog.at_level("WARNING"):
+        assert restored(tmp_path) == Position(epoch=2, record=2, examples=102)
+    assert "ckpt-3 cannot be read" in caplog.text
+    assert "ckpt-2: 1 steps are lost" in caplog.text
+    for path in tmp_path.glob("ckpt-*.data*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="ckpt-1 cannot be read"):
+        restored(tmp_path)
+
+
+def test_another_order_starts_the_epoch_again_and_says_what_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 2, shards="a 10 00\nb 20 00\n")
+    with caplog.at_level("INFO"):
+        assert restored(tmp_path, "other", "a 10 00\nb 21 00\n") == Position(epoch=2, examples=102)
+        assert restored(tmp_path, "other", "a 10 00\nb 20 00\n") == Position(epoch=2, examples=102)
+    assert "(b is one): the data are read from the start of epoch 2." in caplog.text
+    assert "by another seed or number of readers: the data" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"order": 3}', '{"order": "a", "epoch": -1}', '{"epoch": 1.5}'])
+def test_a_damaged_position_is_a_user_error(tmp_path: Path, text: str) -> None:
+    saved(tmp_path, 2)
+    (tmp_path / "data" / "2.json").write_text(text)
+    with pytest.raises(UserError, match=r"data/2\.json is damaged: .* Restore it from a copy, or delete it"):
+        restored(tmp_path)
+
+
+def test_without_a_position_the_epochs_that_are_done_still_count(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    (tmp_path / "data" / "2.json").unlink()
+    state = State(model=make_model())
+    state.examples_seen.assign(37)
+    tf.train.CheckpointManager(state, str(tmp_path), 3, checkpoint_name="ckpt").save(checkpoint_number=9)
+    assert restored(tmp_path) == Position(epoch=3, examples=37)
+
+
+def test_another_worker_writes_nothing(tmp_path: Path) -> None:
     save_config(str(tmp_path), CONFIG)
-    iterator = iter(tf.data.Dataset.range(100))
-    chief, other = (
-        checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order", worker) for worker in (0, 1)
-    )
-    for worker in (other, chief):
-        worker.save_place(5, iterator)
-    other.save_state(5)
-    chief.save_state(5)
-    add_files(tmp_path, "data/worker-1/notes.txt")
-    other.save_place(10, iterator)
-    other.save_state(10)  # here a kill comes, before worker 0 has written checkpoint 10
-    assert chief.restore(iterator)
-    assert other.restore(iterator)
-    chief.save_place(10, iterator)
-    chief.save_state(10)
-    other.save_place(15, iterator)
-    other.save_state(15)
-    assert sorted(path.name for path in (tmp_path / "data/worker-1").iterdir()) == ["10", "15", "notes.txt"]
-    assert [path.name for path in (tmp_path / "data/worker-0").iterdir()] == ["10"]
+    other = checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order", worker=1)
+    other.save(1, Position())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
 
 
 def test_a_run_without_checkpoint_is_a_user_error(tmp_path: Path) -> None:

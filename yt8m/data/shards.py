@@ -43,10 +43,14 @@ class Shard:
     Attributes:
         file: its path.
         compression: `GZIP` or an empty string, by what the file holds, not by its name.
+        num_bytes: its size.
+        leading: its first bytes.
     """
 
     file: str
     compression: str
+    num_bytes: int = 0
+    leading: bytes = b""
 
     def records(self, start: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the serialized records from number `start` on."""
@@ -71,17 +75,17 @@ def open_shards(files: Sequence[str]) -> list[Shard | Damage]:
 def _open(file: str) -> Shard | Damage:
     try:
         with tf.io.gfile.GFile(file, "rb") as stream:
-            leading = stream.read(_LEADING_BYTES)
+            leading, num_bytes = stream.read(_LEADING_BYTES), stream.size()
     except tf.errors.OpError as error:
         return Damage(file, None, f"it cannot be read: {reason_of(error)}.", rest_lost=True)
     if not leading:
         return Damage(file, None, f"it is empty. {FETCH_AGAIN}", rest_lost=True)
     if leading.startswith(_GZIP_MAGIC) and not _is_readable(Shard(file, "")):
-        return Shard(file, "GZIP")
+        return Shard(file, "GZIP", num_bytes, leading)
     if int.from_bytes(leading[:8], "little") > _LONGEST_RECORD:
         fault = f"it is no file of TFRecords: it starts with {_readable(leading)}. {FETCH_AGAIN}"
         return Damage(file, None, fault, rest_lost=True)
-    return Shard(file, "")
+    return Shard(file, "", num_bytes, leading)
 
 
 def _readable(leading: bytes) -> str:

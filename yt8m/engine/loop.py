@@ -11,6 +11,7 @@ from typing import Any
 from yt8m.distribution import Workers
 from yt8m.engine.step import Measures, TrainState, TrainStep
 from yt8m.errors import UserError
+from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints
 
 
@@ -68,6 +69,7 @@ def train(
     """
     clock = _CheckpointClock(settings.save_checkpoint_seconds)
     step = saved_at = evaluated_at = int(state.global_step.numpy())
+    position = Position()
     with stop_signals() as signals:
         while not settings.max_steps or step < settings.max_steps:
             measures = train_step.run(iterator, settings.steps_until_pause(step))
@@ -78,15 +80,16 @@ def train(
             report(step, int(state.examples_seen.numpy()), measures)
             stop, due = workers.any_worker([bool(signals), clock.is_due()])
             on_schedule = step % settings.export_model_steps == 0
+            position = measures.position
             if due or on_schedule:
-                saved_at = _save(checkpoints, step, iterator, clock, workers)
+                saved_at = _save(checkpoints, step, position, clock)
             if on_schedule and evaluate is not None:
                 evaluate(step)
                 evaluated_at = step
             if stop:
                 break
         if step != saved_at:
-            _save(checkpoints, step, iterator, clock, workers)
+            _save(checkpoints, step, position, clock)
         if step != evaluated_at and evaluate is not None and not signals:
             evaluate(step)
         # Nobody leaves before the one who evaluates is done: a worker that is missed stops the others.
@@ -108,16 +111,8 @@ class _CheckpointClock:
         return bool(self._seconds) and time.monotonic() - self._start >= self._seconds
 
 
-def _save(
-    checkpoints: Checkpoints,
-    step: int,
-    iterator: Any,
-    clock: _CheckpointClock,
-    workers: Workers,
-) -> int:
-    checkpoints.save_place(step, iterator)
-    workers.barrier()  # no checkpoint before the place of every worker is there
-    checkpoints.save_state(step)
+def _save(checkpoints: Checkpoints, step: int, position: Position, clock: _CheckpointClock) -> int:
+    checkpoints.save(step, position)
     clock.restart()
     return step
 

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import model_inputs
+from yt8m.batch import POSITION, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each
 from yt8m.engine.weight_averages import WeightAverages, has_averages
 from yt8m.metrics import batch_metrics, top_k_pairs
+from yt8m.positions import Position
 
 
 def num_weights(model: keras.Model) -> int:
@@ -66,10 +67,12 @@ class Measures:
         scalars: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
             `num_examples`.
         metrics: `hit_at_one`, `perr` and `gap` of this worker's rows.
+        position: the place in the data after the step's batch.
     """
 
     scalars: dict[str, float]
     metrics: dict[str, float]
+    position: Position
 
 
 class TrainStep:
@@ -124,9 +127,11 @@ class TrainStep:
         last = self._run_all_but_last(iterator, tf.constant(num_steps, tf.int64))
         if not last.has_value():
             return None
-        sums, best = self._measured(last.get_value())
+        batch = last.get_value()
+        sums, best = self._measured(batch)
         pairs = {name: np.concatenate([part[name].numpy() for part in best]) for name in best[0]}
-        return Measures({name: float(value) for name, value in sums.items()}, batch_metrics(pairs))
+        scalars = {name: float(value) for name, value in sums.items()}
+        return Measures(scalars, batch_metrics(pairs), Position.from_row(batch[POSITION].numpy()))
 
     @tf.function
     def _run_all_but_last(self, iterator: Any, num_steps: tf.Tensor) -> tf.experimental.Optional:

@@ -1,6 +1,7 @@
 """Checkpoints of a run, written so that a kill at any moment loses nothing, and what its evaluations leave."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import keras
 import tensorflow as tf
 
 from yt8m.config import RunConfig
-from yt8m.errors import UserError
+from yt8m.errors import UserError, first_line
 from yt8m.files import write_text
+from yt8m.positions import Position, format_position, parse_position
 from yt8m.runs.directory import (
     BEST_DIRECTORY,
     BEST_EVALUATION,
@@ -20,19 +22,24 @@ from yt8m.runs.directory import (
     CLASS_TABLE,
     EVALUATION,
     HISTORY,
+    POSITIONS,
     POSITIONS_DIRECTORY,
+    SHARDS,
+    all_checkpoints,
     checkpoint_step,
     evaluation_directory,
     join,
     make_directory,
-    names_in,
-    newest_checkpoint,
     save_config,
 )
+
+LOG = logging.getLogger("yt8m.checkpoints")
 
 
 class State(Protocol):
     """What a run saves and goes on from: a `tf.train.Checkpoint` that reads itself."""
+
+    examples_seen: tf.Variable
 
     def load(self, checkpoint: str) -> None:
         """Takes all values from the checkpoint of that path."""
@@ -56,78 +63,123 @@ def reading(path: str) -> Iterator[None]:
 
 
 class Checkpoints:
-    """Saves and restores a run: the shared state once, the place in the order of the data once for each worker.
+    """Saves and restores a run: its state, and beside it the place in the data as text.
 
-    The places in the data are written first, by all workers, and deleted last, so that every worker finds its own for
-    the newest checkpoint that is complete, whenever a kill comes.
+    The position is written first and deleted last, so that there is one for every checkpoint that is complete, whenever
+    a kill comes.
 
     Args:
         train_dir: the run's directory.
         state: weights, optimizer and counters.
         keep: how many of the newest checkpoints stay.
-        order: text that decides the order of the data; a place counts only for an equal one.
-        worker: number of this process; worker 0 writes the shared state.
+        order: text that decides the order of the data; a position counts only for an equal one.
+        shards: a line per training shard, to tell which one changed.
+        worker: number of this process; worker 0 writes.
     """
 
-    def __init__(self, train_dir: str, state: State, keep: int, order: str, worker: int = 0):
+    def __init__(self, train_dir: str, state: State, keep: int, order: str, shards: str = "", worker: int = 0):
         self._train_dir = train_dir
         self._state = state
         self._keep = keep
         self._order = order
+        self._shards = shards
         self._worker = worker
-        self._data_directory = join(train_dir, POSITIONS_DIRECTORY, f"worker-{worker}")
 
     @cached_property
     def _manager(self) -> tf.train.CheckpointManager:
         # Made for the first save, since it reads the directory: until then an old run may lie there that has to go.
         return tf.train.CheckpointManager(self._state, self._train_dir, self._keep, checkpoint_name=CHECKPOINT_PREFIX)
 
-    def restore(self, iterator: Any) -> bool:
-        """Restores the newest checkpoint, and the data iterator if the order of the data is still the same.
+    def restore(self, examples_per_epoch: int) -> Position:
+        """Restores the newest checkpoint that can be read, and says where in the data to go on.
+
+        Args:
+            examples_per_epoch: about how many there are, for runs of before, which kept no position of that kind.
 
         Returns:
-            Whether the iterator stands where it stood; a fresh run counts as yes.
+            The position at the checkpoint; where that means nothing any more, the start of its epoch.
 
         Raises:
-            UserError: if a file is damaged.
+            UserError: if no checkpoint can be read.
         """
-        newest = newest_checkpoint(self._train_dir)
-        if newest is None:
-            return True
-        with reading(newest):
-            self._state.load(newest)
-        return self._restore_data(checkpoint_step(newest), iterator)
+        checkpoints = all_checkpoints(self._train_dir)
+        for checkpoint in reversed(checkpoints):
+            try:
+                with reading(checkpoint):
+                    self._state.load(checkpoint)
+            except UserError as error:
+                if checkpoint == checkpoints[0]:
+                    raise
+                LOG.warning("%s", error)
+                continue
+            lost = checkpoint_step(checkpoints[-1]) - checkpoint_step(checkpoint)
+            if lost:
+                LOG.warning("Going on from %s: %d steps are lost.", checkpoint, lost)
+            return self._position_at(checkpoint_step(checkpoint), examples_per_epoch)
+        return Position()
 
-    def _restore_data(self, step: int, iterator: Any) -> bool:
-        place = join(self._data_directory, str(step))
-        if not tf.io.gfile.exists(join(place, "order.txt")):
-            return False
-        with tf.io.gfile.GFile(join(place, "order.txt")) as file:
-            if file.read() != self._order:
-                return False
-        with reading(join(place, "state")):
-            tf.train.Checkpoint(iterator=iterator).read(join(place, "state")).assert_consumed()
-        return True
+    def _position_at(self, step: int, examples_per_epoch: int) -> Position:
+        path = self._position_path(step)
+        if not tf.io.gfile.exists(path):
+            examples = int(self._state.examples_seen.numpy())
+            position = Position(epoch=examples // max(examples_per_epoch, 1), examples=examples)
+            LOG.info("There is no %s: the data are read from the start of epoch %d.", path, position.epoch)
+            return position
+        try:
+            position, order = parse_position(_read(path))
+        except (ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                f"{path} is damaged: {first_line(error)}. Restore it from a copy, or delete it: the data are then read "
+                "from the start of an epoch."
+            ) from error
+        if order == self._order:
+            return position
+        LOG.info("%s: the data are read from the start of epoch %d.", self._what_changed(), position.epoch)
+        return position.start_of_epoch()
 
-    def save_place(self, step: int, iterator: Any) -> None:
-        """Saves where this worker stands in the data; all workers have done so before one calls `save_state`."""
-        place = join(self._data_directory, str(step))
-        tf.io.gfile.makedirs(place)
-        tf.train.Checkpoint(iterator=iterator).write(join(place, "state"))
-        write_text(join(place, "order.txt"), self._order)
+    def _what_changed(self) -> str:
+        path = SHARDS.path(self._train_dir)
+        before = _read(path).splitlines() if tf.io.gfile.exists(path) else []
+        now = self._shards.splitlines()
+        changed = [line.split(" ")[0] for line in now if line not in before] if before else []
+        gone = [line.split(" ")[0] for line in before if line not in now]
+        if changed or gone:
+            return f"Training shards changed since the checkpoint ({(changed or gone)[0]} is one)"
+        return "The order of the data changed since the checkpoint, by another seed or number of readers"
 
-    def save_state(self, step: int) -> None:
-        """Saves all else that is needed to go on from `step` as if nothing had happened."""
-        if self._worker == 0:
+    def _position_path(self, step: int) -> str:
+        return join(self._train_dir, POSITIONS_DIRECTORY, f"{step}.json")
+
+    def save(self, step: int, position: Position) -> None:
+        """Saves all that is needed to go on from `step` as if nothing had happened; the first worker does it.
+
+        Raises:
+            UserError: if something cannot be written; the checkpoint before is whole.
+        """
+        if self._worker:
+            return
+        make_directory(join(self._train_dir, POSITIONS_DIRECTORY))
+        write_text(SHARDS.path(self._train_dir), self._shards)
+        write_text(self._position_path(step), format_position(position, self._order))
+        try:
             self._manager.save(checkpoint_number=step)
-        self._delete_old_places()
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"train_dir={self._train_dir}: checkpoint {step} cannot be written ({first_line(error)}). The one "
+                "before is whole. Make room or allow it, and resume."
+            ) from error
+        self._delete_old_positions()
 
-    def _delete_old_places(self) -> None:
-        # For other workers the newest checkpoint may still be the one before: worker 0 is not waited for.
-        newest = newest_checkpoint(self._train_dir)
-        for name in names_in(self._data_directory, r"\d+"):
-            if newest is not None and int(name) < checkpoint_step(newest):
-                tf.io.gfile.rmtree(join(self._data_directory, name))
+    def _delete_old_positions(self) -> None:
+        kept = {f"{checkpoint_step(path)}.json" for path in all_checkpoints(self._train_dir)}
+        for path in POSITIONS.find(self._train_dir):
+            if path.rsplit("/", 1)[-1] not in kept:
+                tf.io.gfile.remove(path)
+
+
+def _read(path: str) -> str:
+    with tf.io.gfile.GFile(path) as file:
+        return str(file.read())
 
 
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:

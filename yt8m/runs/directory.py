@@ -71,9 +71,10 @@ CHECKPOINT_NAMES = Item(
     "which checkpoint is the newest", "train.py", "", r"checkpoint(\.tmp[0-9a-f]+)?", name="checkpoint"
 )
 EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
-POSITIONS = Item(
-    "where each worker is in the data, by checkpoint", "train.py", rf"{POSITIONS_DIRECTORY}/worker-\d+", r"\d+"
-)
+POSITIONS = Item("the place in the data at each checkpoint", "train.py", POSITIONS_DIRECTORY, rf"\d+\.json{_PARTIAL}")
+SHARDS = _file("shards.txt", POSITIONS_DIRECTORY, "train.py", "name, size and beginning of the training shards")
+# Runs of format 1 kept iterators there; they are deleted with their run.
+ITERATORS = Item("iterators over the data", "train.py of format 1", rf"{POSITIONS_DIRECTORY}/worker-\d+", r"\d+")
 # The weights of the highest GAP so far are a run's directory of their own, which eval.py and inference.py take.
 BEST_RUN = tuple(replace(item, folder=BEST_DIRECTORY) for item in (CHECKPOINTS, CHECKPOINT_NAMES, CONFIG))
 BEST_EVALUATION = _file("metrics.json", BEST_DIRECTORY, "train.py", "how good the best weights are")
@@ -87,6 +88,8 @@ TABLE = (
     CHECKPOINT_NAMES,
     EVENTS,
     POSITIONS,
+    SHARDS,
+    ITERATORS,
     *BEST_RUN,
     BEST_EVALUATION,
     EVALUATION,
@@ -206,10 +209,14 @@ def newest_checkpoint(train_dir: str) -> str | None:
 
 
 def _newest_by_name(train_dir: str) -> str | None:
-    """Finds a checkpoint that no file `checkpoint` names: the index is the last of its files to be written."""
+    """Finds a checkpoint that no file `checkpoint` names."""
+    return max(all_checkpoints(train_dir), key=checkpoint_step, default=None)
+
+
+def all_checkpoints(train_dir: str) -> list[str]:
+    """Returns the paths of all checkpoints of a run whose index is there, which is written last, oldest first."""
     names = names_in(train_dir, rf"{CHECKPOINT_PREFIX}-\d+\.index")
-    paths = [join(train_dir, name.removesuffix(".index")) for name in names]
-    return max(paths, key=checkpoint_step, default=None)
+    return sorted((join(train_dir, name.removesuffix(".index")) for name in names), key=checkpoint_step)
 
 
 def names_in(directory: str, pattern: str) -> list[str]:
