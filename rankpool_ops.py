@@ -48,7 +48,7 @@ _LARGEST_SCALE_IN_FLOAT32 = 1e3
 
 
 class RankPoolInfo(NamedTuple):
-    """How the solver fared, a sequence.
+    """What the solver reports per sequence.
 
     Attributes:
         iterations: `(B,)` int32, linear systems solved.
@@ -79,10 +79,10 @@ def rank_pool(
     Exact, forward and backward, for a few T x T factorisations: memory is O(B T^2 + B T D). The constant is c / 2:
     liblinear's and scikit-learn's C is half of this c.
 
-    Frames behind the end of a sequence change nothing, whatever they hold, and get a gradient of exactly 0. A sequence
-    without frames gives 0. One that cannot be pooled gives NaN, and a NaN gradient for its frames, without an effect
-    on others: a frame or target that is not finite, c <= 0, epsilon < 0, or numbers so large that rounding leaves
-    nothing (c |v|^2 beyond about 1e15 inside float64).
+    Padding changes nothing, whatever it holds, and gets a gradient of exactly 0. A sequence without frames gives 0. One
+    that cannot be pooled gives NaN, and a NaN gradient for its frames, without an effect on others: a frame or target
+    that is not finite, c <= 0, epsilon < 0, or numbers so large that rounding leaves nothing (c |v|^2 beyond about 1e15
+    inside float64).
 
     Args:
         frames: `(B, T, D)` float; float16 and bfloat16 are computed in float32.
@@ -148,7 +148,7 @@ def _stated_problem(
 
 
 def _float64(value: Any) -> tf.Tensor:
-    """A Python number must not take the way through float32, as it would in `tf.cast(0.1, tf.float64)`."""
+    """Converts a Python number without rounding it to float32 first, as `tf.cast(0.1, tf.float64)` would."""
     return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.convert_to_tensor(value, tf.float64)
 
 
@@ -157,7 +157,7 @@ def _pooled(problem: Problem, gradient: GradientName, internal_dtype: InternalDt
     constant = Problem(*(tf.stop_gradient(field) for field in problem))
     squares = tf.einsum("btd,btd->bt", constant.frames, constant.frames)
     is_usable = _is_usable(constant, squares)
-    # A pass over the frames that most batches can do without: finite padding is harmless, its weight is 0.
+    # Most batches can do without this pass over the frames: finite padding is harmless, its weight is 0.
     finite = tf.cond(
         tf.reduce_all(is_usable) & _all_finite(squares) & _all_finite(constant.targets),
         lambda: constant,
@@ -173,7 +173,7 @@ def _pooled(problem: Problem, gradient: GradientName, internal_dtype: InternalDt
 
 
 def _precision(problem: Problem, squares: tf.Tensor, internal_dtype: InternalDtype) -> Precision:
-    """A precision that no sequence of a batch needs costs the batch nothing."""
+    """Chooses float32 or float64 per sequence. A precision that no sequence of a batch needs costs nothing."""
     dtype = problem.frames.dtype
     if dtype == tf.float64 or internal_dtype != "auto":
         return Precision(tf.float64 if internal_dtype == "float64" else dtype, None)
@@ -186,7 +186,7 @@ def _all_finite(values: tf.Tensor) -> tf.Tensor:
 
 
 def _is_usable(problem: Problem, squares: tf.Tensor) -> tf.Tensor:
-    """A square that overflows counts as a number that is not finite."""
+    """Returns `(B,)` bool: every number of the sequence is finite, its square too, and c and epsilon are in range."""
     is_fine = tf.math.is_finite(squares) & tf.math.is_finite(problem.targets)
     is_c_fine = (problem.c > 0) & tf.math.is_finite(problem.c)
     is_epsilon_fine = (problem.epsilon >= 0) & tf.math.is_finite(problem.epsilon)

@@ -1,9 +1,9 @@
-"""Hit@1, PERR, GAP and MAP of a score matrix, beside the way of older pipelines: heaps, loops and argpartition.
+"""Hit@1, PERR, GAP and MAP of a score matrix, compared with older pipelines: heaps, loops and argpartition.
 
     PYTHONPATH=. python benchmarks/metrics.py [--videos 11678] [--classes 3862] [--rounds 5]
 
 Both start from the same matrix, in batches of 1024; a third row starts from the k best pairs, as an evaluation does:
-the device took them right behind the model. Programs take turns, round by round; times are medians.
+the device takes them right after the model. Programs take turns, round by round; times are medians.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Pairs = dict[str, np.ndarray]
 
 
 class HeapOfPairs:
-    """Pairs of one list, kept in a heap a pair at a time and ranked by popping them all: how it used to be done."""
+    """Pairs of one list, kept in a heap one pair at a time and ranked by popping them all: how older code does it."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, bool]] = []
@@ -107,7 +107,7 @@ def macro(batches: list[Batch], max_bytes: int) -> dict[str, float]:
 
 
 def synthetic_batches(num_videos: int, num_classes: int) -> list[Batch]:
-    """Three labels a video, the commoner classes more often; scores low, those of labels higher."""
+    """Three labels per video, the commoner classes more often; scores low, those of labels higher."""
     generator = np.random.default_rng(0)
     labels = np.zeros((num_videos, num_classes), bool)
     drawn = (generator.random((num_videos, 3)) ** 3 * num_classes).astype(int)

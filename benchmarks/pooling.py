@@ -1,4 +1,4 @@
-"""Training step and inference of learnable pooling, beside its own matrix products and a straightforward form.
+"""Training step and inference of learnable pooling, compared with its matrix products and a straightforward form.
 
     PYTHONPATH=. python benchmarks/pooling.py [--models netvlad,nextvlad,transformer] [--rounds 7] [--batch 32]
 
@@ -8,9 +8,9 @@ inference; forward, to the inputs and to the weights for a step. Programs take t
 medians of the rounds' ratios. Peak memory is that of a process that makes two steps, above what it had when TensorFlow
 was loaded.
 
-`straightforward` is the same model with the pooling of benchmarks/straightforward.py. Its residuals of 32 videos, a
-number for every frame, cluster and feature, are 10 GB, and there are several at a time; so VLAD is run with few videos,
-two sizes, and continued along the line through them.
+`straightforward` is the same model with the pooling of benchmarks/straightforward.py. Its residuals of 32 videos, one
+number per frame, cluster and feature, are 10 GB, and there are several such tensors at a time; so VLAD is run with few
+videos, two sizes, and extrapolated along the line through them.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its products by the number of videos, and two numbers of videos that its straightforward form stands.
+    """A model, its products by the number of videos, and two numbers of videos that its straightforward form can hold.
 
     Without any, that form is run like the others.
     """
@@ -184,7 +184,7 @@ def inference_program(model: FrameLevelModel, videos: int) -> Program:
 
 
 def update_program(model: FrameLevelModel, gradients: list[tf.Tensor]) -> Program:
-    """Adam with gradients clipped a weight at a time, as train.py updates by default."""
+    """Adam with gradients clipped per weight, as train.py updates by default."""
     optimizer = keras.optimizers.Adam(2e-4, clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     pairs = list(zip(gradients, model.trainable_variables, strict=True))

@@ -1,4 +1,4 @@
-"""Rank pooling beside its floor (the Gram matrix), the diagonal gradient, LinearSVR, an unrolled solver and a CNN.
+"""Rank pooling compared with its Gram matrix, the diagonal gradient, LinearSVR, an unrolled solver and a CNN.
 
     PYTHONPATH=. python benchmarks/rankpool.py [--rounds 9] [--parts sizes,unrolled,wide]
 
@@ -48,7 +48,7 @@ def gradient_program(frames: tf.Tensor, gradient: GradientName, **options: Any) 
 
 
 def linear_svr(frames: np.ndarray) -> np.ndarray:
-    """liblinear's solver of the same problem, C = c / 2, a sequence at a time."""
+    """liblinear's solver of the same problem, C = c / 2, one sequence at a time."""
     machine = LinearSVR(
         loss="squared_epsilon_insensitive",
         dual=False,
@@ -121,7 +121,9 @@ def compare_sizes(rounds: int) -> None:
             "LinearSVR": lambda few=few: linear_svr(few),
         }
         u, info = rank_pool(frames, c=C, epsilon=EPSILON, return_info=True)
-        print(f"\nB={num_videos} T={num_frames} D=1024, {info.iterations.numpy().mean():.1f} linear systems a sequence")
+        print(
+            f"\nB={num_videos} T={num_frames} D=1024, linear systems per sequence: {info.iterations.numpy().mean():.1f}"
+        )
         exact = rank_pool(tf.constant(few), c=C, epsilon=EPSILON).numpy()
         for name, value in (("forward", u[:num_fitted].numpy()), ("LinearSVR", linear_svr(few))):
             print(f"{name}: relative error of u {np.linalg.norm(value - exact) / np.linalg.norm(exact):.0e}")
@@ -160,7 +162,7 @@ def compare_unrolled(rounds: int) -> None:
 
 
 def compare_wide(rounds: int) -> None:
-    """The paper states 50 (diagonal) and 5 (exact) frames a second at D=4096, with its CNN, on its machine."""
+    """The paper states 50 (diagonal) and 5 (exact) frames per second at D=4096, with its CNN, on its machine."""
     frames = video_features(16, 100, 4096)
     images = tf.random.normal((16, 227, 227, 3))
     network = caffe_net(4096)

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/rankpool_fuzz.py [--problems 20000]
 
-Prints one row a precision: problems, those not converged, numbers not finite, how many linear systems a problem took,
-and the worst stationarity (see tests/oracles_rankpool.py) in units of the precision's rounding.
+Prints one row per precision: problems, those not converged, numbers not finite, how many linear systems a problem took,
+and the worst stationarity (see tests/oracles/rankpool.py) in units of the precision's rounding.
 """
 
 import argparse

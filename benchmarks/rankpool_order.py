@@ -5,7 +5,7 @@
 Every video shows the same four shots for equally long; its class is their order. There are six classes: three orders
 and their reversals. So the set of frames says nothing: by guessing, one video in six is right.
 
-In `plain` videos that is all, beside a little noise, and the shots are four directions of 64: rank pooling of the
+In `plain` videos that is all, apart from a little noise, and the shots are four directions of 64: rank pooling of the
 features as they are suffices. In `hidden` ones it is not meant to: every fourth frame of a shot points the other way,
 so that shots differ less in where their frames are than in how far out, which no sum of frames shows; and 30 other
 directions hold shots of their own, cut at random, which rank pooling orders just as eagerly. A projection with a

@@ -1,8 +1,8 @@
-"""Records into batches, beside the drain of the same files and beside parsing record by record as older readers do.
+"""Records into batches, compared with draining the same files and with parsing record by record as older readers do.
 
     YT8M_REAL_DATA=DIR PYTHONPATH=. python benchmarks/reading.py [--videos 2400] [--rounds 7] [--batch_size 64]
 
-The 1152-d shards are made up in a temporary folder: 120 to 300 frames of noise a video. AudioSet is read from
+The 1152-d shards are made up in a temporary folder: 120 to 300 frames of noise per video. AudioSet is read from
 YT8M_REAL_DATA, and left out without it. Programs take turns, round by round; ratios are medians of rounds. All files
 are in the page cache: the first round is not counted.
 """
@@ -133,14 +133,14 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=2400)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--batch_size", type=int, default=64, help="1152-d videos a batch; eight times as many of AudioSet"
+        "--batch_size", type=int, default=64, help="1152-d videos per batch; eight times as many of AudioSet"
     )
     arguments = parser.parse_args()
     size, rounds = arguments.batch_size, arguments.rounds
     with tempfile.TemporaryDirectory() as directory:
         files = write_noise(directory, arguments.videos)
-        compare("Whole videos of 1152 bytes a frame", files, YOUTUBE, size, rounds, (3, 0.45))
-        compare("30 frames a video of 1152 bytes a frame", files, YOUTUBE, size, rounds, (4, 0.55), THIRTY)
+        compare("Whole videos of 1152 bytes per frame", files, YOUTUBE, size, rounds, (3, 0.45))
+        compare("30 frames per video of 1152 bytes per frame", files, YOUTUBE, size, rounds, (4, 0.55), THIRTY)
     real_data = os.environ.get("YT8M_REAL_DATA", "")
     if real_data:
         files = find_files(f"{real_data}/audioset/bal_train*.tfrecord", "YT8M_REAL_DATA")

@@ -1,4 +1,4 @@
-"""Inference to the CSV in videos/s, beside its parts alone: reading, reading and the model, and the writer.
+"""Inference to the CSV in videos/s, compared with its parts alone: reading, reading and the model, and the writer.
 
     PYTHONPATH=. python benchmarks/shards_to_csv.py [--videos 4096] [--rounds 5]
 

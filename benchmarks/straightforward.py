@@ -1,4 +1,4 @@
-"""Pooling written down as the equations stand, with a residual for every frame and cluster: what old code did.
+"""Pooling computed as its equations are written, with one residual per frame and cluster: what older code does.
 
 The layers take the places of those of a registered model, whose other parts stay.
 """

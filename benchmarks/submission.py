@@ -1,4 +1,4 @@
-"""Rows of a submission from the k best pairs of each video, beside the way of older pipelines: a pair at a time.
+"""Rows of a submission from the k best pairs of each video, compared with older pipelines: one pair at a time.
 
     PYTHONPATH=. python benchmarks/submission.py [--videos 4096] [--classes 3862] [--rounds 9]
 

@@ -10,7 +10,7 @@ keep_freed_memory()  # as the programs do
 
 
 def interleaved(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Returns each program's seconds, a value a round; all take a turn in every round."""
+    """Returns each program's seconds, one value per round; all take a turn in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():

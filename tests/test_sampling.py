@@ -89,7 +89,7 @@ def test_permutations_of_three_are_equally_likely() -> None:
 
 
 def draw(method: Method, count: int, lengths: list[int], keys: list[int]) -> list[list[int]]:
-    """The frames of every video, without what stands behind them, which must be 0."""
+    """The frames of every video, without their padding, which must be 0."""
     indices, counts = sample_indices(
         FrameSampling(method, count), tf.constant(lengths, tf.int32), tf.constant(keys, tf.int64)
     )

@@ -3,7 +3,7 @@
     YT8M_REAL_DATA=... python -m tools.ablations [--only=NAME,...] [--seeds=0,1,2] [--split=validation]
 
 A row is a recipe, with some flags changed or as it is. Every run of a changed one becomes a line of docs/ablations.csv;
-those of recipes as they are stand in docs/results.csv (tools/results.py). The tables are made from these lines.
+those of recipes as they are come from docs/results.csv (tools/results.py). The tables are made from these lines.
 """
 
 import logging
@@ -112,7 +112,7 @@ TABLES = (
         ),
     ),
     Table(
-        "Where the gate stands",
+        "The place of the gate",
         "Miech, Laptev & Sivic 2017, NetVLAD (128 clusters); GAP on the same videos",
         (
             ("no gate", "netvlad", "82.2"),

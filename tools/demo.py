@@ -82,7 +82,7 @@ def run_program(program: str, *arguments: str) -> None:
     """Runs one of the programs as a user would."""
     say(f"python {program} {' '.join(arguments)}")
     if subprocess.run([sys.executable, program, *arguments], cwd=ROOT, check=False).returncode:
-        raise UserError(f"{program} failed: its message stands above.")
+        raise UserError(f"{program} failed: its message is above.")
 
 
 def class_prior_gap(place: Path) -> float:

@@ -1,6 +1,6 @@
 """Lists what is registered, or all there is to know of one entry:
 
-    python -m tools.list_models                    models, losses and metrics, a line each
+    python -m tools.list_models                    models, losses and metrics, one line each
     python -m tools.list_models NetVLADModelLF     its hyper-parameters, those of its classifier, its flags
 
 Everything is read from the source (yt8m/catalogue.py), so that it takes a fraction of a second.

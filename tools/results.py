@@ -1,9 +1,9 @@
 """Measures recipes on the real data and fills the table of docs/results.md: python -m tools.results [--only=NAME,...]
 
 A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
-for each seed; every run becomes a line of docs/results.csv. With --speed, its parameters and the examples a second of a
-short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both, and the
-recipes of published runs quote the scores of their architectures here.
+for each seed; every run becomes a line of docs/results.csv. With --speed, its parameters and the examples per second
+of a short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both,
+and the recipes of published runs quote the scores of their architectures here.
 """
 
 import logging
@@ -12,7 +12,10 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 from absl import flags
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from tools.labels import label_points
 from tools.measuring import (
     METRICS,
     ROOT,
@@ -55,7 +58,7 @@ def main(values: flags.FlagValues) -> None:
         if values.speed:
             measure_speed(name)
     write_table()
-    draw_scores()
+    scores_figure().savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
     quote_scores()
 
 
@@ -99,26 +102,30 @@ def known_speeds() -> pd.DataFrame:
     return pd.read_csv(SPEEDS).set_index("recipe")
 
 
-def draw_scores() -> None:
-    """Draws docs/results.svg: GAP of the models over frames against their parameters, and against their training."""
+def scores_figure() -> Figure:
+    """Draws GAP of the models over frames against their parameters, and against the time of their training."""
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 8}
     runs = evaluated_runs()
     models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").mean(numeric_only=True)
-    models = models.sort_values("gap").join(known_speeds(), how="inner")
+    models = models.join(known_speeds(), how="inner")
     models["cost"] = [training_examples(recipe) for recipe in models.index] / models["examples_per_second"]
-    figure, panels = plt.subplots(1, 2, figsize=(12, 6), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(12, 7), dpi=72, sharey=True, layout="constrained")
     for panel, column in zip(panels, ("parameters", "cost"), strict=True):
         panel.scatter(models[column], models["gap"], s=12)
-        for rank, (recipe, model) in enumerate(models.iterrows()):
-            side = "left" if rank % 2 else "right"  # so that names of models with equal scores do not overlap
-            name = f" {str(recipe).removeprefix('audioset-')} "
-            panel.annotate(name, (model[column], model["gap"]), fontsize=7, ha=side, va="center")
-        panel.margins(x=0.2)
+        panel.margins(x=0.22, y=0.08)
         panel.set(xscale="log")
+        panel.xaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""), minor_locator=NullLocator()
+        )
         panel.grid(alpha=0.3)
     panels[0].set(xlabel="parameters", ylabel="GAP, AudioSet")
     panels[1].set(xlabel="training on two cores, s")
-    figure.savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
+    names = [recipe.removeprefix("audioset-") for recipe in models.index]
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for panel, column in zip(panels, ("parameters", "cost"), strict=True):
+        label_points(panel, models[column], models["gap"], names)
+    return figure
 
 
 def quote_scores() -> None:

@@ -1,4 +1,4 @@
-"""Devices and workers: which there are, who holds which rows of a batch, and sums over all of them."""
+"""Devices and workers: how many there are, which rows of a batch each one gets, and sums over all of them."""
 
 import json
 import os
@@ -51,13 +51,13 @@ def build_strategy(num_gpu: int = 1, log_device_placement: bool = False) -> Stra
 
 
 def one_device_strategy() -> Strategy:
-    """Returns the strategy of a program that works alone, whatever TF_CONFIG says of those that train."""
+    """Returns the strategy of a program that works alone, whatever cluster TF_CONFIG describes."""
     return tf.distribute.get_strategy()
 
 
 @cache
 def _mirrored(devices: tuple[str, ...]) -> Strategy:
-    """One strategy for the same devices: the sums of two of them would be taken for each other in one process."""
+    """One strategy per set of devices: in one process the collective sums of two equal ones would be mixed up."""
     return tf.distribute.MirroredStrategy(devices)
 
 
@@ -66,7 +66,7 @@ class _Cluster:
     """The processes that train together, by TF_CONFIG.
 
     Attributes:
-        jobs: addresses by job: `chief`, of one process, and `worker`, as far as they are named.
+        jobs: addresses by job: `chief`, of one process, and `worker`; either may be missing.
         job: the job of this process.
         index: its number in the job.
     """
@@ -82,7 +82,7 @@ class _Cluster:
 
 
 def _cluster() -> _Cluster | None:
-    """Reads TF_CONFIG; None where it is not set or names nobody."""
+    """Reads TF_CONFIG; None where it is not set or names no process that trains."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         config = json.loads(text)
@@ -146,7 +146,7 @@ def all_replica_sum(x: Any) -> Any:
 
 
 class Workers:
-    """Where the processes that train together meet; one process alone never waits.
+    """Synchronises the processes that train together; a process that trains alone never waits.
 
     All workers call the same methods in the same order.
 
@@ -158,14 +158,14 @@ class Workers:
         self._strategy = strategy
 
     def any_worker(self, flags: Sequence[bool]) -> list[bool]:
-        """Returns, for each flag, whether any worker raised it. All workers come with as many flags."""
+        """Returns, for each flag, whether any worker raised it. All workers pass the same number of flags."""
         if not is_multi_worker(self._strategy):
             return list(flags)
         counts = self._strategy.run(self._count, args=(tf.cast(tf.stack(flags), tf.float32),))
         return [bool(n) for n in self._strategy.experimental_local_results(counts)[0].numpy() > 0]
 
     def barrier(self) -> None:
-        """Returns when all workers have come here."""
+        """Returns when all workers have called it."""
         self.any_worker([False])
 
     @tf.function

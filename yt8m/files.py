@@ -1,4 +1,4 @@
-"""Files that programs write: there whole or not at all, and never in the place of something that is read."""
+"""Files that programs write: written whole or not at all, and never over a file that is read."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from yt8m.errors import UserError, first_line
 
 
 class AtomicFile:
-    """Writes a file beside its target and renames it when it is whole.
+    """Writes a file under another name in the target's folder and renames it when it is whole.
 
         with AtomicFile(path, header, "output_file") as file:
             file.write(rows)
@@ -96,7 +96,7 @@ class AtomicFile:
             raise
 
     def _discard(self) -> None:
-        # What could not be written cannot be closed in peace either; it is about to be removed.
+        # A file that could not be written may fail to close too; it is about to be removed.
         with contextlib.suppress(tf.errors.OpError, OSError):
             self._file.close()
         if self._is_renamed:

@@ -1,7 +1,7 @@
 """Random numbers that belong to an example, not to a device, a batch or a moment.
 
-Every draw is a pure function of an example's key, of a salt that names the purpose, and of a counter. So one device,
-eight devices and a resumed run draw the same frames and the same dropout for the same example.
+Every draw is a pure function of an example's random key, of a salt that names the purpose, and of a counter. So one
+device, eight devices and a resumed run draw the same frames and the same dropout for the same example.
 """
 
 import zlib
@@ -34,7 +34,7 @@ def keys_from_positions(seed: int | tf.Tensor, positions: tf.Tensor) -> tf.Tenso
 
 
 def keys_from_ids(ids: tf.Tensor) -> tf.Tensor:
-    """Returns int64 keys for video ids: the same key for a video wherever and whenever it is met."""
+    """Returns int64 keys for video ids: the same key for a video in any file and at any position."""
     return tf.strings.to_hash_bucket_fast(ids, (1 << 63) - 1)
 
 
@@ -42,8 +42,8 @@ def uniform(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     """Draws uniform numbers for every example.
 
     Args:
-        keys: `(B,)` int64, one key an example.
-        count: how many numbers an example needs.
+        keys: `(B,)` int64, one random key per example.
+        count: how many numbers per example.
         salt: names the purpose; two purposes draw independent numbers from one key.
 
     Returns:

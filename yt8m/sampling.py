@@ -13,7 +13,7 @@ Method = Literal["random", "random_without_replacement", "random_sequence", "uni
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """A model's wish for frames.
+    """How a model's frames are chosen.
 
     Attributes:
         method: of T frames take
@@ -60,7 +60,7 @@ def named_sampling(sampling: str, num_frames: int) -> FrameSampling | None:
 def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
     """The frames of a training example: `iterations` of them as `sampling` says; 0 iterations mean all frames.
 
-    Not `one_by_one` is the starter's way to say `random_sequence`.
+    The starter's `--nosample_random_frames` means `random_sequence`; here it is `one_by_one=False`.
 
     Raises:
         UserError: if there is no such sampling, or it is not the starter's.
@@ -74,7 +74,7 @@ def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -
 
 
 def fixed_sampling(evaluation_sampling: str, num_frames: int) -> FrameSampling | None:
-    """Does the same for evaluation, where nothing is left to chance.
+    """The frames of an evaluated example: all frames, or `num_frames` equally spaced ones. None means all.
 
     Raises:
         UserError: if it is neither `all` nor `uniform`.
@@ -93,7 +93,7 @@ def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tens
 
     Returns:
         indices: `(B, N)` int32 in [0, max(T, 1)); N is the longest video of the batch for `shuffled`.
-        num_sampled: `(B,)` int32, how many of a row's indices count; those behind are 0.
+        num_sampled: `(B,)` int32, how many of a row's indices count; the rest are 0.
     """
     lengths = tf.cast(num_frames, tf.int32)[:, tf.newaxis]
     if sampling.method == "shuffled":
@@ -123,7 +123,7 @@ def _uniform(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def _random_order(lengths: tf.Tensor, keys: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sorts frames by a random number each; those behind the end of a video get a number above all others."""
+    """Sorts frames by a random number each; padding gets a number above all others."""
     draws = uniform(keys, width, "order")
     draws = tf.where(tf.range(tf.shape(draws)[1])[tf.newaxis, :] < lengths, draws, 2.0)
     return tf.argsort(draws, axis=1, stable=True), lengths

@@ -33,7 +33,7 @@ def enable(path: str) -> None:
         importlib.import_module("tensorflow_io")
     except (ImportError, NotImplementedError, tf.errors.OpError) as error:
         raise UserError(
-            f"{path}: {scheme(path)}:// needs tensorflow-io, which does not load beside TensorFlow "
+            f"{path}: {scheme(path)}:// needs tensorflow-io, which does not load with TensorFlow "
             f"{tf.__version__}. "
             "Use Python 3.11 or 3.12 with TensorFlow 2.17 and tensorflow-io 0.37.1 (requirements.txt), or copy the "
             "files to a local disk or to gs://."
@@ -43,7 +43,7 @@ def enable(path: str) -> None:
 def matching_files(pattern: str) -> list[str]:
     """Returns the files that match a glob pattern, sorted; folders are left out.
 
-    A URL of http:// or https:// is taken as it is, because there is no listing behind it.
+    A URL of http:// or https:// is taken as it is, because http servers offer no listing.
 
     Raises:
         UserError: if the pattern's scheme needs tensorflow-io and it cannot be loaded here.

@@ -248,7 +248,7 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
 
 def test_an_id_that_cannot_stand_in_a_submission_is_named(tmp_path: Path) -> None:
     for name in ("a b", "a,b", "a:b"):
-        with pytest.raises(UserError, match=f"Video '{name}' cannot stand in a submission"):
+        with pytest.raises(UserError, match=f"Video '{name}' cannot be part of a submission"):
             readers.segment_ratings([shard(tmp_path / "bad", {name: [(0, 3, 1.0)]})])
 
 

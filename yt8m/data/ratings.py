@@ -39,7 +39,7 @@ def add_ratings(
         scores: `(N,)` float, above 0 if the class is to be seen there.
 
     Raises:
-        UserError: if the id of a video cannot stand in a submission.
+        UserError: if the id of a video cannot be part of a submission.
     """
     columns = ids.tolist(), classes.tolist(), starts.tolist(), (scores > 0).tolist()
     for video_id, class_index, start, is_positive in zip(*columns, strict=True):

@@ -1,4 +1,4 @@
-"""A run as one file: its description and its newest checkpoint in a .tgz, to hand on and to predict from."""
+"""A run as one file: its description and its newest checkpoint in a .tgz, to be passed on and predicted from."""
 
 import filecmp
 import gzip
@@ -62,7 +62,7 @@ def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None
     """Unpacks what `pack_run` wrote, whole or not at all.
 
     An archive may come from a stranger: only plain files are taken, and only into the directory itself, so that no
-    member can write elsewhere, and only up to a limit. Files that lie in the directory stay as they are.
+    member can write elsewhere, and only up to a limit. Files of the directory stay as they are.
 
     Args:
         archive: the path of the archive, any that `tf.io.gfile` reads.
@@ -74,7 +74,7 @@ def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None
             the limit, or no run; if the directory cannot be written or holds another run.
     """
     target = Path(directory).absolute()
-    # In the nearest folder that is there, so that it can be renamed and no folder is made in vain.
+    # In the nearest folder that is there, so that it can be renamed and no folder is left if it fails.
     folder = next((path for path in target.parents if path.is_dir()), target)
     partial = folder / f"{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
@@ -98,7 +98,7 @@ def _extract(archive: str, directory: Path, max_gigabytes: float) -> None:
                     max_bytes -= member.size  # before anything of it is written
                     _check_member(archive, member, fits=max_bytes >= 0)
                     tar.extract(member, directory, filter="data")
-            while stream.read(1 << 20):  # the checksum stands at the end, and a tar file ends before that
+            while stream.read(1 << 20):  # the checksum is at the end, and a tar file ends before that
                 pass
     except (tf.errors.OpError, tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(

@@ -1,9 +1,9 @@
-"""The competition's CSV. In 2017 and 2018: a video a row, its best classes with their scores, best first.
+"""The competition's CSV. In 2017 and 2018: one video per row, its best classes with their scores, best first.
 
 VideoId,LabelConfidencePairs
 <id>,<class> <score> <class> <score> ...
 
-In 2019: a class a row, its best segments, best first; a segment is named by its video and its first second.
+In 2019: one class per row, its best segments, best first; a segment is named by its video and its first second.
 
 Class,Segments
 <class>,<id>:<second> <id>:<second> ...
@@ -50,14 +50,14 @@ def format_rows(ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> str:
 
 
 class SubmissionWriter:
-    """Writes a submission beside its target and renames it when it is whole.
+    """Writes a submission under another name and renames it to its target when it is whole.
 
         with SubmissionWriter(path) as writer:
             writer.add(ids, classes, scores)
 
     The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
-    with an exception, nothing is left behind and an existing target is as it was. Memory: the text of one batch, and
-    about 100 bytes a video for the ids that were seen.
+    with an exception, nothing is left and an existing target is as it was. Memory: the text of one batch, and
+    about 100 bytes per video for the ids that were written.
 
     Args:
         path: the target, any path that `tf.io.gfile` writes to.
@@ -79,7 +79,7 @@ class SubmissionWriter:
         """Writes the rows of a batch; arguments as of `format_rows`.
 
         Raises:
-            UserError: if a score is not finite, or an id was there before or cannot stand in a CSV (each names the
+            UserError: if a score is not finite, or an id was there before or cannot be written to a CSV (each names the
                 video), or the file cannot be written, as on a full disk.
         """
         check_finite(scores, ids)
@@ -103,13 +103,13 @@ class SubmissionWriter:
             return
         twice = next(name for i, name in enumerate(names) if name in self._seen or name in names[:i])
         raise UserError(
-            f"Video {twice} occurs twice in the input; a submission has one row a video. "
+            f"Video {twice} occurs twice in the input; a submission has one row per video. "
             "Does --input_data_pattern match a shard twice, or a copy of one?"
         )
 
 
 class Submission(NamedTuple):
-    """A submission in memory: 8 bytes a pair and the ids.
+    """A submission in memory: 8 bytes per pair and the ids.
 
     Attributes:
         ids: N video ids, in the file's order.
@@ -142,7 +142,7 @@ def read_submission(path: str) -> Submission:
 
 
 def read_rankings(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Reads a submission of 2019. The header is looked at at once; rows, of 100,000 segments or more, one by one.
+    """Reads a submission of 2019. The header is checked at once; rows, of 100,000 segments or more, one by one.
 
     Yields:
         A class and the names of its segments, `<id>:<second>`, best first, each once. No class comes twice.
@@ -186,7 +186,7 @@ def _rankings(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[int, list[str]]
             raise UserError(f"{where}: {_fault_of_ranking(row)}")
         class_index, segments = int(match[1]), match[2].split()
         if class_index in seen:
-            raise UserError(f"{where}: class {class_index} has a row already; expected one row a class.")
+            raise UserError(f"{where}: class {class_index} has a row already; expected one row per class.")
         seen.add(class_index)
         if len(set(segments)) != len(segments):
             twice = Counter(segments).most_common(1)[0][0]
@@ -199,7 +199,7 @@ def _fault_of_ranking(row: str) -> str:
     if not comma or not re.fullmatch("[0-9]{1,19}", class_index):
         return f"found {row[:60]!r}, expected <class>,<id>:<second> <id>:<second> ..."
     wrong = [name for name in re.split(" +", ranking) if not re.fullmatch(SEGMENT_NAME, name)]
-    # What is left: a space in front of the first segment, which is an empty name.
+    # The one case left is a space before the first segment, which splits off an empty name.
     return f"class {class_index} has {wrong[0][:60]!r} among its segments, expected <id>:<second> as in 002G:35."
 
 
@@ -218,5 +218,5 @@ def _parse_row(where: str, row: str) -> tuple[str, list[int], list[float]]:
 def _refuse_marks(names: list[str]) -> None:
     broken = next(name for name in names if any(mark in name for mark in _MARKS_OF_CSV))
     raise UserError(
-        f"Video {broken!r} has a comma, a quote or a line end in its id; expected an id that can stand in a CSV."
+        f"Video {broken!r} has a comma, a quote or a line end in its id; expected an id that can be written to a CSV."
     )

@@ -1,1 +1,1 @@
-"""Rank pooling behind its public door `rankpool_ops.py`: frames before pooling, solver, implicit gradient."""
+"""Rank pooling, public as `rankpool_ops.py`: preparation of frames, the solver, the implicit gradient."""

@@ -53,7 +53,7 @@ def differentiable_descriptor(solved: Solved, gradient: GradientName) -> tf.Tens
         dL/dc = sum alpha_t z.v_t / c                 dL/depsilon = - sum s_t beta_t
 
     `gradient` is `exact`, `diagonal` (the diagonal of H in its place) or `sherman_morrison` (H^-1 by one rank-one
-    update a frame, O(T D^2): the paper's algorithm, kept as a reference).
+    update per frame, O(T D^2): the paper's algorithm, kept as a reference).
 
     Source: Fernando & Gould 2016, equations 20 and 21 with the signs that finite differences confirm, and Lemma 3.
     """
@@ -85,7 +85,7 @@ def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
 
 
 def _first_derivatives(solved: Solved, upstream: tf.Tensor, gradient: GradientName) -> _Derivatives:
-    """A loss that is already NaN for a sequence stays NaN for its frames, and never reaches its padding."""
+    """The derivatives for `upstream` = dL/du `(B, D)`. Its NaN stay NaN for frames and never reach the padding."""
     given = solved.given
     is_known = solved.is_usable & tf.reduce_all(tf.math.is_finite(upstream), axis=-1)
 
@@ -240,7 +240,7 @@ def _second_derivatives(
 
 
 def _closed_form_derivatives(problem: Problem, signs: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
-    """The exact derivatives once more, in plain operations all the way down to the problem, in float64."""
+    """The exact derivatives once more, in operations that can be differentiated again, in float64."""
     is_active, c = signs != 0, problem.c[:, tf.newaxis]
     factor = factorised(regression_system(problem.frames, problem.c), signs)
     right = tf.where(is_active, problem.targets - signs * problem.epsilon[:, tf.newaxis], 0)

@@ -1,6 +1,6 @@
 """What is done to the frames of a sequence before it is pooled, and pooling with fixed weights.
 
-Frames behind the end of a sequence never matter, whatever they hold, and come out as 0.
+Padding, the frames after the end of a sequence, changes no result, whatever it holds, and comes out as 0.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
         num_frames: `(B,)` int, or None where all T frames count.
 
     Returns:
-        `(B, T, D)`, 0 behind the end of a sequence.
+        `(B, T, D)`, 0 after the end of a sequence.
 
     Source: Fernando et al. 2015 ("Modeling video evolution for action recognition"), time varying mean vectors.
     """
@@ -42,9 +42,9 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
 
 
 def _running_sum(frames: tf.Tensor) -> tf.Tensor:
-    """Sums over time, as products with triangles of ones: three times as fast on a CPU as `tf.cumsum`, and rounder.
+    """Sums over time, as products with triangles of ones: three times as fast on a CPU as `tf.cumsum`.
 
-    Blocks of frames are summed within, then the totals of the blocks before are added.
+    Each block of frames is summed on its own, then the totals of all earlier blocks are added.
     """
     batch, longest, size = tf.unstack(tf.shape(frames))
     num_blocks = -(-longest // _FRAMES_PER_BLOCK)
@@ -57,7 +57,7 @@ def _running_sum(frames: tf.Tensor) -> tf.Tensor:
 
 
 def reversed_frames(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns `(B, T, D)` frames in reverse order of time; those behind the end of a sequence stay behind it, as 0."""
+    """Returns `(B, T, D)` frames in reverse order of time; padding stays at the end, as 0."""
     if num_frames is None:
         return tf.reverse(frames, axis=[1])
     lengths = tf.clip_by_value(tf.cast(num_frames, tf.int32), 0, tf.shape(frames)[1])
@@ -87,8 +87,8 @@ def forward_and_reverse(
 def signed_sqrt(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Returns sign(x) sqrt|x|, element by element.
 
-    The true derivative 1 / (2 sqrt|x|) is infinite at 0, where rectified features spend their time. Here it is
-    1 / (2 sqrt(max(|x|, 1e-6))), at most 500, and 0 at exactly 0: a feature that is absent pulls neither way.
+    The true derivative 1 / (2 sqrt|x|) is infinite at 0, the most frequent value of rectified features. Here it is
+    1 / (2 sqrt(max(|x|, 1e-6))), at most 500, and 0 at exactly 0: an absent feature has no gradient.
 
     Source: Perronnin et al. 2010 (power normalisation), as public rank pooling code applies it after the running mean.
     """
@@ -111,7 +111,7 @@ def unit_length(frames: tf.Tensor) -> tf.Tensor:
 def approximate_rank_pool(
     frames: tf.Tensor, num_frames: tf.Tensor | None = None, *, includes_running_mean: bool = True
 ) -> tf.Tensor:
-    """Rank pooling after one gradient step from 0: a fixed weight a frame, and nothing to solve.
+    """Rank pooling after one gradient step from 0: one fixed weight per frame, and no problem to solve.
 
         u = sum_t alpha_t v_t,   alpha_t = sum over i = t ... N of (2 i - N - 1) / i     with the running mean inside
                                  alpha_t = 2 t - N - 1                                   without it

@@ -6,23 +6,23 @@ import numpy as np
 import tensorflow as tf
 
 MAX_ITERATIONS = 200
-# Ordinary problems take 2 to 17 full steps. About one hostile problem in two hundred would cycle for ever.
+# Ordinary problems take 2 to 17 full steps. Of hostile problems, about one in two hundred would cycle for ever.
 _FULL_STEPS = 12
 # In exact arithmetic no pivot of I / c + V V^T is below 1 / c. One below a quarter of that (0.5 is its root), or NaN,
 # means that rounding has eaten the identity.
 _SMALLEST_PIVOT = 0.5
-# Of a diagonal element: what is left of its row is less than 1e-19 of anything.
+# Factor of a diagonal element that uncouples its frame: the rest of its row is then below 1e-19 of it.
 _UNCOUPLED = 2.0**64
-# A residual must leave the tube by so many roundings of what it is computed from. The alpha of a frame on the very rim
-# may have the wrong sign at that size, and the frame would be taken in and thrown out for ever.
+# A residual must leave the tube by this many roundings of the numbers it is computed from. The alpha of a frame exactly
+# on the edge may have the wrong sign at that size, and the frame would enter and leave the active set for ever.
 _ROUNDINGS_ON_THE_RIM = 8
 
 
 class Problem(NamedTuple):
-    """minimise over u:  |u|^2 / 2 + c / 2 * sum over frames of max(0, |y_t - u.v_t| - epsilon)^2, once a sequence.
+    """minimise over u:  |u|^2 / 2 + c / 2 * sum over frames of max(0, |y_t - u.v_t| - epsilon)^2, per sequence.
 
     Attributes:
-        frames: `(B, T, D)` float32 or float64; for the solver finite everywhere, also behind the end of a sequence.
+        frames: `(B, T, D)` float32 or float64; for the solver finite everywhere, also in the padding.
         is_frame: `(B, T)` bool.
         targets: `(B, T)`, y; finite everywhere.
         c: `(B,)` positive.
@@ -43,7 +43,7 @@ class Solution(NamedTuple):
         descriptor: `(B, D)`, u = sum over frames of alpha_t v_t.
         alpha: `(B, T)`, the dual solution: at the optimum c sign(r_t) max(0, |r_t| - epsilon), r_t = y_t - u.v_t.
         signs: `(B, T)` of the same dtype, in {-1, 0, 1}: the side on which a frame leaves the epsilon tube.
-        iterations: `(B,)` int32, linear systems solved until the signs stood still.
+        iterations: `(B,)` int32, linear systems solved until the signs stopped changing.
         converged: `(B,)` bool, False where they never did, or where the factorisation was lost to rounding.
         is_sound: `(B,)` bool, False where the factorisation was lost to rounding.
         duality_gap: `(B,)`, primal minus dual objective; half of |u - optimum|^2 is never larger.
@@ -59,7 +59,7 @@ class Solution(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Where the iteration stands: u = sum alpha_t v_t, and the residuals y_t - u.v_t. Both `(B, T)`."""
+    """An iterate: alpha of u = sum alpha_t v_t, and the residuals y_t - u.v_t. Both `(B, T)`."""
 
     alpha: tf.Tensor
     residual: tf.Tensor
@@ -86,8 +86,8 @@ def solve(problem: Problem) -> tuple[Solution, tf.Tensor]:
     and its solution says which signs were wrong. This is a semismooth Newton step of the primal. The first steps are
     taken in full, which mostly ends within three; since full steps can cycle, later ones end where the objective is
     least on their way, which always converges: the objective is strongly convex and piecewise quadratic. Signs that
-    stand still are optimal. A sequence that has converged keeps its signs, so that further iterations for the sake of
-    others do not change its result.
+    no longer change are optimal. A sequence that has converged keeps its signs, so that further iterations, needed by
+    others, do not change its result.
 
     Returns:
         The solution, and `factorised` of its signs: `(B, T, T)`, garbage where it is not sound.
@@ -223,7 +223,7 @@ def _slopes(way: _Way, lengths: tf.Tensor) -> tf.Tensor:
 def _zero_of_slope(lengths: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
     """Returns where the line between the last corner of negative slope and the first of another one meets 0, `(B,)`.
 
-    Of no use to sequences whose slopes have one sign.
+    The result is meaningless for sequences whose slopes all have one sign.
     """
     falls = slopes < 0
     low, high = (
@@ -248,7 +248,7 @@ def _solution(problem: Problem, step: _Step, iterations: tf.Tensor) -> Solution:
 
 
 def _duality_gap(problem: Problem, point: _Point) -> tf.Tensor:
-    """Primal minus dual objective as a sum of one non-negative term a frame (Fenchel-Young), free of cancellation."""
+    """Primal minus dual objective as a sum of one non-negative term per frame (Fenchel-Young), free of cancellation."""
     c, epsilon = problem.c[:, tf.newaxis], problem.epsilon[:, tf.newaxis]
     outside = tf.nn.relu(tf.abs(point.residual) - epsilon)
     slack = epsilon + outside - tf.sign(point.alpha) * point.residual
