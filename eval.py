@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from yt8m.cli import program, run_flags
+from yt8m.cli import metric_flags, program, run_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -18,13 +18,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
-    program.parse_flags(define_flags)
+    program.parse_flags(define_flags, metric_flags.metrics_from_flags)
 
 import logging
 import time
 from collections.abc import Iterable
 
-from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import one_device_strategy
 from yt8m.engine.reports import EvaluationReport, class_table
@@ -50,7 +49,7 @@ def main(values: flags.FlagValues) -> None:
     """Evaluates the newest checkpoint, or each new one for as long as the program runs."""
     # 1. The run says what it is; the command line may repeat it, but not say otherwise.
     names = class_names(values.vocabulary) if values.vocabulary else {}
-    metrics = resolve_metrics(values.metrics, values.macro)
+    metrics = metric_flags.metrics_from_flags(values)
     if not values.run_once:
         _wait_for_run(values.train_dir)
     config = load_config(values.train_dir)

@@ -226,7 +226,11 @@ def build_evaluator(
     """
 
     def build_metrics() -> list[Accumulator]:
-        return [METRICS[name](config.data.num_classes, top_k, **settings) for name, settings in metrics.items()]
+        accumulators = []
+        for name, settings in metrics.items():
+            with typed_as(f"--metrics={name}:"):
+                accumulators.append(METRICS[name](config.data.num_classes, top_k, **settings))
+        return accumulators
 
     return Evaluator(
         strategy,

@@ -247,6 +247,7 @@ class RankPooling(keras.layers.Layer):
         self.supports_jit = False
 
     def build(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> None:
+        """Makes the weight, log c, if it is learnt."""
         if self.learns_c:
             initial = keras.initializers.Constant(float(tf.math.log(self.c)))
             self.log_c = self.add_weight(name="log_c", shape=(), initializer=initial, dtype="float32")
@@ -287,10 +288,12 @@ class RankPooling(keras.layers.Layer):
         )
 
     def compute_output_shape(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> tuple:
+        """Returns `(B, D)`, or `(B, 2 D)` for both directions."""
         batch, _, size = frames_shape
         return batch, size if size is None or self.direction != "both" else 2 * size
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {name: getattr(self, name) for name in _LAYER_ARGUMENTS}
 
 

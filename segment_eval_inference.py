@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 import logging
 
+from yt8m.arguments import typed_as
 from yt8m.data.ratings import (
     RATINGS_HEADER,
     SegmentRatings,
@@ -56,7 +57,8 @@ def evaluate(values: flags.FlagValues) -> float:
         raise UserError("--submission_file is missing: give the CSV to score, with the header Class,Segments.")
     rankings = read_rankings(values.submission_file)
     ratings = _ratings(values.eval_data_pattern, values.label_cache)
-    metric = SegmentMeanAveragePrecision(ratings, values.top_n)
+    with typed_as("--"):
+        metric = SegmentMeanAveragePrecision(ratings, values.top_n)
     for class_index, ranking in rankings:
         metric.add(class_index, ranking)
     LOG.info("Rated pairs: %d, %d of them in the submission.", num_rated_pairs(ratings), metric.num_ranked_pairs)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from yt8m.cli import program, run_flags
+from yt8m.cli import metric_flags, program, run_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -14,13 +14,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
-    program.parse_flags(define_flags, run_flags.config_from_flags)
+    program.parse_flags(define_flags, run_flags.config_from_flags, metric_flags.metrics_from_flags)
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 
-from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, Workers, build_strategy, num_workers, worker_index
 from yt8m.engine.evaluation import Evaluator
@@ -129,7 +128,7 @@ def _evaluation(
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    metrics = resolve_metrics(values.metrics, values.macro)
+    metrics = metric_flags.metrics_from_flags(values)
     return data, experiment.build_evaluator(config, strategy, state.model, data, metrics, values.top_k)
 
 

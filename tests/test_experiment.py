@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
+from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.cli.model_flags import resolve_model
 from yt8m.config import RunConfig
+from yt8m.distribution import one_device_strategy
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
 import experiment
+import readers
 
 FRAMES = DataSpec(("rgb", "audio"), (6, 4), 3, record_format="frame")
 VIDEOS = DataSpec(("mean_rgb",), (6,), 3)
@@ -34,6 +38,23 @@ def test_a_hyper_parameter_out_of_range(data: DataSpec, model: str, assignment: 
     with pytest.raises(UserError) as raised:
         experiment.build_model(config)
     assert str(raised.value) == f"--hparams={assignment}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("ap_at_n:n=0", "expected at least 1."),
+        ("precision_recall:k=6", "expected at most the 5 classes per video that are kept, or 0 for all."),
+    ],
+)
+def test_a_setting_of_metrics_out_of_range(group: str, expected: str) -> None:
+    config = RunConfig(data=VIDEOS, model=resolve_model("LogisticModel", VIDEOS, {}, [], "float32"))
+    batches = tf.data.Dataset.from_tensors({"labels": [True]})
+    data = experiment.Data(batches, VIDEOS, [], labels_required=True, options=readers.ReadOptions())
+    arguments = config, one_device_strategy(), experiment.build_model(config), data
+    with pytest.raises(UserError) as raised:
+        experiment.build_evaluator(*arguments, resolve_metrics(group, macro=False), top_k=5)
+    assert str(raised.value) == f"--metrics={group}: {expected}"
 
 
 def test_a_model_that_can_be_built() -> None:

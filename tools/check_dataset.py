@@ -1,6 +1,6 @@
-"""Reads shards in full, counts records and labels, and reports every damaged record.
+r"""Reads shards in full, counts records and labels, and reports every damaged record.
 
-    python -m tools.check_dataset --data_pattern='DIR/train*.tfrecord' \\
+    python -m tools.check_dataset --data_pattern='DIR/train*.tfrecord' \
         --frame_features --feature_names=rgb,audio --feature_sizes=1024,128
 
 Ends with status 1 if anything is damaged.

@@ -61,7 +61,9 @@ def description(name: str) -> str:
         paragraphs.append(f"Also known as {', '.join(entry.aliases)}.")
     if "loss" in entry.facts:
         paragraphs.append(f"Trained with {entry.facts['loss']}, unless --label_loss names another.")
-    paragraphs.append("\n".join(["Hyper-parameters (--hparams=NAME=VALUE):", *_rows(entry, prefix)]))
+    typed = f"--metrics={entry.name}:" if name in METRICS else "--hparams="
+    if entry.hyper_parameters:
+        paragraphs.append("\n".join([f"Hyper-parameters ({typed}NAME=VALUE):", *_rows(entry, prefix)]))
     if "classifier" in entry.hyper_parameters:
         classifier = VIDEO_LEVEL_MODELS.entry(entry.hyper_parameters["classifier"].default)
         title = f"Of its classifier, {classifier.name} by default:"

@@ -37,4 +37,5 @@ def model_inputs(batch: Mapping[str, tf.Tensor]) -> Batch:
 
 def blank_batch(spec: DataSpec) -> Batch:
     """Returns one video, all zero, as a model sees it: enough for Keras to learn every shape."""
-    return RECORD_FORMATS[spec.record_format]().blank(spec) | {KEY: tf.zeros([1], tf.int64)}
+    video: Batch = RECORD_FORMATS[spec.record_format]().blank(spec)
+    return video | {KEY: tf.zeros([1], tf.int64)}

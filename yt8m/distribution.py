@@ -127,7 +127,7 @@ def worker_index(strategy: Strategy) -> int:
         return 0
     resolver = strategy.cluster_resolver
     has_chief = "chief" in resolver.cluster_spec().as_dict()
-    return resolver.task_id + (1 if has_chief and resolver.task_type == "worker" else 0)
+    return int(resolver.task_id) + (1 if has_chief and resolver.task_type == "worker" else 0)
 
 
 def all_replica_sum(x: Any) -> Any:
@@ -168,7 +168,7 @@ class Workers:
         """Returns when all workers have called it."""
         self.any_worker([False])
 
-    @tf.function
+    @tf.function(autograph=False)
     def _count(self, flags: tf.Tensor) -> tf.Tensor:
         return all_replica_sum(tf.identity(flags))
 

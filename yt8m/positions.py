@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Position:
     examples: int = 0
 
     @classmethod
-    def from_row(cls, row: Sequence[int] | np.ndarray) -> "Position":
+    def from_row(cls, row: Iterable[int]) -> "Position":
         """Reads the numbers in the order of the attributes, as a batch carries them."""
         return cls(*map(int, row))
 

@@ -1,15 +1,17 @@
 """Metrics of predictions that are no numbers are no numbers: they are refused."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yt8m.errors import UserError
 
-VideoIds = Sequence[bytes] | Sequence[str] | np.ndarray
+VideoIds = Sequence[bytes] | Sequence[str] | NDArray[Any]
 
 
-def check_finite(scores: np.ndarray, ids: VideoIds | None = None) -> None:
+def check_finite(scores: NDArray[Any], ids: VideoIds | None = None) -> None:
     """Checks that no score is NaN or infinite.
 
     Args:

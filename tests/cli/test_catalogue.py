@@ -150,6 +150,8 @@ def test_one_entry_is_described_with_its_classifier_and_flags() -> None:
         assert expected in text
     assert all(len(line) <= 120 for line in text.splitlines())
     assert "\n  loss.margin = 1.0 " in list_models.description("HingeLoss")
+    assert "(--metrics=ap_at_n:NAME=VALUE):\n  n = 20 " in list_models.description("ap_at_n")
+    assert "Hyper-parameters" not in list_models.description("macro")
     assert "\nTrained with BranchCrossEntropyLoss, unless" in list_models.description("MixNeXtVLADModel")
     with pytest.raises(UserError, match=r"Nothing is registered as 'NetVladV3'\. Did you mean "):
         list_models.description("NetVladV3")

@@ -71,6 +71,14 @@ def test_wrong_command_lines_need_no_tensorflow() -> None:
         assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_wrong_metrics_need_no_tensorflow(program: str) -> None:
+    code = f"import sys; sys.modules['tensorflow'] = None; sys.argv = ['{program}', '--metrics=marco']; import runpy; "
+    ended = run_python(code + f"runpy.run_path('{program}', run_name='__main__')")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: --metrics=marco: there is no such group of metrics. Did you mean macro?")
+
+
 def test_help_needs_no_tensorflow() -> None:
     code = "import sys; sys.modules['tensorflow'] = None; sys.argv = ['train.py', '--help']; import runpy; "
     ended = run_python(code + "runpy.run_path('train.py', run_name='__main__')")

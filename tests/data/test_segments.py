@@ -106,7 +106,7 @@ def test_map_of_no_ratings_and_of_no_ranking_is_0() -> None:
 
 
 def test_a_negative_top_n_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--top_n=-1: expected"):
+    with pytest.raises(UserError, match=r"^top_n=-1: expected"):
         SegmentMeanAveragePrecision(RATINGS, -1)
 
 

@@ -20,12 +20,12 @@ from yt8m.metrics import (
     average_precision,
     batch_metrics,
     metrics_of_matrix,
-    precision_recall_at_k,
     top_k_pairs,
     top_k_predictions,
 )
 from yt8m.metrics.growing_array import GrowingArray
 from yt8m.metrics.macro import score_bins
+from yt8m.registry import METRICS
 
 from oracles import metrics as oracles
 
@@ -118,7 +118,7 @@ def test_hand_worked_metrics() -> None:
 
 
 def test_misses_precede_hits_of_equal_score() -> None:
-    # k = 20 adds, at the end, .3 .2(hit) .2 .1 .1 .1: the hit is behind the other .2, at rank 9: (1 + 2/4 + 3/9) / 3.
+    # k = 20 adds, at the end, .3 .2(hit) .2 .1 .1 .1: the hit is after the other .2, at rank 9: (1 + 2/4 + 3/9) / 3.
     assert metrics_of(HAND_PREDICTIONS, HAND_LABELS, 20).result()["gap"] == pytest.approx(0.611111, abs=1e-6)
 
 
@@ -189,9 +189,10 @@ def test_streams_of_their_own_equal_the_whole(problem: Problem) -> None:
 def test_precision_recall_at_k_equals_the_definition(problem: Problem) -> None:
     predictions, labels, k = problem
     pairs = pairs_of(*problem)
-    found = precision_recall_at_k(pairs["classes"], pairs["hits"], pairs["class_positives"])
+    metrics = METRICS["precision_recall"](predictions.shape[1], k)
+    metrics.add_batch(pairs)
     expected = oracles.precision_recall_at_k(predictions.tolist(), labels.tolist(), k, predictions.shape[1])
-    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
+    assert [value for _, value in metrics.result()] == pytest.approx(expected, abs=1e-9)
 
 
 def test_scores_below_zero_rank_like_others() -> None:
@@ -253,7 +254,7 @@ def test_only_the_order_of_scores_counts(problem: Problem) -> None:
 @given(problems(min_videos=1))
 @settings(deadline=None, max_examples=25)
 def test_perfect_predictions_reach_1(problem: Problem) -> None:
-    labels = problem[1] | (np.arange(problem[1].shape[1]) == 0)  # a label for each video at least
+    labels = problem[1] | (np.arange(problem[1].shape[1]) == 0)  # at least one label per video
     result = metrics_of(labels.astype(np.float32), labels, labels.shape[1]).result()
     assert (result["gap"], result["hit_at_one"], result["perr"], result["map"]) == (1, 1, 1, 1)
 
@@ -353,7 +354,7 @@ def test_metrics_of_other_sizes_do_not_mix() -> None:
         EvaluationMetrics(4, 2).merge(EvaluationMetrics(4, 3))
     with pytest.raises(ValueError, match="5 classes into 4"):
         MacroMetrics(4).merge(MacroMetrics(5))
-    with pytest.raises(ValueError, match="2 pairs a video"):
+    with pytest.raises(ValueError, match="2 pairs per video"):
         EvaluationMetrics(4, 3).add(pairs_of(HAND_PREDICTIONS, HAND_LABELS, 2))
 
 
@@ -361,7 +362,7 @@ def test_metrics_of_other_sizes_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 500])
-def test_gap_holds_less_than_200_bytes_a_video(batch_size: int) -> None:
+def test_gap_holds_less_than_200_bytes_per_video(batch_size: int) -> None:
     num_videos = 20_000
     scores = np.random.default_rng(0).random((batch_size, 20), np.float32)
     hits, num_labels = scores > 0.95, np.full(batch_size, 30)
@@ -491,6 +492,19 @@ def test_macro_metrics_of_workers_change_no_bit(problem: Problem, max_bytes: int
     whole = macro_of(predictions, labels, max_bytes)
     for one, other in zip(workers[0].per_class(), whole.per_class(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_macro_metrics_of_more_videos_are_computed_again() -> None:
+    grown = MacroMetrics(4)
+    for rows in (slice(0, 1), slice(1, 3)):
+        grown.add(HAND_PREDICTIONS[rows], HAND_LABELS[rows])
+        part = macro_of(HAND_PREDICTIONS[: rows.stop], HAND_LABELS[: rows.stop])
+        assert grown.result() == part.result()
+    other = macro_of(1 - HAND_PREDICTIONS, HAND_LABELS)
+    other.result()
+    other.merge(grown)
+    both = np.concatenate([1 - HAND_PREDICTIONS, HAND_PREDICTIONS]), np.concatenate([HAND_LABELS] * 2)
+    assert other.result() == macro_of(*both).result()
 
 
 def test_macro_ap_is_map_when_every_prediction_counts() -> None:

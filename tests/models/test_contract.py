@@ -72,48 +72,103 @@ VIDEO_SPEC = DataSpec(("mean_rgb", "mean_audio"), (16, 8), NUM_CLASSES)
 
 Batch = dict[str, tf.Tensor]
 
-MODELS = [(registry, name) for registry in (FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS) for name in registry.names()]
-every_model = pytest.mark.parametrize(("registry", "name"), MODELS, ids=[name for _, name in MODELS])
-every_frame_level_model = pytest.mark.parametrize("name", FRAME_LEVEL_MODELS.names())
+FRAME_LEVEL = [(FRAME_LEVEL_MODELS, name) for name in FRAME_LEVEL_MODELS.names()]
+ALL = FRAME_LEVEL + [(VIDEO_LEVEL_MODELS, name) for name in VIDEO_LEVEL_MODELS.names()]
+
+
+def over(models: list[tuple[Registry, str]]) -> pytest.MarkDecorator:
+    """Runs a test over models; the tests of one model come one after another and share what is built for it."""
+    return pytest.mark.parametrize("case", models, ids=[name for _, name in models], indirect=True, scope="module")
+
+
+every_model = over(ALL)
+every_frame_level_model = over(FRAME_LEVEL)
+
+
+class Case:
+    """A registered model, built and traced once for all tests that ask for it."""
+
+    def __init__(self, registry: Registry, name: str):
+        self.registry = registry
+        self.name = name
+        self.registered = registry[name]
+        self.spec = FRAME_SPEC if registry is FRAME_LEVEL_MODELS else VIDEO_SPEC
+        self._built: dict[tuple[str, bool], tuple[keras.Model, list[np.ndarray]]] = {}
+
+    def model(self, policy: str = "float32", drops: bool = False) -> keras.Model:
+        """The model with its first weights, which depend on nothing but its name; `drops`: wherever it can."""
+        if (policy, drops) not in self._built:
+            model = self._build(policy, dropouts(self.registry, self.name) if drops else {})
+            self._built[policy, drops] = model, [weight.numpy() for weight in model.weights]
+        model, first_weights = self._built[policy, drops]
+        for weight, value in zip(model.weights, first_weights, strict=True):
+            weight.assign(value)
+        keras.config.set_dtype_policy(policy)
+        return model
+
+    def _build(self, policy: str, changes: dict[str, Any]) -> keras.Model:
+        keras.config.set_dtype_policy(policy)
+        keras.utils.set_random_seed(1)
+        hparams = SIZES.get(self.name, {}) | changes
+        if self.registry is FRAME_LEVEL_MODELS:
+            model = self.registered(FRAME_SPEC, **hparams)
+        else:
+            model = VideoLevelModel(VIDEO_SPEC, self.registered(NUM_CLASSES, **hparams))
+        model.build()
+        return model
+
+    @functools.cached_property
+    def predictions(self) -> Any:
+        """A graph from any batch to the predictions of `model()`."""
+        model = self.model()
+        return tf.function(
+            lambda batch: model(batch, training=False)["predictions"],
+            autograph=False,
+            input_signature=[self._batch_signature()],
+        )
+
+    @functools.cached_property
+    def gradients(self) -> Any:
+        """A graph from any batch and its labels to the gradients of `model()`."""
+        model = self.model()
+        return tf.function(
+            lambda batch, labels: training_gradients(model, batch, labels),
+            autograph=False,
+            input_signature=[self._batch_signature(), tf.TensorSpec([None, NUM_CLASSES], tf.bool)],
+        )
+
+    def _batch_signature(self) -> dict[str, tf.TensorSpec]:
+        batch = self.batch([1])
+        return {name: tf.TensorSpec(_free_axes(values), values.dtype) for name, values in batch.items()}
+
+    def batch(self, num_frames: list[int], seed: int = 0) -> Batch:
+        """Random videos of the given lengths; a video-level batch has as many videos."""
+        generator = np.random.default_rng(seed)
+        count, width = len(num_frames), max(num_frames, default=0)
+        batch = {"key": tf.range(count, dtype=tf.int64) + 100}
+        if self.registry is VIDEO_LEVEL_MODELS:
+            for feature, size in zip(VIDEO_SPEC.feature_names, VIDEO_SPEC.feature_sizes, strict=True):
+                batch[feature] = tf.constant(generator.normal(size=(count, size)), tf.float32)
+            return batch
+        for feature, size in zip(FRAME_SPEC.feature_names, FRAME_SPEC.feature_sizes, strict=True):
+            batch[feature] = tf.constant(generator.integers(0, 256, (count, width, size)), tf.uint8)
+        return batch | {"num_frames": tf.constant(num_frames, tf.int32)}
+
+
+def _free_axes(values: tf.Tensor) -> list[int | None]:
+    """Batch and time are free, the width of a feature is not."""
+    return [None] * max(1, values.shape.rank - 1) + list(values.shape[max(1, values.shape.rank - 1) :])
+
+
+@pytest.fixture(scope="module", name="case")
+def make_case(request: pytest.FixtureRequest) -> Case:
+    return Case(*request.param)
 
 
 @pytest.fixture(autouse=True)
 def _float32_policy_afterwards() -> Any:
     yield
     keras.config.set_dtype_policy("float32")
-
-
-def new_model(registry: Registry, name: str, policy: str = "float32", **changes: Any) -> keras.Model:
-    """Builds a small model with weights that depend on nothing but its name."""
-    keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(1)
-    hparams = SIZES.get(name, {}) | changes
-    if registry is FRAME_LEVEL_MODELS:
-        model = registry[name](FRAME_SPEC, **hparams)
-    else:
-        model = VideoLevelModel(VIDEO_SPEC, registry[name](NUM_CLASSES, **hparams))
-    model.build()
-    return model
-
-
-@functools.cache
-def shared_model(registry: Registry, name: str, policy: str = "float32") -> keras.Model:
-    """A model for tests that leave its weights alone."""
-    return new_model(registry, name, policy)
-
-
-def make_batch(registry: Registry, num_frames: list[int], seed: int = 0) -> Batch:
-    """Random videos of the given lengths; a video-level batch has as many videos."""
-    generator = np.random.default_rng(seed)
-    count, width = len(num_frames), max(num_frames, default=0)
-    batch = {"key": tf.range(count, dtype=tf.int64) + 100}
-    if registry is VIDEO_LEVEL_MODELS:
-        for feature, size in zip(VIDEO_SPEC.feature_names, VIDEO_SPEC.feature_sizes, strict=True):
-            batch[feature] = tf.constant(generator.normal(size=(count, size)), tf.float32)
-        return batch
-    for feature, size in zip(FRAME_SPEC.feature_names, FRAME_SPEC.feature_sizes, strict=True):
-        batch[feature] = tf.constant(generator.integers(0, 256, (count, width, size)), tf.uint8)
-    return batch | {"num_frames": tf.constant(num_frames, tf.int32)}
 
 
 def make_labels(count: int) -> tf.Tensor:
@@ -124,18 +179,18 @@ def predict(model: keras.Model, batch: Batch) -> np.ndarray:
     return model(batch, training=False)["predictions"].numpy()
 
 
-def training_gradients(model: keras.Model, batch: Batch) -> list[tf.Tensor]:
+def training_gradients(model: keras.Model, batch: Batch, labels: tf.Tensor) -> list[tf.Tensor | None]:
     with tf.GradientTape() as tape:
         outputs = model(batch, training=True)
-        loss = tf.reduce_sum(cross_entropy_loss(make_labels(batch["key"].shape[0]), outputs))
+        loss = tf.reduce_sum(cross_entropy_loss(labels, outputs))
         loss += tf.add_n([tf.reduce_sum(extra) for extra in outputs.get("losses", {}).values()] + model.losses)
     return tape.gradient(loss, model.trainable_variables)
 
 
 @every_model
 @pytest.mark.parametrize("policy", POLICIES)
-def test_outputs_are_float32_probabilities(registry: Registry, name: str, policy: str) -> None:
-    model, batch = shared_model(registry, name, policy), make_batch(registry, [8, 1, 5])
+def test_outputs_are_float32_probabilities(case: Case, policy: str) -> None:
+    model, batch = case.model(policy), case.batch([8, 1, 5])
     for training in (False, True):
         outputs = model(batch, training=training)
         predictions, logits = outputs["predictions"], outputs["logits"]
@@ -150,11 +205,11 @@ def test_outputs_are_float32_probabilities(registry: Registry, name: str, policy
 
 @every_model
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_trainable_weight_has_a_finite_gradient(registry: Registry, name: str, policy: str) -> None:
-    model = new_model(registry, name, policy)
+def test_every_trainable_weight_has_a_finite_gradient(case: Case, policy: str) -> None:
+    model = case.model(policy)
     for weight in model.trainable_variables:  # one that starts at 0 hides those in front of it
         weight.assign(tf.where(weight.value == 0.0, 0.1, weight.value))
-    gradients = training_gradients(model, make_batch(registry, [8, 3, 5, 2]))
+    gradients = training_gradients(model, case.batch([8, 3, 5, 2]), make_labels(4))
     for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert gradient is not None, f"{weight.path} is not used"
         assert np.all(np.isfinite(gradient)), weight.path
@@ -164,19 +219,20 @@ def test_every_trainable_weight_has_a_finite_gradient(registry: Registry, name: 
 
 @every_model
 @pytest.mark.parametrize("num_frames", [[], [0], [0, 0], [0, 4, 1]], ids=str)
-def test_empty_batches_and_empty_videos_are_finite(registry: Registry, name: str, num_frames: list[int]) -> None:
-    model, batch = shared_model(registry, name), make_batch(registry, num_frames)
+def test_empty_batches_and_empty_videos_are_finite(case: Case, num_frames: list[int]) -> None:
+    model, batch = case.model(), case.batch(num_frames)
     predictions = predict(model, batch)
     assert predictions.shape == (len(num_frames), NUM_CLASSES)
     assert np.all(np.isfinite(predictions))
-    assert all(np.all(np.isfinite(gradient)) for gradient in training_gradients(model, batch))
+    gradients = case.gradients(batch, make_labels(len(num_frames)))
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
     assert all(np.all(np.isfinite(weight)) for weight in model.weights)
 
 
 @every_frame_level_model
 @pytest.mark.parametrize("training", [False, True])
-def test_padding_is_not_seen(name: str, training: bool) -> None:
-    model, batch = shared_model(FRAME_LEVEL_MODELS, name), make_batch(FRAME_LEVEL_MODELS, [8, 0, 5, 1])
+def test_padding_is_not_seen(case: Case, training: bool) -> None:
+    model, batch = case.model(), case.batch([8, 0, 5, 1])
     garbage, zeros = dict(batch), dict(batch)
     exists = np.arange(8)[None, :] < np.array([8, 0, 5, 1])[:, None]
     for feature in FRAME_SPEC.feature_names:
@@ -190,26 +246,26 @@ def test_padding_is_not_seen(name: str, training: bool) -> None:
 
 
 @every_model
-def test_a_video_is_judged_alone(registry: Registry, name: str) -> None:
-    model, lengths = shared_model(registry, name), [3, 8, 0, 5]
-    batch = make_batch(registry, lengths)
+def test_a_video_is_judged_alone(case: Case) -> None:
+    model, lengths = case.model(), [3, 8, 0, 5]
+    batch = case.batch(lengths)
     together = predict(model, batch)
     for row, length in enumerate(lengths):
         alone = {feature: values[row : row + 1] for feature, values in batch.items()}
-        if registry is FRAME_LEVEL_MODELS:
+        if case.registry is FRAME_LEVEL_MODELS:
             alone |= {feature: alone[feature][:, :length] for feature in FRAME_SPEC.feature_names}
         np.testing.assert_allclose(predict(model, alone)[0], together[row], rtol=0, atol=1e-6)
 
 
 @every_model
-def test_videos_are_told_apart(registry: Registry, name: str) -> None:
-    predictions = predict(shared_model(registry, name), make_batch(registry, [5, 5]))
+def test_videos_are_told_apart(case: Case) -> None:
+    predictions = predict(case.model(), case.batch([5, 5]))
     assert np.max(np.abs(predictions[0] - predictions[1])) > 1e-5
 
 
 @every_model
-def test_evaluation_leaves_nothing_to_chance(registry: Registry, name: str) -> None:
-    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
+def test_evaluation_leaves_nothing_to_chance(case: Case) -> None:
+    model, batch = case.model(), case.batch([8, 2, 5])
     before = [weight.numpy() for weight in model.weights]
     first = predict(model, batch)
     other_keys = predict(model, batch | {"key": batch["key"] + 1})
@@ -230,27 +286,25 @@ def dropouts(registry: Registry, name: str) -> dict[str, Any]:
 
 
 @every_model
-def test_training_draws_follow_the_key(registry: Registry, name: str) -> None:
-    rates = dropouts(registry, name)
-    model, batch = new_model(registry, name, **rates), make_batch(registry, [8, 2, 5])
+def test_training_draws_follow_the_key(case: Case) -> None:
+    model, batch = case.model(drops=True), case.batch([8, 2, 5])
     tf.random.set_seed(98)
     first = model(batch, training=True)["predictions"]
     tf.random.set_seed(99)
     np.testing.assert_array_equal(first, model(batch, training=True)["predictions"])
     other = model(batch | {"key": batch["key"] + 1}, training=True)["predictions"]
-    assert np.all(np.any(first != other, axis=1)) == bool(rates)
+    assert np.all(np.any(first != other, axis=1)) == bool(dropouts(case.registry, case.name))
 
 
-def signal_batch(registry: Registry, count: int, seed: int) -> tuple[Batch, np.ndarray]:
+def signal_batch(case: Case, count: int, seed: int) -> tuple[Batch, np.ndarray]:
     """Videos of one class each, whose frames scatter around the prototype of their class."""
     generator = np.random.default_rng(seed)
     classes = generator.integers(0, NUM_CLASSES, count)
-    batch = make_batch(registry, list(generator.integers(1, 9, count)), seed)
-    spec = FRAME_SPEC if registry is FRAME_LEVEL_MODELS else VIDEO_SPEC
-    for index, feature in enumerate(spec.feature_names):
-        size = spec.feature_sizes[index]
+    batch = case.batch(list(generator.integers(1, 9, count)), seed)
+    for index, feature in enumerate(case.spec.feature_names):
+        size = case.spec.feature_sizes[index]
         prototypes = np.random.default_rng(index).normal(size=(NUM_CLASSES, size))
-        if registry is FRAME_LEVEL_MODELS:
+        if case.registry is FRAME_LEVEL_MODELS:
             noise = generator.normal(size=(*batch[feature].shape[:2], size))
             numbers = prototypes[classes][:, None, :] + 0.5 * noise
             batch[feature] = tf.constant(np.clip(128 + 50 * numbers, 0, 255), tf.uint8)
@@ -259,67 +313,67 @@ def signal_batch(registry: Registry, count: int, seed: int) -> tuple[Batch, np.n
     return batch, np.eye(NUM_CLASSES, dtype=bool)[classes]
 
 
+def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras.Model:
+    """Trains with Adam on one batch, an operation per weight: Keras' own takes as long to trace as the model."""
+    model, beta1, beta2 = case.model(), 0.9, 0.999
+    moments = [[tf.Variable(tf.zeros_like(weight)) for _ in range(2)] for weight in model.trainable_variables]
+    for step in range(1, num_steps + 1):
+        gradients = case.gradients(batch, labels)
+        for weight, (m, v), gradient in zip(model.trainable_variables, moments, gradients, strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=weight.value.handle,
+                m=m.handle,
+                v=v.handle,
+                beta1_power=beta1**step,
+                beta2_power=beta2**step,
+                lr=0.02,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=1e-7,
+                grad=gradient,
+            )
+    return model
+
+
 @every_model
-def test_a_signal_is_learnt(registry: Registry, name: str) -> None:
-    model = new_model(registry, name)
-    optimizer = keras.optimizers.Adam(0.02)
-    batch, labels = signal_batch(registry, 96, seed=1)
-
-    @tf.function
-    def train(steps: tf.Tensor) -> None:
-        for _ in tf.range(steps):
-            with tf.GradientTape() as tape:
-                outputs = model(batch, training=True)
-                loss = tf.reduce_mean(cross_entropy_loss(labels, outputs))
-                loss += tf.add_n([tf.reduce_mean(extra) for extra in outputs.get("losses", {}).values()] + [0.0])
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-
-    optimizer.build(model.trainable_variables)
-    train(tf.constant(60))
-    unseen, unseen_labels = signal_batch(registry, 96, seed=2)
+def test_a_signal_is_learnt(case: Case) -> None:
+    model = train(case, *signal_batch(case, 96, seed=1), num_steps=60)
+    unseen, unseen_labels = signal_batch(case, 96, seed=2)
     hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(unseen_labels, axis=1)
     assert np.mean(hits) > 0.8  # by guessing: 1/6
 
 
 @every_model
-def test_weights_survive_a_checkpoint(registry: Registry, name: str, tmp_path: Path) -> None:
-    model, batch = new_model(registry, name), make_batch(registry, [8, 2, 5])
+def test_weights_survive_a_checkpoint(case: Case, tmp_path: Path) -> None:
+    model, batch = case.model(), case.batch([8, 2, 5])
     generator = np.random.default_rng(3)
     for weight in model.weights:
         weight.assign(generator.uniform(0.1, 1.0, weight.shape))
     path = tf.train.Checkpoint(model=model).write(str(tmp_path / "weights"))
-    restored = shared_model.__wrapped__(registry, name)
+    restored = case.model(drops=True)  # another object of the same weights
     assert not np.allclose(predict(restored, batch), predict(model, batch))
     tf.train.Checkpoint(model=restored).read(path).assert_consumed()
     np.testing.assert_array_equal(predict(restored, batch), predict(model, batch))
 
 
 @every_model
-def test_a_saved_model_takes_any_batch(registry: Registry, name: str, tmp_path: Path) -> None:
-    model, batch = shared_model(registry, name), make_batch(registry, [8, 2, 5])
-    any_size = {feature: tf.TensorSpec(_free_axes(values), values.dtype) for feature, values in batch.items()}
+def test_a_saved_model_takes_any_batch(case: Case, tmp_path: Path) -> None:
+    model = case.model()
     module = tf.Module()
-    module.model = model
-    module.predict = tf.function(lambda b: model(b, training=False)["predictions"], input_signature=[any_size])
+    module.model, module.predict = model, case.predictions
     tf.saved_model.save(module, str(tmp_path))
     restored = tf.saved_model.load(str(tmp_path))
     for num_frames in ([8, 2, 5], [3], []):
-        some = make_batch(registry, num_frames)
-        np.testing.assert_allclose(restored.predict(some), predict(model, some), rtol=0, atol=1e-6)
-
-
-def _free_axes(values: tf.Tensor) -> list[int | None]:
-    """Batch and time are free, the width of a feature is not."""
-    return [None] * max(1, values.shape.rank - 1) + list(values.shape[max(1, values.shape.rank - 1) :])
+        batch = case.batch(num_frames)
+        np.testing.assert_allclose(restored.predict(batch), predict(model, batch), rtol=0, atol=1e-6)
 
 
 @every_model
-def test_training_can_start_at_the_class_prior(registry: Registry, name: str) -> None:
-    model = new_model(registry, name)
+def test_training_can_start_at_the_class_prior(case: Case) -> None:
+    model = case.model()
     prior = np.array([0.3, 0.05, 1e-2, 1e-3, 1e-4, 0.0])
     model.start_at_prior(prior)
-    predictions = np.mean(predict(model, make_batch(registry, [8, 2, 5, 7, 3, 8])), axis=0)
+    predictions = np.mean(predict(model, case.batch([8, 2, 5, 7, 3, 8])), axis=0)
     # Random weights on random videos scatter around the prior; without it every prediction is near 0.5.
     np.testing.assert_allclose(_logit(predictions[:5]), _logit(prior[:5]), rtol=0, atol=1.5)
     assert 0.0 < predictions[5] < 1e-5
@@ -331,8 +385,8 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 @every_frame_level_model
 @pytest.mark.parametrize("training", [False, True])
-def test_the_wish_for_frames_is_one_the_reader_knows(name: str, training: bool) -> None:
-    sampling = shared_model(FRAME_LEVEL_MODELS, name).frame_sampling(training)
+def test_the_wish_for_frames_is_one_the_reader_knows(case: Case, training: bool) -> None:
+    sampling = case.model().frame_sampling(training)
     assert sampling is None or isinstance(sampling, FrameSampling)
     if not training and sampling is not None:
         assert sampling.method in ("shuffled", "uniform")  # at evaluation every frame counts, or a fixed choice
@@ -342,28 +396,29 @@ OUT_OF_RANGE: dict[str, Any] = {"int": -3, "float": math.nan, "str": "nonsense"}
 
 
 @every_model
-def test_a_hyper_parameter_out_of_range_is_named(registry: Registry, name: str) -> None:
-    for hparam, setting in registry.entry(name).hyper_parameters.items():
+def test_a_hyper_parameter_out_of_range_is_named(case: Case) -> None:
+    spec_or_size = FRAME_SPEC if case.registry is FRAME_LEVEL_MODELS else NUM_CLASSES
+    for hparam, setting in case.registry.entry(case.name).hyper_parameters.items():
         kind = "str" if setting.default is None else type(setting.default).__name__
         values = [OUT_OF_RANGE[kind]] if kind in OUT_OF_RANGE and hparam != "classifier_hparams" else []
         for value in [*values, 1.0] if hparam.endswith("dropout") else values:
             with pytest.raises(UserError, match=f"^{hparam}={re.escape(str(value))}: "):
-                registry[name](FRAME_SPEC if registry is FRAME_LEVEL_MODELS else NUM_CLASSES, **{hparam: value})
+                case.registered(spec_or_size, **{hparam: value})
 
 
 @every_frame_level_model
-def test_outputs_come_from_the_base_class(name: str) -> None:
-    above = inspect.getmro(cast(type, FRAME_LEVEL_MODELS[name]))
+def test_outputs_come_from_the_base_class(case: Case) -> None:
+    above = inspect.getmro(cast(type, case.registered))
     own = above[: above.index(FrameLevelModel)]
     assert [model for model in own if "call" in vars(model)] == []
 
 
 @every_model
-def test_the_documentation_is_complete(registry: Registry, name: str) -> None:
-    assert "Source:" in (inspect.getdoc(registry[name]) or "")
-    hparams = registry.entry(name).defaults
-    above = inspect.getmro(cast(type, registry[name]))  # where a class inherits hyper-parameters, they are explained
+def test_the_documentation_is_complete(case: Case) -> None:
+    assert "Source:" in (inspect.getdoc(case.registered) or "")
+    hparams = case.registry.entry(case.name).defaults
+    above = inspect.getmro(cast(type, case.registered))  # where a class inherits hyper-parameters, they are explained
     documentation = "\n".join(inspect.getdoc(base) or "" for base in above)
     for hparam in hparams:
-        assert f"\n    {hparam}: " in documentation, f"{name} says nothing about {hparam}"
+        assert f"\n    {hparam}: " in documentation, f"{case.name} says nothing about {hparam}"
     assert json.loads(json.dumps(hparams)) == hparams

@@ -1,5 +1,7 @@
-"""Second-order pooling, attention clusters and non-local VLAD from their definitions: float64, one frame and cluster at
-a time, every residual written down."""
+"""Second-order pooling, attention clusters and non-local VLAD from their definitions.
+
+All in float64, one frame and cluster at a time, every residual written down.
+"""
 
 import math
 from collections.abc import Callable

@@ -15,6 +15,7 @@ import tensorflow as tf
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
+from yt8m.files import write_text
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.positions import Position
 from yt8m.runs import checkpoints, lifecycle
@@ -371,7 +372,7 @@ def test_unwritable_places_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be made: .* Choose a place that you may write to\."):
         save_config(str(tmp_path / "file" / "run"), CONFIG)
     with pytest.raises(UserError, match=r"nowhere/.*metrics\.json cannot be written \(.*\)\. Expected"):
-        checkpoints.write_text(str(tmp_path / "nowhere" / "metrics.json"), "{}")
+        write_text(str(tmp_path / "nowhere" / "metrics.json"), "{}")
 
 
 def test_only_the_newest_checkpoint_is_handed_on(tmp_path: Path) -> None:

@@ -2,10 +2,18 @@
 
 from typing import Any
 
+from absl import flags
+
 from yt8m.cli.model_flags import complete_hparams, parse_assignments
+from yt8m.errors import UserError
 from yt8m.registry import METRICS
 
 _ALWAYS = "default"  # the log line and the choice of the best weights need it
+
+
+def metrics_from_flags(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
+    """Resolves the groups of metrics that `--metrics` and `--macro` choose, as `resolve_metrics` does."""
+    return resolve_metrics(values.metrics, values.macro)
 
 
 def resolve_metrics(text: str, macro: bool) -> dict[str, dict[str, Any]]:
@@ -19,11 +27,22 @@ def resolve_metrics(text: str, macro: bool) -> dict[str, dict[str, Any]]:
         The settings of each group, by name; `default` is always among them, first.
 
     Raises:
-        UserError: if there is no such group, or it has no such setting.
+        UserError: if there is no such group, it has no such setting, or it is named twice.
     """
-    groups = [group.strip() for group in text.split(",") if group.strip()]
-    chosen = {}
-    for group in [_ALWAYS, *groups, *(["macro"] if macro else [])]:
+    given: dict[str, list[str]] = {}
+    for group in (group.strip() for group in text.split(",") if group.strip()):
         name, *assignments = group.split(":")
-        chosen[METRICS.resolve(name)] = complete_hparams(METRICS, name, parse_assignments(assignments))
-    return chosen
+        name = METRICS.resolve(name)
+        if name in given:
+            raise UserError(f"--metrics={text} names {name} twice. Give each group once, with all its settings.")
+        given[name] = assignments
+    if macro:
+        given.setdefault("macro", [])
+    chosen = {_ALWAYS: given.pop(_ALWAYS, [])} | given
+    return {name: _settings(name, assignments) for name, assignments in chosen.items()}
+
+
+def _settings(name: str, assignments: list[str]) -> dict[str, Any]:
+    hyper_parameters = METRICS.entry(name).defaults
+    example = next((f"{setting}={value}" for setting, value in hyper_parameters.items()), "name=value")
+    return complete_hparams(METRICS, name, parse_assignments(assignments, f"--metrics={name}:", example))

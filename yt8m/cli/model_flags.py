@@ -89,7 +89,7 @@ def loss_of_model(model: str, data: DataSpec) -> str:
     Raises:
         UserError: as `resolve_model` does of the model's name.
     """
-    return _registry_of(model, data.record_format).entry(model).facts.get("loss", LossTerm().name)
+    return str(_registry_of(model, data.record_format).entry(model).facts.get("loss", LossTerm().name))
 
 
 def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +111,15 @@ def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) ->
     return {**defaults, **given}
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(
+    assignments: Sequence[str], typed: str = "--hparams=", example: str = "cluster_size=64"
+) -> dict[str, Any]:
     """Reads `name=value` texts; a value is a Python literal where it is one, and else a string.
+
+    Args:
+        assignments: the texts.
+        typed: what the user typed before each, for the message.
+        example: one that would be right.
 
     Raises:
         UserError: if there is no equals sign.
@@ -121,7 +128,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"--hparams={assignment}: expected name=value, as in --hparams=cluster_size=64.")
+            raise UserError(f"{typed}{assignment}: expected name=value, as in {typed}{example}.")
         hparams[name.strip()] = _literal(text.strip())
     return hparams
 

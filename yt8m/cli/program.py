@@ -30,8 +30,7 @@ Main = Callable[[flags.FlagValues], int | None]
 
 def parse_flags(
     define_flags: Define,
-    check: Callable[[flags.FlagValues], object] | None = None,
-    *,
+    *checks: Callable[[flags.FlagValues], object],
     num_arguments: int = 0,
     needs_tensorflow: bool = True,
 ) -> list[str]:
@@ -39,7 +38,7 @@ def parse_flags(
 
     Args:
         define_flags: defines the program's flags.
-        check: takes the parsed flags and raises a `UserError` if they make no sense together.
+        checks: each takes the parsed flags and raises a `UserError` if they make no sense.
         num_arguments: how many words the program takes that are no flags, at most.
         needs_tensorflow: whether the program works with TensorFlow in this process.
 
@@ -55,7 +54,7 @@ def parse_flags(
         if len(arguments) > num_arguments:
             raise UserError(f"Unexpected argument '{arguments[num_arguments]}': settings are given as --name=value.")
         _check_numbers(flags.FLAGS)
-        if check is not None:
+        for check in checks:
             check(flags.FLAGS)
     except (flags.Error, UserError) as error:
         _fail(str(error))

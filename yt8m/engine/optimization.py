@@ -49,6 +49,7 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         self._fall = {"staircase": self._staircase, "cosine": self._cosine}[config.learning_rate_schedule]
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate at this moment of the run; `step` is not asked, because examples are counted instead."""
         rate = self._config.base_learning_rate * self._fall()
         warmup = self._config.learning_rate_warmup
         return rate * tf.minimum(self._share() / warmup, 1.0) if warmup else rate
@@ -65,6 +66,7 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         return tf.cast(tf.minimum(share, 1.0), tf.float32)
 
     def get_config(self) -> dict:
+        """Refuses: Keras would save the schedule with it."""
         raise NotImplementedError("A schedule belongs to a run; its numbers are in the run's config.json.")
 
 

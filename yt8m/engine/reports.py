@@ -20,6 +20,8 @@ from yt8m.errors import UserError, first_line
 
 LOG = logging.getLogger("yt8m.summaries")
 
+_IN_THE_STARTERS_LINE = ("hit_at_one", "perr", "map", "gap", "loss")
+
 
 class Events:
     """TensorBoard events in a directory. Their file is made with the first of them.
@@ -136,13 +138,16 @@ class EvaluationReport:
         self._events = Events(directory)
 
     def __call__(self, step: int, evaluation: Evaluation, num_classes: int) -> None:
-        """Reports one evaluation: its log line first, then its scalars.
+        """Reports one evaluation: its log line first, one more for each further group of metrics, then its scalars.
 
         Raises:
             UserError: if its scalars cannot be written.
         """
         summary = evaluation.summary
         LOG.info("%s", evaluation_line(step, summary, num_classes))
+        for accumulator in evaluation.metrics:
+            if not accumulator.values.keys() & _IN_THE_STARTERS_LINE:
+                LOG.info("%s", group_line(step, {name: summary[name] for name in accumulator.values}))
         tags = {name: tag for accumulator in evaluation.metrics for name, tag in accumulator.tags.items()}
         self._events.scalars(step, {tags.get(name, f"Epoch/Eval_{name}"): value for name, value in summary.items()})
 
@@ -203,8 +208,16 @@ def evaluation_line(step: int, metrics: Mapping[str, Any], num_classes: int) -> 
     )
 
 
+def group_line(step: int, metrics: Mapping[str, float | int]) -> str:
+    """Returns a line about a group of metrics that the starter's line does not show."""
+    values = (
+        f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}" for name, value in metrics.items()
+    )
+    return " | ".join([f"evaluation at step {step}", *values])
+
+
 def _show_progress(examples_seen: int, total_examples: int, rate: float) -> None:
-    """Rewrites one line of the terminal; writes nothing where nobody looks."""
+    """Rewrites one line of the terminal; writes nothing if there is no terminal."""
     if not sys.stderr.isatty():
         return
     left = max(total_examples - examples_seen, 0)

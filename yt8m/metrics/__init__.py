@@ -5,7 +5,7 @@ from yt8m.metrics.average_precision import GlobalAveragePrecision, average_preci
 from yt8m.metrics.default import EvaluationMetrics, batch_metrics, metrics_of_matrix
 from yt8m.metrics.macro import MacroMetrics
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
-from yt8m.metrics.precision_recall import PrecisionRecallCurves, precision_recall_at_k
+from yt8m.metrics.precision_recall import PrecisionRecallCurves
 from yt8m.metrics.segment_map import SegmentMeanAveragePrecision
 from yt8m.metrics.top_k import top_k_pairs, top_k_predictions
 
@@ -21,7 +21,6 @@ __all__ = [
     "average_precision",
     "batch_metrics",
     "metrics_of_matrix",
-    "precision_recall_at_k",
     "top_k_pairs",
     "top_k_predictions",
 ]

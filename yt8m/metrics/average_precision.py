@@ -1,7 +1,7 @@
 """Average precision over pooled pairs of (score, hit), and GAP: the same over the k best pairs of all videos.
 
-Hits and misses are kept apart. Then neither an order nor a bit a pair has to be stored, and a result depends on
-nothing but the two sets of scores.
+Hits and misses are kept apart. Then neither an order nor a bit per pair has to be stored, and a result depends
+on nothing but the two sets of scores.
 """
 
 from typing import Self
@@ -61,9 +61,9 @@ class GlobalAveragePrecision:
 
         GAP = sum over hits of precision at the hit's rank in the pool / number of labels of all videos
 
-    Labels outside a video's k best count in the denominator. Holds 4 bytes a pair: 80 bytes a video at k = 20, twice
-    that for a moment while the result is computed. Batch size, order and the split over workers have no effect on any
-    bit of the result.
+    Labels outside a video's k best count in the denominator. Holds 4 bytes per pair: 80 bytes per video at k = 20,
+    twice that for a moment while the result is computed. Batch size, order and the split over workers have no effect
+    on any bit of the result.
 
     Source: the measure of the YouTube-8M competitions; ties as in `average_precision`.
     """

@@ -20,12 +20,12 @@ class EvaluationMetrics:
         perr = mean over videos of (hits among the n best predictions, those above 0) / n,  n = its number of labels;
                0 for a video without labels
 
-    Holds 6 bytes a pair: 120 bytes a video at k = 20. Batch size, order and the split over devices and workers have
+    Holds 6 bytes per pair: 120 bytes per video at k = 20. Batch size, order and the split over devices and workers have
     no effect on any bit of a result.
 
     Args:
         num_classes: C.
-        top_k: k, how many pairs a video count for GAP and MAP.
+        top_k: k, how many pairs per video count for GAP and MAP.
 
     Source: google/youtube-8m, eval_util; see `GlobalAveragePrecision` and `MeanAveragePrecision`.
     """
@@ -48,11 +48,11 @@ class EvaluationMetrics:
 
         Raises:
             UserError: if a prediction is not finite; nothing is added then.
-            ValueError: if there are fewer pairs a video than `top_k` asks for.
+            ValueError: if there are fewer pairs per video than `top_k` asks for.
         """
         scores, classes, hits = (pairs[name][:, : self.top_k] for name in ("scores", "classes", "hits"))
         if scores.shape[1] < min(self.top_k, self.num_classes):
-            raise ValueError(f"There are {scores.shape[1]} pairs a video, too few for top_k={self.top_k}.")
+            raise ValueError(f"There are {scores.shape[1]} pairs per video, too few for top_k={self.top_k}.")
         check_finite(scores, ids)
         self._ranked.add(scores, classes, hits, pairs["class_positives"])
         self._num_examples += len(scores)
@@ -73,8 +73,11 @@ class EvaluationMetrics:
         self._equal_recall_hits += other._equal_recall_hits
 
     def result(self) -> dict[str, float | int]:
-        """Returns `gap`, `hit_at_one`, `perr`, `map`, `map_all_classes` in [0, 1], 0 without videos or labels, and
-        `num_examples`."""
+        """Returns each metric by its name.
+
+        They are `gap`, `hit_at_one`, `perr`, `map`, `map_all_classes` in [0, 1], 0 without videos or labels, and
+        `num_examples`.
+        """
         num_examples = max(self._num_examples, 1)
         return {
             "gap": self._ranked.gap(),

@@ -1,4 +1,4 @@
-"""An array that grows by small pieces without a cost a piece."""
+"""An array that grows by small pieces without a cost per piece."""
 
 import numpy as np
 from numpy.typing import DTypeLike

@@ -11,11 +11,13 @@ from yt8m.scores import VideoIds, check_finite
 
 # Bins of scores: the octaves [2**-24, 2**-1), mirrored at 1/2, each cut into 2**_OCTAVE_BITS bins of equal width. A bin
 # is at most 1/128 of p (of 1 - p above 1/2) wide. Float32 probabilities end at 1 - 2**-24 as well.
+# Why not equal widths over [0, 1]: of thousands of classes a video has a few, so nearly all predictions are near 0, and
+# what decides the ranking there is the size of p, not a thousandth more or less; near 1 the same holds of 1 - p.
 _OCTAVE_BITS = 7
 _NUM_OCTAVES = 23
 _HALF = _NUM_OCTAVES << _OCTAVE_BITS
 _NUM_BINS = 2 * _HALF + 1
-_CLASSES_A_BLOCK = 64  # as many columns are ranked at a time; a multiple of 8, for packed labels
+_CLASSES_PER_BLOCK = 64  # so many columns are ranked at a time; a multiple of 8, for packed labels
 
 
 class ClassRankings(NamedTuple):
@@ -43,8 +45,8 @@ class MacroMetrics:
     Equal scores are one threshold: a ranking is not credited with an order that the scores do not have. The means are
     over classes with a positive (for AUC: and a negative).
 
-    Exact while the scores fit into `max_bytes`, at 4.125 bytes a prediction. Beyond, scores are counted in 5,889 bins a
-    class (47 KB a class), fine towards 0 and 1, which take predictions for probabilities, and `result` bounds the
+    Exact while the scores fit into `max_bytes`, at 4.125 bytes per prediction. Beyond that, scores are counted in 5,889
+    bins per class (47 KB), fine towards 0 and 1, which take predictions for probabilities, and `result` bounds the
     error. Which of the two, and every bit of the result, depends on the predictions alone, not on their order or split.
 
     Args:
@@ -59,6 +61,7 @@ class MacroMetrics:
         self._num_classes = num_classes
         self._max_bytes = max_bytes
         self._scores: _Scores | _Bins = _Scores(num_classes)
+        self._rankings: ClassRankings | None = None  # of all videos so far, once somebody has asked
 
     def add(self, predictions: np.ndarray, labels: np.ndarray, ids: VideoIds | None = None) -> None:
         """Adds videos.
@@ -72,6 +75,7 @@ class MacroMetrics:
             UserError: if a prediction is not finite.
         """
         check_finite(predictions, ids)
+        self._rankings = None
         self._scores.add(predictions, labels)
         self._bin_if_large()
 
@@ -83,6 +87,7 @@ class MacroMetrics:
         """
         if other._num_classes != self._num_classes:
             raise ValueError(f"Cannot merge metrics of {other._num_classes} classes into {self._num_classes}.")
+        self._rankings = None
         if isinstance(other._scores, _Bins):
             self._scores = self._binned()
             self._scores.merge(other._scores)
@@ -93,11 +98,16 @@ class MacroMetrics:
 
     def per_class(self) -> ClassRankings:
         """Returns AP, AUC and the bounds of their errors, `(C,)` each."""
-        return self._scores.rankings()
+        if self._rankings is None:
+            self._rankings = self._scores.rankings()
+        return self._rankings
 
     def result(self) -> dict[str, float]:
-        """Returns `macro_ap` and `macro_auc` in [0, 1], 0 where no class counts, and `macro_ap_error` and
-        `macro_auc_error`: the exact value is at most that far away (0 unless scores were binned)."""
+        """Returns each metric by its name.
+
+        They are `macro_ap` and `macro_auc` in [0, 1], 0 where no class counts, and `macro_ap_error` and
+        `macro_auc_error`: the exact value is at most that far away (0 unless scores were binned).
+        """
         rankings = self.per_class()
         return {f"macro_{name}": _mean_of_defined(values) for name, values in rankings._asdict().items()}
 
@@ -171,8 +181,9 @@ class _Scores:
         return ClassRankings(values[:, 0], values[:, 1], error[:, 0], error[:, 1])
 
     def _columns(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, self._num_classes, _CLASSES_A_BLOCK):
-            width = min(_CLASSES_A_BLOCK, self._num_classes - start)
+        # Scores lie video by video, a ranking needs a class: some columns at a time, or all scores would be held twice.
+        for start in range(0, self._num_classes, _CLASSES_PER_BLOCK):
+            width = min(_CLASSES_PER_BLOCK, self._num_classes - start)
             scores = np.empty((0, width), np.float32)
             labels = np.empty((0, width), bool)
             if self._scores:
@@ -237,17 +248,21 @@ def _rank_bins(positives: np.ndarray, videos: np.ndarray, harmonic: np.ndarray) 
     num_hits, num_misses = int(hits.sum()), int(misses.sum())
     if not num_hits:
         return (np.nan,) * 4
+    # AP and AUC are sums over hits, so only bins that hold one count; misses elsewhere are in the running counts.
     is_used = hits > 0
     hits_to, misses_to = np.cumsum(hits)[is_used], np.cumsum(misses)[is_used]  # down to the bin, inclusive
     hits, misses = hits[is_used], misses[is_used]
+    # The estimate: all scores of a bin are one threshold, as equal scores are.
     ap = hits @ (hits_to / (hits_to + misses_to))
-    # At best the bin's hits come before its misses as one score; at worst behind them, one by one:
+    # The bounds: AP at the best and at the worst order of the videos inside each bin.
+    # At best the hits of a bin come before its misses, as one score; at worst after them, one by one:
     # sum_j (h + j) / (h + j + m) = count - m * (harmonic(h + count + m) - harmonic(h + m)).
     best = hits @ (hits_to / (hits_to + misses_to - misses))
     worst = np.sum(hits - misses_to * (harmonic[hits_to + misses_to] - harmonic[hits_to - hits + misses_to]))
     ap_error = max(best - ap, ap - worst) / num_hits
     if not num_misses:
         return ap / num_hits, np.nan, ap_error, np.nan
+    # AUC counts half of each pair of a hit and a miss of one bin, and may be wrong by that half at most.
     num_pairs = num_hits * num_misses
     doubled = int(hits @ (2 * (num_misses - misses_to) + misses))
     return ap / num_hits, doubled / (2 * num_pairs), ap_error, int(hits @ misses) / (2 * num_pairs)

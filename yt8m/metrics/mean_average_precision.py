@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from yt8m.errors import UserError
+from yt8m.arguments import check_at_least
 from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.metrics.average_precision import precisions_at_hits
 from yt8m.metrics.growing_array import GrowingArray
@@ -15,7 +15,7 @@ from yt8m.scores import check_finite
 
 
 class _PairPool:
-    """Scores and classes of pooled pairs: 6 bytes a pair up to 65,536 classes."""
+    """Scores and classes of pooled pairs: 6 bytes per pair up to 65,536 classes."""
 
     def __init__(self, num_classes: int):
         self._scores = GrowingArray(np.float32)
@@ -51,11 +51,11 @@ def _ordered_bits(scores: np.ndarray) -> np.ndarray:
     """Returns uint32 numbers in the order of float32 scores."""
     # -0.0 + 0.0 is 0.0: the two zeros are one score.
     bits = (scores + np.float32(0)).view(np.uint32)
-    # As integers, positive floats are in order and negative ones in reverse, behind the positive ones: the sign bit is
-    # turned round for both, all other bits for the negative ones.
-    turned = bits.view(np.int32) >> 31
-    turned |= np.int32(-(1 << 31))
-    bits ^= turned.view(np.uint32)
+    # As integers, positive floats are in order and negative ones in reverse order, after the positive ones. So the sign
+    # bit is flipped for both, all other bits for the negative ones.
+    flipped = bits.view(np.int32) >> 31
+    flipped |= np.int32(-(1 << 31))
+    bits ^= flipped.view(np.uint32)
     return bits
 
 
@@ -65,8 +65,8 @@ class MeanAveragePrecision:
         AP[c] = sum over hits of class c of precision at the hit's rank among all pairs of class c / positives of c
         map = mean of AP over the classes with a positive;  map_all_classes = sum of AP / C
 
-    Holds 6 bytes a pair: 120 bytes a video at k = 20. Batch size, order and the split over workers have no effect on
-    any bit of the result.
+    Holds 6 bytes per pair: 120 bytes per video at k = 20. Batch size, order and the split over workers have no effect
+    on any bit of the result.
 
     Args:
         num_classes: C.
@@ -122,7 +122,7 @@ class MeanAveragePrecision:
         """
         hits, misses = self._hits.sorted_keys(), self._misses.sorted_keys()
         classes = (hits >> np.uint64(32)).astype(np.int64)
-        # The first key behind a class's own: its pairs at or above a hit are those between the hit and that end.
+        # The first key after those of a class: its pairs at or above a hit are those between the hit and that end.
         ends = (classes + 1).astype(np.uint64) << np.uint64(32)
         hits_above = np.searchsorted(hits, ends) - np.arange(hits.size)
         misses_above = np.searchsorted(misses, ends) - np.searchsorted(misses, hits)
@@ -166,7 +166,7 @@ class MeanAveragePrecisionAtN(Accumulator):
         n: how far down the ranking of a class to look.
 
     Raises:
-        UserError: if n is below 1.
+        ArgumentError: if n is below 1.
 
     Source: google/youtube-8m, average_precision_calculator, `ap_at_n`. Ties as in `average_precision`.
     """
@@ -177,8 +177,7 @@ class MeanAveragePrecisionAtN(Accumulator):
     }
 
     def __init__(self, num_classes: int, top_k: int, *, n: int = 20):
-        if n < 1:
-            raise UserError(f"n={n}: expected at least 1.")
+        check_at_least(1, n=n)
         self._n, self._k = n, top_k
         self._ranked = MeanAveragePrecision(num_classes)
 

@@ -5,23 +5,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from yt8m.errors import UserError
+from yt8m.arguments import ArgumentError
 from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.registry import METRICS
 from yt8m.scores import check_finite
-
-
-def precision_recall_at_k(classes: np.ndarray, hits: np.ndarray, class_positives: np.ndarray) -> dict[str, float]:
-    """Returns precision and recall when each video is given its k best classes: see `PrecisionRecallAtK`.
-
-    Args:
-        classes: `(B, k)` int, the k best classes of each video.
-        hits: `(B, k)` bool, which of them are labels.
-        class_positives: `(..., C)` int, how many of the videos have each label, summed over the leading axes.
-    """
-    metrics = PrecisionRecallAtK(class_positives.shape[-1], classes.shape[-1])
-    metrics.add_batch({"classes": classes, "hits": hits, "class_positives": class_positives})
-    return dict(metrics.result())
 
 
 @METRICS.register("precision_recall")
@@ -39,6 +26,9 @@ class PrecisionRecallAtK(Accumulator):
         top_k: the number of pairs per video that batches carry.
         k: how many classes each video is given; 0 for `top_k`.
 
+    Raises:
+        ArgumentError: if k is negative or above `top_k`.
+
     Source: Gong et al. 2013, Deep Convolutional Ranking for Multilabel Image Annotation, the evaluation protocol.
     """
 
@@ -51,7 +41,7 @@ class PrecisionRecallAtK(Accumulator):
 
     def __init__(self, num_classes: int, top_k: int, *, k: int = 0):
         if not 0 <= k <= top_k:
-            raise UserError(f"k={k}: expected at most the {top_k} classes per video that are kept, or 0 for all.")
+            raise ArgumentError(f"k={k}: expected at most the {top_k} classes per video that are kept, or 0 for all.")
         self._k = k or top_k
         self._positives, self._predicted, self._found = np.zeros((3, num_classes), np.int64)
 
@@ -86,7 +76,7 @@ class PrecisionRecallCurves:
     """Precision and recall of each class at thresholds i / (N - 1), i = 0 ... N - 1, as TensorBoard draws them.
 
     A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. One that was not added counts as 0.
-    Holds 16 bytes a class and threshold, however many videos there are.
+    Holds 16 bytes per class and threshold, however many videos there are.
 
     Args:
         num_classes: C.

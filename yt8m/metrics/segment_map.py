@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from yt8m.errors import UserError
+from yt8m.arguments import ArgumentError
 
 
 class SegmentMeanAveragePrecision:
@@ -17,14 +17,14 @@ class SegmentMeanAveragePrecision:
         MAP   = mean of AP[c] over the classes with P[c] > 0;  AP[c] = 0 for a class without a ranking
 
     P[c] counts the positives of class c, ranked or not. So a model cannot gain by ranking fewer classes or segments,
-    and loses nothing by ranking segments that nobody rated, until these push rated ones behind the n-th.
+    and loses nothing by ranking segments that nobody rated, until these push rated ones beyond the n-th.
 
     Args:
-        ratings: for each class the segments that were rated for it, and whether it is to be seen there.
+        ratings: for each class the segments that were rated for it, and whether the class is visible there.
         top_n: how many segments of a ranking count; 0 for all.
 
     Raises:
-        UserError: if `top_n` is negative.
+        ArgumentError: if `top_n` is negative.
 
     Source: the 3rd YouTube-8M challenge, 2019. google/youtube-8m, segment_eval_inference, averages over the classes of
     the submission instead.
@@ -32,7 +32,7 @@ class SegmentMeanAveragePrecision:
 
     def __init__(self, ratings: Mapping[int, Mapping[str, bool]], top_n: int = 0):
         if top_n < 0:
-            raise UserError(f"--top_n={top_n}: expected how many segments of a class count, or 0 for all.")
+            raise ArgumentError(f"top_n={top_n}: expected how many segments of a class count, or 0 for all.")
         self._ratings = ratings
         self._top_n = top_n or None
         self._num_positives = {c: sum(segments.values()) for c, segments in ratings.items() if any(segments.values())}

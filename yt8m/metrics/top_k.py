@@ -52,7 +52,7 @@ def _candidates(groups: tf.Tensor, num_best: tf.Tensor, is_sound: tf.Tensor) -> 
 
 
 def top_k_pairs(predictions: tf.Tensor, labels: tf.Tensor, k: int) -> dict[str, tf.Tensor]:
-    """Reduces a batch of predictions and labels to what `EvaluationMetrics` and `batch_metrics` take.
+    """Reduces a batch of predictions and labels to what accumulators and `batch_metrics` take.
 
         equal_recall_hits[b] = |{the n best predictions of video b that are above 0} & {its labels}|,  n = num_labels[b]
 
@@ -60,9 +60,9 @@ def top_k_pairs(predictions: tf.Tensor, labels: tf.Tensor, k: int) -> dict[str, 
     the video with the most labels, a dynamic shape, so XLA cannot compile it.
 
     Args:
-        predictions: `(B, C)` float, as a rule probabilities.
+        predictions: `(B, C)` float, usually probabilities.
         labels: `(B, C)` bool, multi-hot.
-        k: how many pairs of (score, hit) to keep a video; K below is `min(k, C)`.
+        k: how many pairs of (score, hit) to keep per video; K below is `min(k, C)`.
 
     Returns:
         A dict of tensors that can be concatenated along the first axis over batches and devices:

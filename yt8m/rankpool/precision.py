@@ -75,6 +75,7 @@ def only(problem: Problem, is_own: tf.Tensor) -> Problem:
 
 
 def as_dtype(problem: Problem, dtype: tf.DType) -> Problem:
+    """Casts the numbers of a problem; which frames there are stays as it is."""
     return Problem(*(field if field.dtype == tf.bool else tf.cast(field, dtype) for field in problem))
 
 
