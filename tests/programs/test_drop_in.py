@@ -19,6 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least
 from yt8m.layers.pooling import masked_max, masked_mean
 from yt8m.models.base import FrameLevelModel
 from yt8m.registry import FRAME_LEVEL_MODELS
@@ -34,10 +35,14 @@ class MeanAndMaxModel(FrameLevelModel):
         max_weight: factor of the largest values.
         inherited: see FrameLevelModel.
 
+    Raises:
+        UserError: if the factor is below 0.
+
     Source: docs/adding-a-model.md.
     """
 
     def __init__(self, spec: DataSpec, *, max_weight: float = 1.0, **inherited: Any):
+        check_at_least(0, max_weight=max_weight)
         super().__init__(spec, **inherited)
         self.max_weight = max_weight
 

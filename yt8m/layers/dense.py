@@ -22,7 +22,7 @@ class NormalisedDense(keras.layers.Layer):
         bias_stddev: the same for b.
 
     Raises:
-        UserError: if the width is below 1.
+        UserError: if the width is below 1 or a standard deviation below 0.
 
     Source: google/youtube-8m, DbofModel; the layers of WILLOW's models are of this form too.
     """
@@ -38,6 +38,9 @@ class NormalisedDense(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         check_at_least(1, units=units)
+        check_at_least(0, bias_stddev=bias_stddev)
+        if kernel_stddev is not None:
+            check_at_least(0, kernel_stddev=kernel_stddev)
         self.units = units
         self.kernel_stddev = kernel_stddev
         self.bias_stddev = bias_stddev

@@ -93,7 +93,7 @@ class FrameLevelModel(keras.Model):
         return None
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if they are to be."""
+        """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if asked for."""
         return l2_normalise(frames) if self.unit_frames else frames
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:

@@ -51,7 +51,7 @@ class LateFusionModel(SampledModel):
         UserError: if a name is not known or a number out of range.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW. Unlike
-    the latter they draw no frames at evaluation.
+    in the latter, no frames are drawn at evaluation.
     """
 
     def __init__(
