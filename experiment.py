@@ -185,7 +185,7 @@ def evaluation_data(
         model: tells which frames it wants to see.
         pattern: comma-separated patterns of the shards.
         flag: the flag that gave the pattern, for messages.
-        batch_size: videos a batch.
+        batch_size: videos per batch.
         on_bad_record: `error` or `skip`.
         labels_required: whether a record without labels is an error.
 

@@ -122,7 +122,7 @@ class TrainingConfig:
 
     Attributes:
         train_data_pattern: comma-separated patterns of the training shards.
-        batch_size: examples a step, over all devices and workers.
+        batch_size: examples per step, over all devices and workers.
         num_epochs: passes over the data; 0 repeats it until `max_steps`.
         max_steps: the step to stop at; 0 stops at the end of the data.
         seed: decides initial weights, order, sampled frames and dropout.

@@ -318,8 +318,8 @@ def test_names_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Index,Name\n0,Game\n,Car\n", r", row 2 behind the header: the class index is ''; expected a whole number"),
-        ("Index,Name\none,Game\n", r", row 1 behind the header: the class index is 'one'; expected a whole number"),
+        ("Index,Name\n0,Game\n,Car\n", r", row 2 after the header: the class index is ''; expected a whole number"),
+        ("Index,Name\none,Game\n", r", row 1 after the header: the class index is 'one'; expected a whole number"),
         ("Name\nGame\n", r" has the columns Name; expected Index and Name"),
         ("", " cannot be read: No columns"),
         (None, " cannot be read: .*No such file"),

@@ -32,7 +32,7 @@ def define_data_flags(values: flags.FlagValues) -> None:
     formats = ", ".join(RECORD_FORMATS.names())
     define.text("record_format", DataSpec().record_format, f"Kind of records. Known: {formats}.")
     define.boolean("frame_features", False, "The same as --record_format=frame.")
-    define.integer("max_frames", DataSpec().max_frames, "Frames of a video behind this one are cut off.")
+    define.integer("max_frames", DataSpec().max_frames, "Frames of a video after this one are cut off.")
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
@@ -98,9 +98,9 @@ def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
     """Defines the flags that every program has for itself; they are never compared with those of a run."""
     define = _Definer(values)
     define.text("train_dir", "/tmp/yt8m_model/", "Directory of the run: config.json, checkpoints, TensorBoard events.")
-    define.integer("batch_size", batch_size, "Examples a step, over all devices.")
+    define.integer("batch_size", batch_size, "Examples per step, over all devices.")
     define.text("on_bad_record", "error", "error: stop at a damaged record; skip: count it and go on.")
-    define.integer("top_k", 20, "Predictions a video that count.")
+    define.integer("top_k", 20, "Predictions per video that count.")
 
 
 def define_evaluation_flags(values: flags.FlagValues) -> None:

@@ -23,7 +23,7 @@ class Damage:
         file: where it is.
         record: its number in the file, the first is 0; None for the whole file.
         fault: what is wrong, what was expected, what to do.
-        rest_lost: whether nothing behind it in the file can be read either.
+        rest_lost: whether nothing after it in the file can be read either.
     """
 
     file: str
@@ -137,7 +137,7 @@ def stored_records(shard: Shard) -> Iterator[Record | Damage]:
 
 
 def _damage_at(shard: Shard, number: int, error: tf.errors.OpError) -> Damage:
-    """Says what the failure to read a record means: behind it the file may go on, be unreadable, or have ended."""
+    """Says what the failure to read a record means: after it the file may go on, be unreadable, or have ended."""
     if not isinstance(error, tf.errors.DataLossError):
         return Damage(shard.file, number, f"it cannot be read: {reason_of(error)}.", rest_lost=True)
     rest_lost = True
@@ -151,7 +151,7 @@ def _damage_at(shard: Shard, number: int, error: tf.errors.OpError) -> Damage:
 
 
 def _next_failure(shard: Shard, number: int) -> str | None:
-    """Why the record behind this one cannot be read: the same reason as before if it cannot even be found."""
+    """Why the record after this one cannot be read: the same reason as before if it cannot even be found."""
     try:
         next(iter(shard.records(number + 1)), None)
     except tf.errors.OpError as error:
@@ -166,7 +166,7 @@ def _place(error: tf.errors.OpError) -> str:
 
 
 def _check_end(shard: Shard, number: int, num_bytes: int) -> Iterator[Damage]:
-    """Finds a file cut inside the 12 bytes in front of a record: TensorFlow takes that for the end of the file."""
+    """Finds a file cut inside the 12 bytes before a record: TensorFlow takes that for the end of the file."""
     if shard.compression or tf.io.gfile.stat(shard.file).length <= num_bytes:
         return
     fault = f"the file ends in the middle of this record (byte {num_bytes}). {FETCH_AGAIN}"

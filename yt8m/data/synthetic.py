@@ -35,7 +35,7 @@ _OTHER_TOPICS = 0.6  # size of what a video shows beside its classes; a class ha
 _CONTRAST = 3.0  # bytes by which one topic moves a feature
 _NOISE = 20.0  # bytes, of every frame and feature
 _ZIPF = 0.7  # class c is drawn with a weight of (c + 1) ** -_ZIPF
-_MORE_LABELS = 1.5  # labels of a video behind its first one, on average
+_MORE_LABELS = 1.5  # labels of a video after its first one, on average
 _MISSED, _MISTAKEN = 0.1, 0.1  # shares of labels that raters leave out, and make up
 
 
@@ -113,7 +113,7 @@ def write_frame_shards(
     labelled: bool = True,
     max_frames: int = MAX_FRAMES,
 ) -> list[str]:
-    """Writes frame-level shards `<prefix>0000.tfrecord`, ...: rgb and audio, 1 to `max_frames` frames a video.
+    """Writes frame-level shards `<prefix>0000.tfrecord`, ...: rgb and audio, 1 to `max_frames` frames per video.
 
     Args:
         directory: where to; it is made if it does not exist.

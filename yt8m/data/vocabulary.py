@@ -38,7 +38,7 @@ def _indices(path: str, column: pd.Series) -> list[int]:
     for row, text in enumerate(column, start=1):
         if not text.isdecimal():
             raise UserError(
-                f"--vocabulary={path}, row {row} behind the header: the class index is '{text}'; expected a whole "
+                f"--vocabulary={path}, row {row} after the header: the class index is '{text}'; expected a whole "
                 "number. Put it right, or fetch the file again."
             )
     return [int(text) for text in column]

@@ -91,7 +91,7 @@ class TrainStep:
         loss: `(labels, outputs, label_weights) -> (B,)` loss of each video.
         regularization_penalty: factor of the model's weight penalties.
         clip_gradient_norm: largest norm of one variable's gradient, 0 for no limit.
-        top_k: predictions a video that the training metrics look at.
+        top_k: predictions per video that the training metrics look at.
         batch_spec: shapes and types of a batch.
     """
 
@@ -137,7 +137,7 @@ class TrainStep:
     def _run_all_but_last(self, iterator: Any, num_steps: tf.Tensor) -> tf.experimental.Optional:
         """Runs up to `num_steps - 1` steps and returns the batch of the next one, if there is one.
 
-        A step runs only when the batch behind its own is there, so that the last step of the data can be measured too.
+        A step runs only when the batch after its own is there, so that the last step of the data can be measured too.
         """
         batch = iterator.get_next_as_optional()
         for _ in tf.range(num_steps - 1):
