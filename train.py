@@ -30,6 +30,7 @@ from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints, best_gap, save_best, save_evaluation
 from yt8m.runs.directory import newest_checkpoint, save_config
 from yt8m.runs.lifecycle import new_run, open_run
+from yt8m.runs.lock import check_unlocked, locked
 
 import experiment
 import readers
@@ -43,6 +44,8 @@ def main(values: flags.FlagValues) -> int:
     config = run_flags.config_from_flags(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
     worker, workers = worker_index(strategy), Workers(strategy)
+    if worker == 0:
+        check_unlocked(values.train_dir)
     resumed = open_run(values.train_dir, config, values.start_new_model)
 
     # 2. Model, optimizer and counters as the seed makes them, on every device.
@@ -134,15 +137,19 @@ def _evaluation(
 
 @contextmanager
 def _directory(train_dir: str, config: RunConfig, resumed: RunConfig | None) -> Iterator[None]:
-    """Writes the run's description; a run that was to be overwritten goes only now, when all else is sound."""
+    """Writes the run's description; a run that was to be overwritten goes only now, when all else is sound.
+
+    Other processes that would write the run are refused while this lasts.
+    """
     if resumed is None:
-        with new_run(train_dir, config):
+        with new_run(train_dir, config), locked(train_dir):
             yield
         return
-    for name, before, now in schedule_differences(resumed, config):
-        LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
-    save_config(train_dir, config)
-    yield
+    with locked(train_dir):
+        for name, before, now in schedule_differences(resumed, config):
+            LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
+        save_config(train_dir, config)
+        yield
 
 
 def _at_checkpoints(

@@ -1,4 +1,4 @@
-"""A model, a loss and a group of metrics, each one new file and no other edit, in a copy of the checkout."""
+"""A model, a loss, a group of metrics, a record format: each one new file and no other edit, in a copy."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ import pytest
 
 from yt8m.data.synthetic import write_frame_shards
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 MODEL = '''
@@ -126,7 +127,46 @@ class LabelCounts(Accumulator):
         yield "mean_labels", self._factor * self._num_labels / max(self._num_videos, 1)
 '''
 
+RECORD_FORMAT = '''
+"""A registered record format that came after all others."""
+
+import tensorflow as tf
+
+from yt8m.batch import Batch
+from yt8m.data.formats.base import Layout
+from yt8m.data.formats.video import VideoFormat
+from yt8m.registry import RECORD_FORMATS
+from yt8m.sampling import FrameSampling
+from yt8m.schema import DataSpec
+
+
+@RECORD_FORMATS.register("doubled", level="video")
+class DoubledFormat(VideoFormat):
+    """Video-level records that hold half of every number."""
+
+    def features(
+        self, spec: DataSpec, layout: Layout, stored: Batch, keys: tf.Tensor, sampling: FrameSampling | None
+    ) -> Batch:
+        """Returns twice what is stored."""
+        features = super().features(spec, layout, stored, keys, sampling)
+        return {name: 2.0 * value for name, value in features.items()}
+'''
+
+READING = """
+import readers
+from yt8m.data.synthetic import video_record, write_records
+from yt8m.schema import DataSpec
+import numpy as np, sys
+
+file = write_records(sys.argv[1], [video_record("v", [1], {"mean_rgb": np.array([0.5, 2.0])})])
+spec = DataSpec(("mean_rgb",), (2,), 3, record_format="doubled")
+for labels_required in (True, False):
+    (batch,) = readers.evaluation_batches([file], spec, 4, labels_required=labels_required)
+    print("read", batch["mean_rgb"].numpy().tolist())
+"""
+
 FILES = {
+    "yt8m/data/formats/doubled.py": RECORD_FORMAT,
     "yt8m/models/mean_and_max.py": MODEL,
     "yt8m/losses/smoothed.py": LOSS,
     "yt8m/metrics/label_counts.py": METRIC,
@@ -186,3 +226,12 @@ def test_new_files_are_found_by_the_programs(copy: Path, tmp_path: Path) -> None
     assert summary["mean_labels"] >= 2.0  # every video has a label, and the factor is 2
     listed = run_python(copy, "-m", "tools.list_models")
     assert {"MeanAndMaxModel", "SmoothedCrossEntropyLoss", "labels"} <= set(listed.split())
+
+
+def test_a_new_record_format_is_read_and_trained_on(copy: Path, tmp_path: Path) -> None:
+    printed = run_python(copy, "-c", READING, str(tmp_path / "x.tfrecord"))
+    assert printed.count("read [[1.0, 4.0]]") == 2
+    spec = ("--record_format=doubled", "--feature_names=mean_rgb", "--feature_sizes=2", "--num_classes=3")
+    data = (f"--train_data_pattern={tmp_path}/x.tfrecord", f"--train_dir={tmp_path}/run", "--num_epochs=1")
+    run_python(copy, "train.py", *spec, *data)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["record_format"] == "doubled"

@@ -19,6 +19,7 @@ from yt8m.data.synthetic import write_frame_shards, write_video_shards
 from yt8m.output.submission import read_submission
 from yt8m.runs.directory import checkpoint_step, newest_checkpoint
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 VIDEO = ["--feature_names=mean_rgb,mean_audio", "--feature_sizes=1024,128", "--num_classes=20"]
 STEPS = 600

@@ -70,6 +70,7 @@ CHECKPOINTS = Item(
 CHECKPOINT_NAMES = Item(
     "which checkpoint is the newest", "train.py", "", r"checkpoint(\.tmp[0-9a-f]+)?", name="checkpoint"
 )
+LOCK = _file("lock.json", "", "train.py", "the process that writes the run")
 EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
 POSITIONS = Item("the place in the data at each checkpoint", "train.py", POSITIONS_DIRECTORY, rf"\d+\.json{_PARTIAL}")
 SHARDS = _file("shards.txt", POSITIONS_DIRECTORY, "train.py", "name, size and beginning of the training shards")
@@ -86,6 +87,7 @@ EVALUATION_EVENTS = replace(EVENTS, folder=EVALUATION_DIRECTORY, writer="eval.py
 TABLE = (
     CHECKPOINTS,
     CHECKPOINT_NAMES,
+    LOCK,
     EVENTS,
     POSITIONS,
     SHARDS,
