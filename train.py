@@ -27,7 +27,7 @@ from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.reports import EvaluationReport, TrainingReport
 from yt8m.engine.step import TrainState, TrainStep, num_weights
 from yt8m.positions import Position
-from yt8m.runs.checkpoints import Checkpoints, best_gap, save_best, save_evaluation
+from yt8m.runs.checkpoints import Checkpoints, best_gap, last_evaluated_step, save_best, save_evaluation
 from yt8m.runs.directory import newest_checkpoint, save_config
 from yt8m.runs.lifecycle import new_run, open_run
 from yt8m.runs.lock import check_unlocked, locked
@@ -107,6 +107,7 @@ def main(values: flags.FlagValues) -> int:
                     ),
                     workers=workers,
                     report=report,
+                    evaluated_at=last_evaluated_step(values.train_dir) if resumed else None,
                     evaluate=evaluation and _at_checkpoints(values.train_dir, config, state, report, *evaluation),
                 )
 

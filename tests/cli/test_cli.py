@@ -365,6 +365,7 @@ def test_a_hyper_parameter_of_format_1_has_its_new_name(value: bool) -> None:
     run = config(FRAMES + f"--model=TransformerModel --hparams=separate_encoders={value}")
     content = json.loads(run.to_json())
     del content["format"], content["loss"]
+    content["data"]["frame_features"] = content["data"].pop("record_format") == "frame"
     content["optimization"]["label_loss"] = "CrossEntropyLoss"
     content["model"]["hparams"]["late_fusion"] = content["model"]["hparams"].pop("separate_encoders")
     assert RunConfig.from_json(json.dumps(content), "config.json") == run

@@ -100,6 +100,7 @@ class Run:
         max_steps: int = 0,
         on_report: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[int], None] | None = None,
+        evaluated_at: int | None = None,
         **settings: int,
     ) -> int:
         """Trains; every argument has the meaning of its flag."""
@@ -120,6 +121,7 @@ class Run:
             workers=self.workers,
             report=report,
             evaluate=evaluate,
+            evaluated_at=evaluated_at,
         )
 
     def weights(self) -> list[np.ndarray]:
@@ -231,6 +233,17 @@ def test_cosine_with_warmup_by_hand() -> None:
     for examples, expected in by_hand.items():
         seen.assign(examples)
         assert float(rate(tf.constant(0))) == pytest.approx(expected, abs=1e-8)
+
+
+def test_an_evaluation_that_was_due_and_did_not_come_is_caught_up_on(tmp_path: Path) -> None:
+    Run(tmp_path).train(6, export_model_steps=3)  # killed between checkpoint 6 and its evaluation
+    evaluated: list[int] = []
+    Run(tmp_path).train(8, export_model_steps=3, evaluate=evaluated.append, evaluated_at=3)
+    assert evaluated == [6, 8]
+    evaluated.clear()
+    Run(tmp_path).train(8, export_model_steps=3, evaluate=evaluated.append, evaluated_at=6)
+    Run(tmp_path).train(8, export_model_steps=3, evaluate=evaluated.append, evaluated_at=8)
+    assert evaluated == [8]
 
 
 def test_checkpoints_are_evaluated_on_schedule_and_at_the_end(tmp_path: Path) -> None:

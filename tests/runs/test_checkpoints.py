@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -357,6 +359,49 @@ def test_best_is_a_run_of_its_own(tmp_path: Path) -> None:
     model = make_model()
     load_weights(model, newest)
     np.testing.assert_array_equal(model.get_weights()[0], 7)
+
+
+def test_a_kill_between_the_best_weights_and_their_evaluation_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = partial(checkpoints.save_best, str(tmp_path), CONFIG)
+    save(make_model(value=7), {"global_step": 12, "gap": 0.5})
+
+    whole_save = tf.train.CheckpointManager.save
+    for after_the_weights, expected in ((False, 0.5), (True, 0.672)):
+
+        def killed(manager: Any, is_saved: bool = after_the_weights, **more: Any) -> None:
+            if is_saved:
+                whole_save(manager, **more)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.train.CheckpointManager, "save", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save(make_model(value=8), {"global_step": 24, "gap": 0.672})
+        assert checkpoints.best_gap(str(tmp_path)) == expected
+    save(make_model(value=9), {"global_step": 36, "gap": 0.7})
+    assert sorted(path.name for path in (tmp_path / "best").glob("metrics*")) == ["metrics-36.json", "metrics.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"gap": "x"}'])
+def test_a_damaged_evaluation_of_the_best_weights_is_a_user_error(tmp_path: Path, text: str) -> None:
+    checkpoints.save_best(str(tmp_path), CONFIG, make_model(), {"global_step": 12, "gap": 0.5})
+    (tmp_path / "best" / "metrics-12.json").write_text(text)
+    with pytest.raises(UserError, match=r"best/metrics-12\.json is damaged: .* Restore it, or delete the folder"):
+        checkpoints.best_gap(str(tmp_path))
+
+
+def test_a_history_that_was_cut_short_is_mended(tmp_path: Path) -> None:
+    assert checkpoints.last_evaluated_step(str(tmp_path)) is None
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 1, "gap": 0.1})
+    with (tmp_path / "eval/history.jsonl").open("a") as file:
+        file.write('{"global_step": 2, "ga')
+    assert checkpoints.last_evaluated_step(str(tmp_path)) == 1
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 3, "gap": 0.3})
+    lines = (tmp_path / "eval/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["global_step"] for line in lines] == [1, 3]
+    assert checkpoints.last_evaluated_step(str(tmp_path)) == 3
 
 
 def test_evaluations_are_kept_newest_and_all(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def train(
     workers: Workers,
     report: Callable[[int, int, Measures], None],
     evaluate: Callable[[int], None] | None = None,
+    evaluated_at: int | None = None,
 ) -> int:
     """Trains to the last step, to the end of the data, or until a signal asks to stop; then saves a checkpoint.
 
@@ -60,6 +61,7 @@ def train(
         report: is told the step, the examples seen, and the measures of the step.
         evaluate: is told the step of each checkpoint that is due by its step, and of the last one unless a signal asked
             to stop.
+        evaluated_at: the step of the newest evaluation before; one that was due since and did not come is caught up on.
 
     Returns:
         the number of the signal that stopped the loop, 0 if it came to its end.
@@ -68,9 +70,12 @@ def train(
         UserError: if the loss or the gradient stops being a number.
     """
     clock = _CheckpointClock(settings.save_checkpoint_seconds)
-    step = saved_at = evaluated_at = int(state.global_step.numpy())
+    step = saved_at = int(state.global_step.numpy())
     position = Position()
     with stop_signals() as signals:
+        if evaluate is not None and step and step % settings.export_model_steps == 0 and step != evaluated_at:
+            evaluate(step)
+            evaluated_at = step
         while not settings.max_steps or step < settings.max_steps:
             measures = train_step.run(iterator, settings.steps_until_pause(step))
             if measures is None:
@@ -90,7 +95,7 @@ def train(
                 break
         if step != saved_at:
             _save(checkpoints, step, position, clock)
-        if step != evaluated_at and evaluate is not None and not signals:
+        if step and step != evaluated_at and evaluate is not None and not signals:
             evaluate(step)
         # Nobody leaves before the one who evaluates is done: a worker that is missed stops the others.
         workers.barrier()

@@ -16,6 +16,7 @@ from yt8m.errors import UserError, first_line
 from yt8m.files import write_text
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.runs.directory import (
+    BEST_CANDIDATE,
     BEST_DIRECTORY,
     BEST_EVALUATION,
     CHECKPOINT_PREFIX,
@@ -30,6 +31,7 @@ from yt8m.runs.directory import (
     evaluation_directory,
     join,
     make_directory,
+    newest_checkpoint,
     save_config,
 )
 
@@ -183,31 +185,69 @@ def _read(path: str) -> str:
 
 
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
-    """Keeps a model's weights in `best/`, itself a run's directory that eval.py and inference.py take."""
-    best = join(train_dir, BEST_DIRECTORY)
+    """Keeps a model's weights in `best/`, itself a run's directory that eval.py and inference.py take.
+
+    The evaluation is written before the weights and under their step, so that a kill in between leaves the old weights
+    with the old evaluation.
+    """
+    best, text = join(train_dir, BEST_DIRECTORY), json.dumps(metrics, indent=2) + "\n"
     save_config(best, config)
+    own = join(best, f"metrics-{metrics['global_step']}.json")
+    write_text(own, text)
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model), best, max_to_keep=1, checkpoint_name=CHECKPOINT_PREFIX
     )
     manager.save(checkpoint_number=metrics["global_step"])
-    write_text(BEST_EVALUATION.path(train_dir), json.dumps(metrics, indent=2) + "\n")
+    write_text(BEST_EVALUATION.path(train_dir), text)
+    for path in BEST_CANDIDATE.find(train_dir):
+        if path != own:
+            tf.io.gfile.remove(path)
 
 
 def best_gap(train_dir: str) -> float:
-    """Returns the GAP of the weights in `best/`, minus infinity where there are none."""
-    path = BEST_EVALUATION.path(train_dir)
-    if not tf.io.gfile.exists(path):
+    """Returns the GAP of the weights in `best/`, minus infinity where there are none.
+
+    Raises:
+        UserError: if the file that holds it is damaged.
+    """
+    best = join(train_dir, BEST_DIRECTORY)
+    newest = newest_checkpoint(best)
+    if newest is None:
         return -math.inf
-    with tf.io.gfile.GFile(path) as file:
-        return float(json.loads(file.read())["gap"])
+    own = join(best, f"metrics-{checkpoint_step(newest)}.json")
+    path = own if tf.io.gfile.exists(own) else BEST_EVALUATION.path(train_dir)  # runs of before have only this one
+    try:
+        gap = float(json.loads(_read(path))["gap"])
+    except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path} is damaged: {first_line(error)}. Expected the evaluation of the best weights. Restore it, or "
+            f"delete the folder {best}: the next evaluation makes it again."
+        ) from error
+    return gap if math.isfinite(gap) else -math.inf
 
 
 def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
-    """Writes the newest evaluation as `eval/metrics.json` and adds it as a line to `eval/history.jsonl`."""
+    """Writes the newest evaluation as `eval/metrics.json` and adds it as a line to `eval/history.jsonl`.
+
+    A last line that a kill cut short is left out.
+    """
     make_directory(evaluation_directory(train_dir))
     write_text(EVALUATION.path(train_dir), json.dumps(summary, indent=2) + "\n")
-    with tf.io.gfile.GFile(HISTORY.path(train_dir), "a") as file:
-        file.write(json.dumps(summary) + "\n")
+    write_text(HISTORY.path(train_dir), _whole_history(train_dir) + json.dumps(summary) + "\n")
+
+
+def last_evaluated_step(train_dir: str) -> int | None:
+    """Returns the step of the newest evaluation in `eval/history.jsonl`, None where there is none."""
+    try:
+        return int(json.loads(_whole_history(train_dir).splitlines()[-1])["global_step"])
+    except (IndexError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _whole_history(train_dir: str) -> str:
+    path = HISTORY.path(train_dir)
+    text = _read(path) if tf.io.gfile.exists(path) else ""
+    return text[: text.rfind("\n") + 1]
 
 
 def save_class_table(train_dir: str, table: str) -> None:

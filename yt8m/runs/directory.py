@@ -79,6 +79,8 @@ ITERATORS = Item("iterators over the data", "train.py of format 1", rf"{POSITION
 # The weights of the highest GAP so far are a run's directory of their own, which eval.py and inference.py take.
 BEST_RUN = tuple(replace(item, folder=BEST_DIRECTORY) for item in (CHECKPOINTS, CHECKPOINT_NAMES, CONFIG))
 BEST_EVALUATION = _file("metrics.json", BEST_DIRECTORY, "train.py", "how good the best weights are")
+# Written before the weights that it belongs to: whichever weights are there, their evaluation is.
+BEST_CANDIDATE = Item("the same, by step", "train.py", BEST_DIRECTORY, rf"metrics-\d+\.json{_PARTIAL}")
 EVALUATION = _file("metrics.json", EVALUATION_DIRECTORY, "eval.py, train.py", "the newest evaluation")
 HISTORY = _file("history.jsonl", EVALUATION_DIRECTORY, "eval.py, train.py", "every evaluation, one per line")
 CLASS_TABLE = _file("per_class_ap.csv", EVALUATION_DIRECTORY, "eval.py", "the newest evaluation, class by class")
@@ -94,6 +96,7 @@ TABLE = (
     ITERATORS,
     *BEST_RUN,
     BEST_EVALUATION,
+    BEST_CANDIDATE,
     EVALUATION,
     HISTORY,
     CLASS_TABLE,

@@ -70,8 +70,8 @@ def _check_nothing_in_the_way(train_dir: str) -> None:
 def new_run(train_dir: str, config: RunConfig) -> Iterator[None]:
     """Puts a new run in the place of the one that lies there, if any.
 
-    If the block ends with a `UserError` before the first checkpoint, the new run is deleted too, and the directory if
-    it was made here: there is nothing in it to resume or to look at.
+    If the block ends with a `UserError` or a signal before the first checkpoint, the new run is deleted too, and the
+    directory if it was made here: there is nothing in it to resume or to look at.
 
     Args:
         train_dir: the directory, for which `open_run` returned None.
@@ -85,7 +85,7 @@ def new_run(train_dir: str, config: RunConfig) -> Iterator[None]:
     try:
         save_config(train_dir, config)
         yield
-    except UserError:
+    except (UserError, SystemExit):  # the latter is what a signal becomes
         if newest_checkpoint(train_dir) is None:
             delete_run(train_dir)
             if is_mine:
