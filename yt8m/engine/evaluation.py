@@ -69,7 +69,7 @@ class Evaluator:
         self._build_metrics = build_metrics
         self._needs_all_predictions = any(accumulator.needs_all_predictions for accumulator in build_metrics())
         self._top_k = top_k
-        self._step = tf.function(self._evaluate_batch, input_signature=[batch_spec])
+        self._step = tf.function(self._evaluate_batch, input_signature=[batch_spec], autograph=False)
 
     def evaluate(self, batches: tf.data.Dataset) -> Evaluation:
         """Evaluates the model as it is now on every video of a finite data set.

@@ -18,7 +18,7 @@ def predict(
     The best class stands first.
     """
 
-    @tf.function(input_signature=[batches.element_spec])
+    @tf.function(input_signature=[batches.element_spec], autograph=False)
     def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return top_k_predictions(model(model_inputs(batch), training=False)["predictions"], top_k)
 
