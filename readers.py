@@ -1,5 +1,6 @@
 """tf.data pipelines: files of records -> batches, shuffled and resumable for training, in order for evaluation."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
 from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
-from yt8m.data.shards import Damage, Shard, open_shards
+from yt8m.data.shards import Shard, open_shards, require_shards
 from yt8m.data.skipping import SkippedRecords
 from yt8m.data.source import Source, open_source
 from yt8m.errors import UserError
@@ -165,7 +166,7 @@ def evaluation_batches(
     Args:
         files: shards of records, read one after another.
         spec: what the records hold.
-        batch_size: videos of a batch.
+        batch_size: videos per batch.
         sampling: which frames of a video to keep, drawn by a key that is a function of its id; None for all, up to
             `spec.max_frames`.
         options: how to read.
@@ -216,10 +217,7 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
     Raises:
         UserError: if a file or a record cannot be read, or no record has ratings.
     """
-    opened = open_shards(files)
-    for damage in (shard for shard in opened if isinstance(shard, Damage)):
-        raise UserError(str(damage))
-    shards = [shard for shard in opened if isinstance(shard, Shard)]
+    shards = require_shards(files)
     try:
         ratings = _merged_ratings(Source(shards, Layout((), ())))
     except tf.errors.OpError as error:
@@ -252,10 +250,11 @@ def estimate_num_records(files: Sequence[str]) -> int:
             those that are compressed, which tell no sizes.
     """
     shards = [shard for shard in open_shards(files) if isinstance(shard, Shard)]
-    looked_at = [_records_and_bytes(shard) for shard in shards[:: -(-len(shards) // _FILES_OF_A_COUNT) or 1]]
-    num_records, num_bytes = (sum(column) for column in zip(*looked_at, strict=True)) if looked_at else (0, 0)
-    all_bytes = sum(tf.io.gfile.stat(shard.file).length for shard in shards)
-    return round(num_records / max(num_bytes, 1) * all_bytes)
+    if not shards:
+        return 0
+    looked_at = [_records_and_bytes(shard) for shard in shards[:: math.ceil(len(shards) / _FILES_OF_A_COUNT)]]
+    num_records, num_bytes = (sum(column) for column in zip(*looked_at, strict=True))
+    return round(num_records / max(num_bytes, 1) * sum(shard.num_bytes for shard in shards))
 
 
 def _records_and_bytes(shard: Shard) -> tuple[int, int]:
@@ -264,7 +263,7 @@ def _records_and_bytes(shard: Shard) -> tuple[int, int]:
     if not shard.compression:
         records = records.take(_RECORDS_OF_A_COUNT)
     sizes = [len(record) + _BYTES_AROUND_A_RECORD for record in records.ignore_errors().as_numpy_iterator()]
-    return len(sizes), tf.io.gfile.stat(shard.file).length if shard.compression else sum(sizes)
+    return len(sizes), shard.num_bytes if shard.compression else sum(sizes)
 
 
 def _default_window(spec: DataSpec) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_share
+from yt8m.batch import KEY
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
 from yt8m.layers.gating import GateLogits
@@ -216,7 +217,7 @@ class VideoLevelModel(keras.Model):
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Maps a batch of `(B, D)` features to predictions and logits `(B, C)`."""
         vector = l2_normalise(read_vectors(batch, self.spec))
-        return self.classifier(vector, key=batch.get("key"), training=training)
+        return self.classifier(vector, key=batch.get(KEY), training=training)
 
     def frame_sampling(self, training: bool) -> None:
         """There are no frames to choose from."""

@@ -9,6 +9,7 @@ Ends with status 1 if anything is damaged.
 import numpy as np
 from absl import flags
 
+from yt8m.batch import ID, LABELS
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
 
@@ -35,9 +36,9 @@ def main(values: flags.FlagValues) -> None:
     counts = np.zeros(spec.num_classes, np.int64)
     num_records = num_unlabelled = 0
     for batch in batches.as_numpy_iterator():
-        counts += batch["labels"].sum(axis=0)
-        num_records += len(batch["id"])
-        num_unlabelled += int((~batch["labels"].any(axis=1)).sum())
+        counts += batch[LABELS].sum(axis=0)
+        num_records += len(batch[ID])
+        num_unlabelled += int((~batch[LABELS].any(axis=1)).sum())
     print(f"{len(files)} files, {num_records} sound records, {num_unlabelled} of them with no label")
     print(f"{counts.sum()} labels of {(counts > 0).sum()} of {spec.num_classes} classes")
     for line in options.skipped.report():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from yt8m.batch import LABELS
 from yt8m.cli import program
 from yt8m.data.synthetic import write_frame_shards
 from yt8m.errors import UserError
@@ -92,7 +93,7 @@ def class_prior_gap(place: Path) -> float:
     )
     files = readers.find_files(f"{place}/validate*.tfrecord", "validate")
     batches = readers.evaluation_batches(files, SPEC, 256, labels_required=True)
-    labels = np.concatenate([batch["labels"].numpy() for batch in batches])
+    labels = np.concatenate([batch[LABELS].numpy() for batch in batches])
     predictions = np.broadcast_to((counts / num_videos).astype(np.float32), labels.shape)
     return metrics_of_matrix(predictions, labels).result()["gap"]
 

@@ -70,6 +70,13 @@ def test_frame_level_command_of_the_starter() -> None:
     assert run.training.train_data_pattern == "d/train*.tfrecord"
 
 
+@pytest.mark.parametrize(
+    "flag", ["--frame_features", "--record_format=frame", "--frame_features --record_format=frame"]
+)
+def test_frame_features_is_the_record_format_frame(flag: str) -> None:
+    assert config(f"{flag} --model=LstmModel").data.record_format == "frame"
+
+
 def test_willow_commands_reach_the_hyper_parameters() -> None:
     gru = config(
         WILLOW + "--model=GruModel --batch_size=128 --base_learning_rate=0.0002 --gru_cells=1200 "
@@ -189,6 +196,12 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--model=LogisticModle", r"no such video-level model\. Did you mean LogisticModel\? Known: .*MoeModel"),
         ("--model=LstmModel", "reads frame-level records: add --frame_features"),
         (FRAMES + "--model=MoeModel", "reads video-level records: leave out --frame_features"),
+        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: frame, video\."),
+        (
+            "--frame_features --record_format=video",
+            "--frame_features means --record_format=frame. Give one of the two.",
+        ),
+        ("--noframe_features --record_format=frame", "--frame_features=False is not --record_format=frame"),
         ("--hparams=clusters=3", "LogisticModel has no hyper-parameter 'clusters'. It has: l2_penalty."),
         ("--hparams=l2_penalty", "expected name=value"),
         ("--hparams=l2_penalty=strong", "expected a value of type float"),
@@ -364,8 +377,8 @@ def test_a_run_survives_its_json() -> None:
 def test_a_hyper_parameter_of_format_1_has_its_new_name(value: bool) -> None:
     run = config(FRAMES + f"--model=TransformerModel --hparams=separate_encoders={value}")
     content = json.loads(run.to_json())
-    del content["format"], content["loss"]
-    content["data"]["frame_features"] = content["data"].pop("record_format") == "frame"
+    del content["format"], content["loss"], content["data"]["record_format"]
+    content["data"]["frame_features"] = True
     content["optimization"]["label_loss"] = "CrossEntropyLoss"
     content["model"]["hparams"]["late_fusion"] = content["model"]["hparams"].pop("separate_encoders")
     assert RunConfig.from_json(json.dumps(content), "config.json") == run
@@ -409,6 +422,8 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
         ("--moe_l2=1e-5", "hyper-parameter classifier.l2_penalty: you gave 1e-05; the run was trained with 1e-06"),
         ("--model=LstmModel", "--model: you gave LstmModel; the run was trained with GruModel"),
         ("--num_classes=7", "--num_classes: you gave 7; the run was trained with 3862"),
+        ("--record_format=video", "--record_format: you gave video; the run was trained with frame"),
+        ("--noframe_features", "--frame_features: you gave video; the run was trained with frame"),
     ]:
         with pytest.raises(UserError, match=message):
             check_repeated_flags(parse(wrong), run)

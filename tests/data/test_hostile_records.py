@@ -144,8 +144,8 @@ BAD_RECORDS = {
     ),
     "a video-level record": (
         vectors(),
-        "it holds no features of frames, only mean_audio (4), mean_rgb (8), and --frame_features was given. "
-        "Leave it out, or pass frame-level shards.",
+        "it holds no features of frames, only mean_audio (4), mean_rgb (8), and --frame_features or "
+        "--record_format=frame was given. Leave it out, or pass frame-level shards.",
     ),
     "other names": (
         frame_record("v", [1], {"RGB/feature/floats": np.ones((1, 8)), "AUDIO/feature/floats": np.ones((1, 4))}),
@@ -262,7 +262,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, case: str) -> None:
 
 
 def test_a_cut_between_records_is_found_when_the_file_is_examined(tmp_path: Path) -> None:
-    """TensorFlow takes fewer than 12 bytes behind the last record for the end of the file."""
+    """TensorFlow takes fewer than 12 bytes after the last record for the end of the file."""
     files, length = damaged(tmp_path, "truncated between")
     num_records, report = skipped(files)
     assert num_records == 4 + 2

@@ -341,6 +341,11 @@ def test_num_records_of_large_shards_is_estimated_from_their_sizes(tmp_path: Pat
     assert estimate_num_records([file]) == 1931
 
 
+def test_files_that_are_no_shards_hold_no_records(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert estimate_num_records([str(tmp_path / "empty"), str(tmp_path / "gone")]) == 0
+
+
 def test_compression_is_found_by_content(tmp_path: Path) -> None:
     plain = write_records(tmp_path / "plain.tfrecord.gz", [b"x"])
     compressed = tmp_path / "compressed.tfrecord"

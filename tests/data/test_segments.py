@@ -208,7 +208,7 @@ def changed(change: str) -> bytes:
     [
         (
             "del context['segment_scores']",
-            "'segment_labels' holds 2, 'segment_start_times' holds 2, 'segment_scores' holds 0; expected one entry a "
+            "'segment_labels' holds 2, 'segment_start_times' holds 2, 'segment_scores' holds 0; expected one entry per "
             "rating in each. Is this a test shard, whose ratings are kept back?",
         ),
         ("context['segment_labels'].int64_list.value.append(4)", "'segment_labels' holds 3, "),

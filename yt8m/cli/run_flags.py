@@ -187,8 +187,12 @@ def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
             f"--feature_names={values.feature_names}."
         ) from error
     record_format = "frame" if values.frame_features else values.record_format
-    if values.frame_features and values["record_format"].present and values.record_format != record_format:
-        raise UserError(f"--frame_features is --record_format=frame, not {values.record_format}: give one of the two.")
+    both_given = values["frame_features"].present and values["record_format"].present
+    if both_given and values.frame_features != (values.record_format == "frame"):
+        raise UserError(
+            f"--frame_features={values.frame_features} is not --record_format={values.record_format}: --frame_features "
+            "means --record_format=frame. Give one of the two."
+        )
     return DataSpec(names, sizes, values.num_classes, RECORD_FORMATS.resolve(record_format), values.max_frames)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from yt8m.data.formats.base import Layout
+from yt8m.data.formats.base import Column, Layout
 from yt8m.data.record_faults import columns_of, fault_of, ratings_fault_of
 from yt8m.data.records import batch_parser
-from yt8m.data.shards import Damage, Record, Shard, open_shards, reason_of, stored_records
+from yt8m.data.shards import Damage, Record, Shard, reason_of, require_shards, stored_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
@@ -23,7 +23,7 @@ def find_layout(shards: Sequence[Shard], spec: DataSpec, labels_required: bool, 
         UserError: if a record that is looked at is not what `spec` says; with `skip`, only if no record is.
     """
     damages: list[Damage] = []
-    columns: list[tuple[str, bool | None]] = []
+    columns: list[Column] = []
     items = itertools.chain.from_iterable(map(stored_records, shards))
     for item in itertools.islice(items, _RECORDS_OF_A_LOOK):
         damage = item if isinstance(item, Damage) else _damage_of(item, spec, None, labels_required)
@@ -39,7 +39,7 @@ def find_layout(shards: Sequence[Shard], spec: DataSpec, labels_required: bool, 
         raise UserError(str(damages[0]))
     if not columns:
         raise UserError(f"{shards[0].file}: it holds no record. Pass shards that hold some.")
-    return Layout(tuple(name for name, _ in columns), tuple(bool(as_floats) for _, as_floats in columns))
+    return Layout.of(columns)
 
 
 def _damage_of(record: Record, spec: DataSpec, layout: Layout | None, labels_required: bool) -> Damage | None:
@@ -110,11 +110,8 @@ def explain_failure(error: Exception, files: Sequence[str], spec: DataSpec, labe
     """
     if not isinstance(error, tf.errors.OpError):
         return None
-    opened = open_shards(files)
-    for damage in (shard for shard in opened if isinstance(shard, Damage)):
-        return UserError(str(damage))
-    shards = [shard for shard in opened if isinstance(shard, Shard)]
     try:
+        shards = require_shards(files)
         layout = find_layout(shards, spec, labels_required, skip=False)
     except UserError as explanation:
         return explanation

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from yt8m.data.formats.base import Layout, RecordFaultError, format_of, values_of
+from yt8m.data.formats.base import Column, Layout, RecordFaultError, format_of, values_of
 from yt8m.schema import (
     ID_KEYS,
     LABELS_KEY,
@@ -17,7 +17,7 @@ from yt8m.schema import (
     DataSpec,
 )
 
-# Name, kind and largest value of the lists that hold one entry a rating.
+# Name, kind and largest value of the lists that hold one entry per rating.
 _RATING_LISTS = (
     (SEGMENT_LABELS_KEY, "integers", math.inf),
     (SEGMENT_START_TIMES_KEY, "integers", math.inf),
@@ -52,8 +52,8 @@ def ratings_fault_of(serialized: bytes) -> str | None:
     return None
 
 
-def columns_of(serialized: bytes, spec: DataSpec) -> list[tuple[str, bool | None]]:
-    """Returns for every feature its name in the record, and whether that is a list of floats; None if not to be seen.
+def columns_of(serialized: bytes, spec: DataSpec) -> list[Column]:
+    """Returns a column per feature of the spec.
 
     Raises:
         RecordFaultError: if the record is not of the format that the spec says, or lacks a feature.
@@ -66,14 +66,13 @@ def _check(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_requ
     columns = record_format.columns_of(record, spec)
     _check_id(record.context.feature)
     _check_labels(record.context.feature, spec.num_classes, labels_required)
-    names = tuple(name for name, _ in columns)
-    if layout and names != layout.stored_names:
+    layout, names = layout or Layout.of(columns), [name for name, _ in columns]
+    if names != list(layout.stored_names):
         raise RecordFaultError(
             f"its features are named {', '.join(names)}, those of the first record {', '.join(layout.stored_names)}. "
             "Read shards of one kind at a time."
         )
-    own_layout = Layout(names, tuple(bool(as_floats) for _, as_floats in columns))
-    record_format.check_features(record_format.stored(record), spec, layout or own_layout)
+    record_format.check_features(record_format.stored_features(record), spec, layout)
 
 
 def _parsed(serialized: bytes) -> tf.train.SequenceExample:
@@ -106,9 +105,11 @@ def _check_labels(context: Mapping[str, Any], num_classes: int, labels_required:
     kind, values = values_of(context[LABELS_KEY])
     if kind not in ("integers", "nothing"):
         raise RecordFaultError(f"'{LABELS_KEY}' holds {kind}, expected integers in [0, {num_classes}).")
-    for label in (label for label in values if not 0 <= label < num_classes):
+    outside = [label for label in values if not 0 <= label < num_classes]
+    if outside:
         raise RecordFaultError(
-            f"'{LABELS_KEY}' holds class {label}, expected 0 to {num_classes - 1}. Does --num_classes fit this data?"
+            f"'{LABELS_KEY}' holds class {outside[0]}, expected 0 to {num_classes - 1}. "
+            "Does --num_classes fit this data?"
         )
 
 
@@ -118,11 +119,12 @@ def _check_ratings(context: Mapping[str, Any]) -> None:
         kind, values = values_of(context[key]) if key in context else ("nothing", ())
         if kind not in (expected, "nothing"):
             raise RecordFaultError(f"'{key}' holds {kind}, expected {expected}.")
-        for value in (value for value in values if not 0 <= value <= largest):
-            raise RecordFaultError(f"'{key}' holds {value}, expected {expected} in [0, {largest}].")
+        outside = [value for value in values if not 0 <= value <= largest]
+        if outside:
+            raise RecordFaultError(f"'{key}' holds {outside[0]}, expected {expected} in [0, {largest}].")
         lengths[key] = len(values)
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"'{key}' holds {length}" for key, length in lengths.items())
         raise RecordFaultError(
-            f"{listing}; expected one entry a rating in each. Is this a test shard, whose ratings are kept back?"
+            f"{listing}; expected one entry per rating in each. Is this a test shard, whose ratings are kept back?"
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from yt8m.errors import UserError
+
 _OPENED_AT_ONCE = 16
 _LEADING_BYTES = 60  # enough of a file that is not one of records to recognise it by
 _FRAMING_BYTES = 16  # a record's length and two checksums
@@ -72,6 +74,19 @@ def open_shards(files: Sequence[str]) -> list[Shard | Damage]:
         return list(pool.map(_open, files))
 
 
+def require_shards(files: Sequence[str]) -> list[Shard]:
+    """Opens files all of which have to be shards.
+
+    Raises:
+        UserError: names the first that is none, and says why.
+    """
+    opened = open_shards(files)
+    damages = [damage for damage in opened if isinstance(damage, Damage)]
+    if damages:
+        raise UserError(str(damages[0]))
+    return [shard for shard in opened if isinstance(shard, Shard)]
+
+
 def _open(file: str) -> Shard | Damage:
     try:
         with tf.io.gfile.GFile(file, "rb") as stream:
@@ -111,7 +126,7 @@ def reason_of(error: Exception) -> str:
 def stored_records(shard: Shard) -> Iterator[Record | Damage]:
     """Yields what is stored in a file, record by record, and damage in its place.
 
-    Behind a record whose checksum is wrong reading goes on. Behind one whose length is wrong it cannot: there is no
+    After a record whose checksum is wrong reading goes on. After one whose length is wrong it cannot: there is no
     telling where the next one starts.
     """
     number, num_bytes, is_sound = 0, 0, True

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from yt8m.data.diagnosis import Examiner, find_layout
 from yt8m.data.formats.base import Layout
-from yt8m.data.shards import Damage, Shard, open_shards
+from yt8m.data.shards import Damage, Shard, open_shards, require_shards
 from yt8m.data.skipping import SkippedRecords
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
@@ -58,6 +58,7 @@ class Source:
         def look(file: bytes, compression: bytes) -> np.ndarray:
             return sound_stretches(Shard(file.decode(), compression.decode()))
 
+        # The answer for a shard is remembered, so that asking again is free and changes nothing.
         stretches = tf.numpy_function(look, [file, compression], tf.int64, stateful=False)
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2])).flat_map(
             lambda stretch: stored.skip(stretch[0]).take(stretch[1])
@@ -79,16 +80,16 @@ def open_source(
         UserError: if a file is no shard, or the first record is not what `spec` says; if damage is left out, only if
             nothing is left.
     """
+    if skipped is None:
+        shards = require_shards(files)
+        return Source(shards, find_layout(shards, spec, labels_required, skip=False))
     opened = open_shards(files)
-    for damage in (shard for shard in opened if isinstance(shard, Damage)):
-        if skipped is None:
-            raise UserError(str(damage))
-        skipped.add(damage)
     shards = [shard for shard in opened if isinstance(shard, Shard)]
     if not shards:
         raise UserError(f"None of the {len(files)} files can be read. {opened[0]}")
-    layout = find_layout(shards, spec, labels_required, skip=skipped is not None)
-    if skipped is None:
-        return Source(shards, layout)
+    for damage in opened:
+        if isinstance(damage, Damage):
+            skipped.add(damage)
+    layout = find_layout(shards, spec, labels_required, skip=True)
     examiner = Examiner(spec, layout, labels_required)
     return Source(shards, layout, partial(skipped.sound_stretches, examiner=examiner))

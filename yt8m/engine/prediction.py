@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import model_inputs
+from yt8m.batch import ID, model_inputs
 from yt8m.metrics import top_k_predictions
 
 
@@ -24,4 +24,4 @@ def predict(
 
     for batch in batches:
         scores, classes = step(batch)
-        yield batch["id"].numpy(), classes.numpy(), scores.numpy()
+        yield batch[ID].numpy(), classes.numpy(), scores.numpy()

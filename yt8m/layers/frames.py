@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from yt8m.batch import NUM_FRAMES
 from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 
 
@@ -43,7 +44,7 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
         valid: `(B, T)` bool, whether a frame exists.
     """
     features = [batch[name] for name in spec.feature_names]
-    valid = valid_frames(batch["num_frames"], tf.shape(features[0])[1])
+    valid = valid_frames(batch[NUM_FRAMES], tf.shape(features[0])[1])
     if all(feature.dtype == tf.uint8 for feature in features):
         frames = dequantise(_side_by_side(features))  # a quarter of the bytes to copy
     else:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_one_of, typed_as
-from yt8m.batch import blank_batch
+from yt8m.batch import KEY, blank_batch
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS, hyper_parameters
@@ -139,7 +139,7 @@ class FrameLevelModel(keras.Model):
             What `classify` returns. In training `losses` has the terms of pooling and classification; at evaluation
             there is none.
         """
-        key = batch.get("key")
+        key = batch.get(KEY)
         frames, valid = read_frames(batch, self.spec)
         frames = self.normalise(frames, valid)
         pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, key, training)

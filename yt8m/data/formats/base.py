@@ -20,6 +20,10 @@ KINDS = {"bytes_list": "bytes", "float_list": "floats", "int64_list": "integers"
 WIDTH_ADVICE = "Is --feature_sizes in the order of --feature_names?"
 
 
+# Of a feature in a record: its name there, and whether it is a list of floats; None if that cannot be seen.
+Column = tuple[str, bool | None]
+
+
 class RecordFaultError(Exception):
     """Says what is wrong with a record, what was expected and what to do; the caller knows which record it is."""
 
@@ -35,6 +39,11 @@ class Layout:
 
     stored_names: tuple[str, ...]
     stored_as_floats: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column]) -> "Layout":
+        """Returns the layout of the features of one record; what cannot be seen is taken for bytes."""
+        return cls(tuple(name for name, _ in columns), tuple(bool(as_floats) for _, as_floats in columns))
 
 
 class RecordFormat(ABC):
@@ -52,6 +61,9 @@ class RecordFormat(ABC):
 
         Returns:
             What is wanted of the context, and whatever `features` takes as `stored`.
+
+        Raises:
+            tf.errors.OpError: if a record does not hold what the spec says; `check_features` says in words why.
         """
 
     @abstractmethod
@@ -77,7 +89,7 @@ class RecordFormat(ABC):
         """Returns about how many bytes a record has at most."""
 
     @abstractmethod
-    def stored(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
+    def stored_features(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
         """Returns the features of a record by their names there."""
 
     @abstractmethod
@@ -100,19 +112,20 @@ class RecordFormat(ABC):
             RecordFaultError: if one does not hold what the spec says, in the way that the layout says.
         """
 
-    def columns_of(self, record: tf.train.SequenceExample, spec: DataSpec) -> list[tuple[str, bool | None]]:
-        """Returns for every feature of the spec its name in a record, and whether that is a list of floats.
+    def columns_of(self, record: tf.train.SequenceExample, spec: DataSpec) -> list[Column]:
+        """Returns a column per feature of the spec.
 
         Raises:
             RecordFaultError: if the record is of another format, or lacks a feature.
         """
         self.check_level(record)
-        stored = self.stored(record)
+        stored = self.stored_features(record)
         names = [_stored_name(name, stored) for name in spec.feature_names]
-        for name in (name for name in names if name not in stored):
-            flags = "--feature_names and --feature_sizes"
+        missing = [name for name in names if name not in stored]
+        if missing:
             raise RecordFaultError(
-                f"it has no feature '{name}'. Choose with {flags} from: {listing(stored) or 'none'}."
+                f"it has no feature '{missing[0]}'. Choose with --feature_names and --feature_sizes from: "
+                f"{listing(stored) or 'none'}."
             )
         return [(name, self.stored_as_floats(stored[name])) for name in names]
 

@@ -77,7 +77,7 @@ class FrameFormat(RecordFormat):
         """All features of the longest video, a byte each."""
         return spec.total_size * spec.max_frames
 
-    def stored(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
+    def stored_features(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
         """The features are in the feature lists."""
         return record.feature_lists.feature_list
 
@@ -86,7 +86,7 @@ class FrameFormat(RecordFormat):
         if not record.feature_lists.feature_list:
             raise RecordFaultError(
                 f"it holds no features of frames, only {listing(record.context.feature) or 'ids and labels'}, and "
-                "--frame_features was given. Leave it out, or pass frame-level shards."
+                "--frame_features or --record_format=frame was given. Leave it out, or pass frame-level shards."
             )
 
     def stored_as_floats(self, feature: tf.train.FeatureList) -> bool | None:
@@ -141,11 +141,10 @@ def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_fl
 
 
 def _check_lengths(lengths: dict[str, int]) -> None:
-    if not any(lengths.values()):
-        return
-    for name in (name for name, length in lengths.items() if not length):
-        longest = max(lengths, key=lambda other: lengths[other])
+    longest = max(lengths, key=lambda name: lengths[name])
+    empty = [name for name, length in lengths.items() if not length]
+    if empty and lengths[longest]:
         raise RecordFaultError(
-            f"'{name}' holds no frames, '{longest}' holds {lengths[longest]}. "
-            f"Leave '{name}' out of --feature_names, or the record out of the data."
+            f"'{empty[0]}' holds no frames, '{longest}' holds {lengths[longest]}. "
+            f"Leave '{empty[0]}' out of --feature_names, or the record out of the data."
         )

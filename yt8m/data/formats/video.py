@@ -48,7 +48,7 @@ class VideoFormat(RecordFormat):
         """All features of a video."""
         return spec.total_size * _BYTES_PER_FLOAT
 
-    def stored(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
+    def stored_features(self, record: tf.train.SequenceExample) -> Mapping[str, Any]:
         """The features are in the context."""
         return record.context.feature
 
