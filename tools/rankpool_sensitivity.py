@@ -1,4 +1,4 @@
-"""Measures how much rank pooling depends on its settings, on AudioSet's validation shards, and writes docs/models.md.
+"""Measures how much rank pooling depends on its settings, on AudioSet, and writes docs/notes/rank-pooling.md.
 
     YT8M_REAL_DATA=... python -m tools.rankpool_sensitivity [--only=NAME,...] [--seeds=0]
 
@@ -97,14 +97,14 @@ def measure(features: str, row: str, seed: str) -> None:
 
 
 def write_table() -> None:
-    """Rewrites the table of docs/models.md from docs/rankpool_sensitivity.csv."""
+    """Rewrites the table of docs/notes/rank-pooling.md from docs/rankpool_sensitivity.csv."""
     lines = pd.read_csv(LINES)
     names = [f"{features}, {metric}" for features in FEATURES for metric in ("GAP", "macro AP")]
     rows = [f"| RankPoolModel | {' | '.join(names)} |", "| --- " * 5 + "|"]
     for row in ROWS:
         cells = [spread(runs[metric]) if len(runs) else "" for runs in _runs_of(lines, row) for metric in METRICS_SHOWN]
         rows.append(f"| {row} | {' | '.join(cells)} |")
-    replace_table(ROOT / "docs" / "models.md", rows)
+    replace_table(ROOT / "docs" / "notes" / "rank-pooling.md", rows)
 
 
 def _runs_of(lines: pd.DataFrame, row: str) -> list[pd.DataFrame]:

@@ -1,6 +1,6 @@
 """What the published code bases get wrong, one test each: what is tested here fails there.
 
-The numbers are those of the list of defects in docs/models.md.
+The numbers are those of the list of defects in docs/notes/defects.md.
 """
 
 from collections.abc import Callable
