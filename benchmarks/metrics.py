@@ -69,13 +69,13 @@ def old_way(batches: list[Batch]) -> dict[str, float]:
         at_one += labels[np.arange(len(labels)), predictions.argmax(axis=1)].sum()
         positives = labels.sum(axis=0)
         lists: list[tuple[list[float], list[bool]]] = [([], []) for _ in range(num_classes)]
-        for scores, truth in zip(predictions, labels, strict=True):
-            recalls += old_perr(scores, truth)
+        for scores, positive in zip(predictions, labels, strict=True):
+            recalls += old_perr(scores, positive)
             best = old_best(scores)
-            pool.add([scores[c] for c in best], [truth[c] for c in best], int(truth.sum()))
+            pool.add([scores[c] for c in best], [positive[c] for c in best], int(positive.sum()))
             for c in best:
                 lists[c][0].append(scores[c])
-                lists[c][1].append(truth[c])
+                lists[c][1].append(positive[c])
         for class_pool, pairs, count in zip(class_pools, lists, positives, strict=True):
             class_pool.add(*pairs, int(count))
     num_present = sum(class_pool.num_positives > 0 for class_pool in class_pools)

@@ -67,7 +67,7 @@ def close(seen: Any, expected: Any, atol: float = 2e-5) -> None:
 
 
 def make_batch() -> dict[str, tf.Tensor]:
-    """Videos of LENGTHS as the reader gives them, with garbage behind their ends."""
+    """Videos of LENGTHS as the reader gives them, with garbage in the padding."""
     features = {
         name: tf.constant(RNG(7).integers(0, 256, (4, 4, size)), tf.uint8)
         for name, size in zip(SPEC.feature_names, SPEC.feature_sizes, strict=True)

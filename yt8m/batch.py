@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `id` | `(B,)` string | the videos' names |
 | a feature's name | `(B, T, size)` uint8 or float32, or `(B, size)` float32 | as stored: of frames, or of the video |
-| `num_frames` | `(B,)` int32 | how many of the T frames a video has; the rest is padding. Only beside frames |
+| `num_frames` | `(B,)` int32 | how many of the T frames a video has; the rest is padding. Only where there are frames |
 | `labels` | `(B, C)` bool | multi-hot |
 | `label_weights` | `(B, C)` float32 | what a label counts in the loss; may be missing |
 | `key` | `(B,)` int64 | the video's own source of randomness: see yt8m/randomness.py |

@@ -19,7 +19,7 @@ RGB_STANDARD_DEVIATIONS = {
 }  # fmt: skip
 WHITENING_EPSILON = 1e-4
 
-MAX_FRAMES = 300  # one frame a second; the data set keeps the first 300 of a video
+MAX_FRAMES = 300  # one frame per second; the data set keeps the first 300 of a video
 ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet
 LABELS_KEY = "labels"
 

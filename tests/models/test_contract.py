@@ -207,7 +207,7 @@ def test_outputs_are_float32_probabilities(case: Case, policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_trainable_weight_has_a_finite_gradient(case: Case, policy: str) -> None:
     model = case.model(policy)
-    for weight in model.trainable_variables:  # one that starts at 0 hides those in front of it
+    for weight in model.trainable_variables:  # one that starts at 0 hides those before it
         weight.assign(tf.where(weight.value == 0.0, 0.1, weight.value))
     gradients = training_gradients(model, case.batch([8, 3, 5, 2]), make_labels(4))
     for weight, gradient in zip(model.trainable_variables, gradients, strict=True):

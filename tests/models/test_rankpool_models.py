@@ -28,7 +28,7 @@ LINEAR: dict[str, Any] = {"classifier": "LogisticModel"}
 
 
 def make_batch() -> dict[str, tf.Tensor]:
-    """Float frames, as some records hold them; what stands behind the end of a video is NaN."""
+    """Float frames, as some records hold them; the padding is NaN."""
     rng = np.random.default_rng(0)
     batch = {}
     for name, size in zip(SPEC.feature_names, SPEC.feature_sizes, strict=True):

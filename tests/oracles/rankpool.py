@@ -173,7 +173,7 @@ def hostile_problems(draw: st.DrawFn) -> Hostile:
 
 
 def batch_of_problems(problems: list[Hostile]) -> Hostile:
-    """Pads problems to one shape with zeros: neither a zero frame behind the end nor a zero feature counts."""
+    """Pads problems to one shape with zeros: neither a zero frame after the end nor a zero feature counts."""
     frames = np.zeros((len(problems), LONGEST, WIDEST))
     for row, problem in zip(frames, problems, strict=True):
         length, size = problem["frames"].shape

@@ -93,7 +93,7 @@ def test_an_existing_target_stays_until_the_new_one_is_whole(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a.csv"
     for before in (None, "old"):
         if before:

@@ -326,7 +326,7 @@ def test_padding_does_not_matter(padding: float, dtype: tf.DType) -> None:
         np.testing.assert_array_equal(gradient[row, length:], 0)
 
 
-def test_targets_behind_the_end_do_not_matter() -> None:
+def test_targets_of_padding_do_not_matter() -> None:
     frames, num_frames = batch_of_walks()
     times = tf.where(tf.sequence_mask(LENGTHS, 12), tf.range(1, 13, dtype=tf.float64), math.nan)
     np.testing.assert_array_equal(rank_pool(frames, num_frames, targets=times), rank_pool(frames, num_frames))
@@ -519,7 +519,7 @@ def test_running_mean_is_the_mean_of_what_has_been_seen() -> None:
         np.testing.assert_array_equal(means[row, length:], 0)
 
 
-def test_reversed_frames_keep_their_padding_behind() -> None:
+def test_reversed_frames_keep_their_padding_at_the_end() -> None:
     frames = tf.constant([[[1.0], [2.0], [math.nan]], [[3.0], [4.0], [5.0]]])
     np.testing.assert_array_equal(reversed_frames(frames, tf.constant([2, 9]))[..., 0], [[2, 1, 0], [5, 4, 3]])
     np.testing.assert_array_equal(reversed_frames(frames)[1, :, 0], [5, 4, 3])
