@@ -59,7 +59,7 @@ def build_train_state(config: RunConfig, run_examples: int) -> TrainState:
     keras.utils.set_random_seed(config.training.seed)
     return TrainState(
         build_model(config),
-        lambda seen: build_optimizer(config.optimization, seen, run_examples),
+        lambda examples_seen: build_optimizer(config.optimization, examples_seen, run_examples),
         config.optimization.weights_halflife,
     )
 

@@ -92,8 +92,10 @@ def main(values: flags.FlagValues) -> int:
             # 6. Train, to the end or until a signal.
             if worker == 0:
                 LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
-            seen = int(state.examples_seen.numpy())
-            with closing(TrainingReport(values.train_dir, config, seen, run_examples, log=worker == 0)) as report:
+            examples_seen = int(state.examples_seen.numpy())
+            with closing(
+                TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
+            ) as report:
                 signal_number = train(
                     step,
                     state,

@@ -66,8 +66,9 @@ def check_names(given: Sequence[str], known: Sequence[str]) -> None:
     Raises:
         UserError: if there is such a name.
     """
-    for name in set(given) - set(known):
-        raise UserError(f"--only={name}: there is no such run. Known: {', '.join(known)}.")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UserError(f"--only={unknown[0]}: there is no such run. Known: {', '.join(known)}.")
 
 
 def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:

@@ -229,14 +229,15 @@ def _from_fields(kind: type[Part], fields: Any, where: str) -> Part:
 
 def _check_same_names(registry: Registry, name: str, hparams: Mapping[str, Any], source: str) -> None:
     known = registry.entry(name).defaults
-    for missing in known.keys() - hparams.keys():
+    missing, unknown = sorted(known.keys() - hparams.keys()), sorted(hparams.keys() - known.keys())
+    if missing:
         raise UserError(
-            f"{source}: {name} has no value for its hyper-parameter '{missing}', which is newer than the run. Add the "
-            f"one that leaves the model as it was; today's default is {known[missing]!r}."
+            f"{source}: {name} has no value for its hyper-parameter '{missing[0]}', which is newer than the run. Add "
+            f"the one that leaves the model as it was; today's default is {known[missing[0]]!r}."
         )
-    for unknown in hparams.keys() - known.keys():
+    if unknown:
         raise UserError(
-            f"{source}: {name} has no hyper-parameter '{unknown}' in this version. It has: {', '.join(known)}. Open "
+            f"{source}: {name} has no hyper-parameter '{unknown[0]}' in this version. It has: {', '.join(known)}. Open "
             "the run with the version that wrote it."
         )
 
@@ -294,14 +295,16 @@ def check_positive(settings: Any, *names: str) -> None:
     Raises:
         UserError: names the first that is not, NaN included.
     """
-    for name in (name for name in names if not getattr(settings, name) > 0):
-        raise UserError(f"--{name}={getattr(settings, name)}: expected a number above 0.")
+    bad = [name for name in names if not getattr(settings, name) > 0]
+    if bad:
+        raise UserError(f"--{bad[0]}={getattr(settings, bad[0])}: expected a number above 0.")
 
 
 def check_not_negative(settings: Any, *names: str) -> None:
     """Checks numbers that have to be 0 or more; arguments and error as of `check_positive`."""
-    for name in (name for name in names if not getattr(settings, name) >= 0):
-        raise UserError(f"--{name}={getattr(settings, name)}: expected 0 or more.")
+    bad = [name for name in names if not getattr(settings, name) >= 0]
+    if bad:
+        raise UserError(f"--{bad[0]}={getattr(settings, bad[0])}: expected 0 or more.")
 
 
 def check_one_of(settings: Any, name: str, known: Iterable[str]) -> None:

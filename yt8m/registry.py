@@ -73,8 +73,9 @@ class Registry:
         """
         entries = [entry for place in self._places for entry in read_entries(self._variable, place)]
         names = [name for entry in entries for name in (entry.name, *entry.aliases)]
-        for twice in (name for name in names if names.count(name) > 1):
-            raise ValueError(f"There are two entries named {twice} in {', '.join(self._places)}.")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"There are two entries named {twice[0]} in {', '.join(self._places)}.")
         return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
 
     @functools.cached_property
@@ -113,16 +114,22 @@ class Registry:
         return self._registered[entry.name]
 
     def check_hyper_parameters(self, name: str, given: Mapping[str, Any]) -> None:
-        """Checks that an entry takes every given hyper-parameter.
+        """Checks the names of hyper-parameters; values are not looked at.
+
+        Args:
+            name: the name or an alias of an entry.
+            given: hyper-parameters for it, by name.
 
         Raises:
-            UserError: names the unknown hyper-parameter and lists those there are.
+            UserError: if the entry has no hyper-parameter of one of these names (the message lists those it has), or
+                if there is no such entry.
         """
         known = self.entry(name).hyper_parameters
-        for unknown in (parameter for parameter in given if parameter not in known):
+        unknown = [parameter for parameter in given if parameter not in known]
+        if unknown:
             raise UserError(
-                f"--{self.settings_flag}: {self.resolve(name)} has no hyper-parameter '{unknown}'."
-                f"{did_you_mean(unknown, known)} It has: {', '.join(known) or 'none'}."
+                f"--{self.settings_flag}: {self.resolve(name)} has no hyper-parameter '{unknown[0]}'."
+                f"{did_you_mean(unknown[0], known)} It has: {', '.join(known) or 'none'}."
             )
 
 
@@ -148,7 +155,6 @@ def _change_defaults(constructor: Any, defaults: Mapping[str, Any]) -> None:
         construct(self, *args, **{**defaults, **given})
 
     constructor.__init__ = with_defaults
-    constructor.changed_defaults = {**getattr(constructor, "changed_defaults", {}), **defaults}
 
 
 _VIDEO_LEVEL_PLACES = ("video_level_models", "yt8m.classifiers")

@@ -309,6 +309,23 @@ def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(
         restored(tmp_path)
 
 
+def test_a_run_that_went_on_from_an_older_checkpoint_may_be_interrupted_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 4)
+    (data,) = tmp_path.glob("ckpt-4.data*")
+    data.write_bytes(data.read_bytes()[:10])
+    written = checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order")
+    assert written.restore(10).record == 3
+    written.save(3, Position(epoch=2, record=33, examples=133))  # by the clock, before step 4 comes again
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        assert restored(tmp_path) == Position(epoch=2, record=33, examples=133)
+    assert not caplog.text
+    assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == ["ckpt-2.index", "ckpt-3.index"]
+    assert sorted(path.name for path in (tmp_path / "data").glob("*.json")) == ["2.json", "3.json"]
+
+
 def test_another_order_starts_the_epoch_again_and_says_what_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

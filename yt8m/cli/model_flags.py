@@ -33,7 +33,7 @@ class ModelFlag:
 
 
 def known_model_flags() -> dict[str, ModelFlag]:
-    """Returns the flags that registered models name, by name. They stand beside the classes that they configure."""
+    """Returns the flags that registered models declare beside their classes, by name."""
     flags: dict[str, ModelFlag] = {}
     for entry in (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values()):
         for name, hyper_parameter in entry.flags.items():

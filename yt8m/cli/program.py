@@ -20,7 +20,7 @@ from yt8m.cli.startup import end_on_signals, keep_freed_memory, load_tensorflow
 from yt8m.config import OnBadRecord, check_not_negative, check_one_of, check_positive
 from yt8m.errors import UserError
 
-# Numbers that stand in no `RunConfig`, which would check them, or in none that eval.py and inference.py make.
+# Numbers that no `RunConfig` holds, which would check them, or none that eval.py and inference.py build.
 _POSITIVE = ("batch_size", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
 _NOT_NEGATIVE = ("num_gpu", "save_checkpoint_seconds", "top_n")
 

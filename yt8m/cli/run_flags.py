@@ -15,7 +15,7 @@ from yt8m.schema import DataSpec
 
 
 def define_run_flags(values: flags.FlagValues) -> None:
-    """Defines the flags that describe a run: all that can stand in its config.json."""
+    """Defines the flags that describe a run: all that its config.json can hold."""
     define_data_flags(values)
     define_model_flags(values)
     define_training_flags(values)
@@ -231,5 +231,5 @@ def _check_equal(what: str, given: Any, known: Any) -> None:
 
 
 def _given_model_flags(values: flags.FlagValues) -> dict[str, Any]:
-    """Collects the model flags that stand on the command line, explicit 0, False and "" included."""
+    """Collects the model flags that the command line gives, explicit 0, False and "" included."""
     return {name: values[name].value for name in known_model_flags() if values[name].present}

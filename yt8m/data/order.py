@@ -74,14 +74,15 @@ class Order:
             start: where to start.
 
         Returns:
-            Pairs of serialized records `(n,)` and the position after the batch, `(7,)` int64. `start` plus so many
-            examples is the number of the first record, from which its random key is made.
+            Pairs of serialized records `(n,)` and the position after the batch, `(7,)` int64. Its last number minus n
+            is how many examples of the run came before the batch: random keys are made from that.
         """
         end = _NO_END if num_epochs is None else max(num_epochs, start.epoch)
 
         @_as_written
         def with_position(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             records, places = batch
+            # The place after a batch is the place after its last record, in whichever window and epoch that is.
             examples = start.examples + number * batch_size + tf.size(records, tf.int64)
             return records, tf.concat([places[-1], [examples]], axis=0)
 
@@ -103,12 +104,14 @@ class Order:
             records, begins = blocks[0].flat_values, blocks[1]
             count = tf.size(records)
             order = permutation(keys_from_positions(epoch_key, number), count, "window")
+            # The whole window is shuffled as it was, and only then are the records that the run has had left out.
             used = tf.where(is_first & tf.equal(number, start.window), start.record, 0)
             place = tf.concat([[epoch], begins[0], [number]], axis=0)
             after = tf.range(used + 1, count + 1)[:, tf.newaxis]
             places = tf.concat([tf.repeat(place[tf.newaxis], count - used, axis=0), tf.cast(after, tf.int64)], axis=1)
             return tf.gather(records, order[used:]), places
 
+        # Blocks at the end of a shard are shorter: a window has so many blocks, and about so many records.
         windows = blocks.ragged_batch(blocks_per_window).enumerate(first_window).map(shuffled)
         return windows.filter(_as_written(lambda records, places: tf.size(records) > 0))
 
@@ -139,6 +142,7 @@ class Order:
                 number = tf.where(tf.equal(round_now, round_before), number + 1, 0)
                 return (round_now, number), (records, tf.stack([group, round_now, number]))
 
+            # Blocks of the first round that an earlier window has are read again and dropped: one per shard at most.
             nothing_yet = (tf.constant(-1, tf.int64), tf.constant(0, tf.int64))
             skipped = tf.where(is_cut, tf.constant(start.block, tf.int64), 0)
             return rounds.scan(nothing_yet, numbered).skip(skipped)

@@ -137,16 +137,16 @@ def _check_finite(measures: Measures, before: int, now: int, saved_at: int) -> N
 def stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of them; the second one of a kind does kill, as it would have."""
     received: list[int] = []
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remember(number: int, frame: Any) -> None:
         received.append(number)
-        signal.signal(number, old[signal.Signals(number)])
+        signal.signal(number, handlers[signal.Signals(number)])
 
-    for number in old:
+    for number in handlers:
         signal.signal(number, remember)
     try:
         yield received
     finally:
-        for number, handler in old.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

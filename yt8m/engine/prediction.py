@@ -15,7 +15,7 @@ def predict(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields for each batch, in the order of the input, ids `(B,)` bytes, classes `(B, k)` int32 and scores `(B, k)`.
 
-    The best class stands first.
+    The best class comes first.
     """
 
     @tf.function(input_signature=[batches.element_spec], autograph=False)

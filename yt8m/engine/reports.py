@@ -23,12 +23,12 @@ LOG = logging.getLogger("yt8m.summaries")
 _IN_THE_STARTERS_LINE = ("hit_at_one", "perr", "map", "gap", "loss")
 
 
-class Events:
-    """TensorBoard events in a directory. Their file is made with the first of them.
+class EventWriter:
+    """Writes TensorBoard events. The event file is created lazily, when the first event is written.
 
     Args:
-        directory: where they go.
-        enabled: whether this process writes any; one of several workers does.
+        directory: the directory of the event file; it is made if need be.
+        enabled: False makes every call do nothing: of several workers only the first one writes.
     """
 
     def __init__(self, directory: str, enabled: bool = True):
@@ -40,8 +40,8 @@ class Events:
         return tf.summary.create_file_writer(self._directory)
 
     @contextmanager
-    def at(self, step: int) -> Iterator[None]:
-        """What `tf.summary` is told inside of this block is an event of `step`.
+    def of_step(self, step: int) -> Iterator[None]:
+        """Makes what `tf.summary` writes inside of this block an event of `step`, and flushes it at the end.
 
         Raises:
             UserError: if it cannot be written.
@@ -70,7 +70,7 @@ class Events:
         Raises:
             UserError: if they cannot be written.
         """
-        with self.at(step):
+        with self.of_step(step):
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value)
 
@@ -87,12 +87,12 @@ class TrainingReport:
     """
 
     def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, run_examples: int, log: bool = True):
-        self._events = Events(train_dir, enabled=log)
+        self._events = EventWriter(train_dir, enabled=log)
         self._log = log
         self._total_examples = run_examples
-        self._seen = examples_seen
+        self._examples_seen = examples_seen
         self._moment = time.monotonic()
-        with self._events.at(0):
+        with self._events.of_step(0):
             tf.summary.text("config", f"```\n{config.to_json()}```")
 
     def restart_clock(self) -> None:
@@ -106,8 +106,8 @@ class TrainingReport:
             UserError: if its scalars cannot be written.
         """
         now = time.monotonic()
-        rate = (examples_seen - self._seen) / max(now - self._moment, 1e-9)
-        self._seen, self._moment = examples_seen, now
+        rate = (examples_seen - self._examples_seen) / max(now - self._moment, 1e-9)
+        self._examples_seen, self._moment = examples_seen, now
         if self._log:
             LOG.info("%s", training_line(step, rate, measures))
             _show_progress(examples_seen, self._total_examples, rate)
@@ -135,7 +135,7 @@ class EvaluationReport:
     """
 
     def __init__(self, directory: str):
-        self._events = Events(directory)
+        self._events = EventWriter(directory)
 
     def __call__(self, step: int, evaluation: Evaluation, num_classes: int) -> None:
         """Reports one evaluation: its log line first, one more for each further group of metrics, then its scalars.
@@ -164,7 +164,7 @@ class EvaluationReport:
         """
         from tensorboard.plugins.pr_curve import summary  # it is slow to import, and only eval.py comes here
 
-        with self._events.at(step):
+        with self._events.of_step(step):
             for index, curve in curves.items():
                 proto = summary.raw_data_pb(f"class/{index} {names.get(index, '')}".strip(), **curve)
                 tf.summary.experimental.write_raw_pb(proto.SerializeToString(), step=step)

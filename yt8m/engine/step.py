@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import POSITION, model_inputs
+from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each
 from yt8m.engine.weight_averages import WeightAverages, has_averages
@@ -159,8 +159,12 @@ class TrainStep:
         return tuple(dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True))
 
     def _replica_step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        # 1. This replica's rows, and how many rows all replicas have: a mean over the global batch divides by those, so
+        # that replicas with unequal shares, or none, weigh as much as their rows.
         rows = replica_rows(batch)
-        num_examples = all_replica_sum(tf.cast(tf.shape(rows["labels"])[0], tf.float32))
+        num_examples = all_replica_sum(tf.cast(tf.shape(rows[LABELS])[0], tf.float32))
+
+        # 2. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well.
         weights = [variable.value for variable in self._state.model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self._state.model(model_inputs(rows), training=True)
@@ -168,6 +172,8 @@ class TrainStep:
             reg_loss = self._regularization_loss()
             objective = label_loss + reg_loss
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, weights)]
+
+        # 3. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
         gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
         sums = {
             "label_loss": label_loss,
@@ -176,15 +182,19 @@ class TrainStep:
             "num_examples": num_examples,
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
+
+        # 4. The update, then the averages, which are of the weights after it.
         clipped = clip_each(gradients, self._clip_gradient_norm)
         self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
         if self._state.averages is not None:
             self._state.averages.update(self._state.model)
-        return sums, top_k_pairs(outputs["predictions"], rows["labels"], self._top_k)
+
+        # 5. What the log tells of these rows. In steps that nobody reports TensorFlow prunes it.
+        return sums, top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
         """The label loss of each video and whatever the model asks to add to it."""
-        label_losses = self._loss(rows["labels"], outputs, rows.get("label_weights"))
+        label_losses = self._loss(rows[LABELS], outputs, rows.get(LABEL_WEIGHTS))
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
 
     def _regularization_loss(self) -> tf.Tensor:

@@ -133,8 +133,8 @@ def _move(source: Path, target: Path) -> None:
             (source / name).rename(target / name)
         return
     _, different, missing = filecmp.cmpfiles(source, target, names, shallow=False)
-    for name in different + missing:
+    if different or missing:
         raise UserError(
-            f"--untar_model_dir={target} holds another run: its {name} is not that of --input_model_tgz. "
-            "Choose a new directory, or move that run away."
+            f"--untar_model_dir={target} holds another run: its {(different + missing)[0]} is not that of "
+            "--input_model_tgz. Choose a new directory, or move that run away."
         )

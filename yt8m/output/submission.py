@@ -69,7 +69,7 @@ class SubmissionWriter:
 
     def __init__(self, path: str, flag: str = "output_file"):
         self._file = AtomicFile(path, HEADER, flag)
-        self._seen: set[str] = set()
+        self._written_ids: set[str] = set()
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -98,10 +98,10 @@ class SubmissionWriter:
 
     def _check_new(self, names: list[str]) -> None:
         new = set(names)
-        if len(new) == len(names) and self._seen.isdisjoint(new):
-            self._seen |= new
+        if len(new) == len(names) and self._written_ids.isdisjoint(new):
+            self._written_ids |= new
             return
-        twice = next(name for i, name in enumerate(names) if name in self._seen or name in names[:i])
+        twice = next(name for i, name in enumerate(names) if name in self._written_ids or name in names[:i])
         raise UserError(
             f"Video {twice} occurs twice in the input; a submission has one row per video. "
             "Does --input_data_pattern match a shard twice, or a copy of one?"
@@ -179,15 +179,15 @@ def _lines(path: str, header: str) -> Iterator[tuple[str, str]]:
 
 
 def _rankings(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:
-    seen: set[int] = set()
+    ranked: set[int] = set()
     for where, row in rows:
         match = _RANKING_ROW.fullmatch(row)
         if match is None:
             raise UserError(f"{where}: {_fault_of_ranking(row)}")
         class_index, segments = int(match[1]), match[2].split()
-        if class_index in seen:
+        if class_index in ranked:
             raise UserError(f"{where}: class {class_index} has a row already; expected one row per class.")
-        seen.add(class_index)
+        ranked.add(class_index)
         if len(set(segments)) != len(segments):
             twice = Counter(segments).most_common(1)[0][0]
             raise UserError(f"{where}: class {class_index} has segment {twice} twice; a ranking has a segment once.")

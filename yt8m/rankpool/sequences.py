@@ -47,7 +47,7 @@ def _running_sum(frames: tf.Tensor) -> tf.Tensor:
     Each block of frames is summed on its own, then the totals of all earlier blocks are added.
     """
     batch, longest, size = tf.unstack(tf.shape(frames))
-    num_blocks = -(-longest // _FRAMES_PER_BLOCK)
+    num_blocks = (longest + _FRAMES_PER_BLOCK - 1) // _FRAMES_PER_BLOCK
     padded = tf.pad(frames, [[0, 0], [0, num_blocks * _FRAMES_PER_BLOCK - longest], [0, 0]])
     blocks = tf.reshape(padded, [batch, num_blocks, _FRAMES_PER_BLOCK, size])
     triangle = tf.linalg.band_part(tf.ones([_FRAMES_PER_BLOCK, _FRAMES_PER_BLOCK], frames.dtype), -1, 0)

@@ -27,6 +27,7 @@ from yt8m.runs.directory import (
     POSITIONS_DIRECTORY,
     SHARDS,
     all_checkpoints,
+    checkpoint_files,
     checkpoint_step,
     evaluation_directory,
     join,
@@ -170,7 +171,14 @@ class Checkpoints:
                 f"train_dir={self._train_dir}: checkpoint {step} cannot be written ({first_line(error)}). The one "
                 "before is whole. Make room or allow it, and resume."
             ) from error
+        self._delete_abandoned(step)
         self._delete_old_positions()
+
+    def _delete_abandoned(self, step: int) -> None:
+        """Deletes checkpoints of later steps: they could not be read, and the run went on from one before them."""
+        abandoned = [path for path in all_checkpoints(self._train_dir) if checkpoint_step(path) > step]
+        for path in (file for checkpoint in abandoned for file in checkpoint_files(checkpoint)):
+            tf.io.gfile.remove(path)
 
     def _delete_old_positions(self) -> None:
         kept = {f"{checkpoint_step(path)}.json" for path in all_checkpoints(self._train_dir)}

@@ -262,11 +262,11 @@ def evaluation_directory(train_dir: str) -> str:
 
 def new_checkpoints(train_dir: str, seconds_between_looks: float) -> Iterator[str]:
     """Yields each new checkpoint of a run once, the newest only, and sleeps while there is none."""
-    seen = None
+    last = None
     while True:
         newest = newest_checkpoint(train_dir)
-        if newest is not None and newest != seen:
-            seen = newest
+        if newest is not None and newest != last:
+            last = newest
             yield newest
         else:
             time.sleep(seconds_between_looks)

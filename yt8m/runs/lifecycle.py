@@ -68,7 +68,7 @@ def _check_nothing_in_the_way(train_dir: str) -> None:
 
 @contextmanager
 def new_run(train_dir: str, config: RunConfig) -> Iterator[None]:
-    """Puts a new run in the place of the one that lies there, if any.
+    """Replaces the run in a directory, if there is one, by a new one.
 
     If the block ends with a `UserError` or a signal before the first checkpoint, the new run is deleted too, and the
     directory if it was made here: there is nothing in it to resume or to look at.
