@@ -51,7 +51,7 @@ class FrameLevelLogisticModel(FrameLevelModel):
         check_at_least(0, l2_penalty=l2_penalty)
         super().__init__(spec, "LogisticModel", {"l2_penalty": l2_penalty}, **kwargs)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Averages `frames` `(B, T, D)` over time: `(B, D)`."""
         return masked_mean(frames, valid)
 
@@ -115,9 +115,9 @@ class DbofModel(SampledModel):
         self.hidden = NormalisedDense(hidden_size, add_batch_norm=add_batch_norm, dtype=self.dtype_policy)
         self.activate = choose(ACTIVATIONS, hidden_activation=hidden_activation or activation)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the hidden layer over their bag, `(B, hidden_size)`."""
-        frames = self.input_dropout(frames, key=key, training=training)
+        frames = self.input_dropout(frames, random_key=random_key, training=training)
         bag = self.bag(frames, valid, training=training)
         return self.activate(self.hidden(bag, training=training))
 
@@ -174,9 +174,9 @@ class SequencePoolModel(FrameLevelModel):
         self.takes_running_mean, self.takes_frame_sqrt = takes_running_mean, takes_frame_sqrt
         self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Projects `frames` `(B, T, D)`, pools them and scales the result to unit length: `(B, E)`."""
-        frames = self._projected(self.input_dropout(frames, key=key, training=training), valid, training)
+        frames = self._projected(self.input_dropout(frames, random_key=random_key, training=training), valid, training)
         # In float32: a regression on frames that differ by little is what mixed precision is not made for.
         pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
         return l2_normalise(signed_sqrt(pooled) if self.takes_pooled_sqrt else pooled)

@@ -69,9 +69,9 @@ class LogisticModel(keras.Model):
         """Creates the weights for vectors of `vector_shape` `(B, E)`."""
         self.dense.build(vector_shape)
 
-    def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
+    def call(self, vector: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
-        return outputs_from_logits(self.dense(self.dropout(vector, key=key, training=training)))
+        return outputs_from_logits(self.dense(self.dropout(vector, random_key=random_key, training=training)))
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the bias so that the zero vector is given the class prior `(C,)`."""
@@ -163,9 +163,9 @@ class MoeModel(keras.Model):
         if self.prob_gate is not None:
             self.prob_gate.build(vector_shape if self.prob_gate_takes_input else (vector_shape[0], self.num_classes))
 
-    def call(self, vector: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> Outputs:
+    def call(self, vector: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> Outputs:
         """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
-        vector = self.dropout(vector, key=key, training=training)
+        vector = self.dropout(vector, random_key=random_key, training=training)
         gated = vector if self.narrow_gates is None else self.narrow_gates(vector)
         gates = tf.reshape(self.gates(gated), (-1, self.num_mixtures + 1, self.num_classes))
         experts = tf.reshape(self.experts(vector), (-1, self.num_mixtures, self.num_classes))
@@ -217,7 +217,7 @@ class VideoLevelModel(keras.Model):
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Maps a batch of `(B, D)` features to predictions and logits `(B, C)`."""
         vector = l2_normalise(read_vectors(batch, self.spec))
-        return self.classifier(vector, key=batch.get(KEY), training=training)
+        return self.classifier(vector, random_key=batch.get(KEY), training=training)
 
     def frame_sampling(self, training: bool) -> None:
         """There are no frames to choose from."""

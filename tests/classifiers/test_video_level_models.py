@@ -105,11 +105,11 @@ def test_dropout_is_of_the_example_and_only_in_training(name: str) -> None:
     model.build((None, 5))
     randomise(model)
     plain = model(x)["logits"]
-    drawn = model(x, key=keys, training=True)["logits"]
+    drawn = model(x, random_key=keys, training=True)["logits"]
     assert not np.allclose(drawn, plain)
-    np.testing.assert_array_equal(model(x, key=keys)["logits"], plain)
-    np.testing.assert_allclose(model(x[1:], key=keys[1:], training=True)["logits"], drawn[1:], atol=1e-6)
-    assert not np.allclose(model(x, key=keys + 1, training=True)["logits"], drawn)
+    np.testing.assert_array_equal(model(x, random_key=keys)["logits"], plain)
+    np.testing.assert_allclose(model(x[1:], random_key=keys[1:], training=True)["logits"], drawn[1:], atol=1e-6)
+    assert not np.allclose(model(x, random_key=keys + 1, training=True)["logits"], drawn)
 
 
 @pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])

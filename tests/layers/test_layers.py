@@ -106,20 +106,20 @@ class TestDropout:
     KEYS = tf.range(50, dtype=tf.int64)
 
     def test_the_expectation_stays(self) -> None:
-        y = KeyedDropout(0.25, "a")(tf.ones((50, 400)), key=self.KEYS, training=True).numpy()
+        y = KeyedDropout(0.25, "a")(tf.ones((50, 400)), random_key=self.KEYS, training=True).numpy()
         assert set(np.unique(y)) == {0.0, np.float32(1.0 / 0.75)}
         assert abs(np.mean(y == 0.0) - 0.25) < 0.02  # 20,000 draws: standard deviation 0.003
 
     def test_draws_belong_to_the_example(self) -> None:
         layer, x = KeyedDropout(0.5, "a"), tf.ones((50, 20))
-        y = layer(x, key=self.KEYS, training=True).numpy()
-        np.testing.assert_array_equal(layer(x[:7], key=self.KEYS[40:47], training=True), y[40:47])
+        y = layer(x, random_key=self.KEYS, training=True).numpy()
+        np.testing.assert_array_equal(layer(x[:7], random_key=self.KEYS[40:47], training=True), y[40:47])
         assert not np.array_equal(y[0], y[1])
-        assert not np.array_equal(KeyedDropout(0.5, "b")(x, key=self.KEYS, training=True), y)
+        assert not np.array_equal(KeyedDropout(0.5, "b")(x, random_key=self.KEYS, training=True), y)
 
     def test_a_feature_goes_from_all_frames_of_a_video_or_from_none(self) -> None:
-        vectors = KeyedDropout(0.5, "a")(tf.ones((50, 8)), key=self.KEYS, training=True)
-        sequences = KeyedDropout(0.5, "a")(tf.ones((50, 3, 8)), key=self.KEYS, training=True)
+        vectors = KeyedDropout(0.5, "a")(tf.ones((50, 8)), random_key=self.KEYS, training=True)
+        sequences = KeyedDropout(0.5, "a")(tf.ones((50, 3, 8)), random_key=self.KEYS, training=True)
         np.testing.assert_array_equal(sequences, np.repeat(vectors[:, None, :], 3, axis=1))
 
     def test_nothing_is_dropped_at_evaluation_or_rate_zero(self) -> None:
@@ -365,7 +365,7 @@ class TestRecurrentStack:
         ((lower,), (upper,)), ((other,), _) = dropping(frames, valid, key, training=True), dropping(frames, valid)
         np.testing.assert_array_equal(lower, states[0][0])
         np.testing.assert_array_equal(other, lower)
-        recurrent, kept = layer.layers[1], dropping.dropouts[0](tf.ones((3, 3)), key=key, training=True)
+        recurrent, kept = layer.layers[1], dropping.dropouts[0](tf.ones((3, 3)), random_key=key, training=True)
         outputs = layer.layers[0](frames, mask=valid)[0] * kept[:, tf.newaxis]
         inputs = oracles.gru(outputs[0].numpy().astype(np.float64), *(weight.numpy() for weight in recurrent.weights))
         np.testing.assert_allclose(upper[0], inputs[-1], atol=1e-5)

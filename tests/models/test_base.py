@@ -23,13 +23,13 @@ class MeanModel(FrameLevelModel):
 
     pooling_loss, classifier_loss = 2.0, 3.0
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> Pooled:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> Pooled:
         return Pooled(masked_mean(frames, valid), losses={"pooling": tf.fill(tf.shape(valid)[:1], self.pooling_loss)})
 
     def classify(
-        self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool
+        self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> dict[str, Any]:
-        outputs = super().classify(vector, frames, valid, key, training)
+        outputs = super().classify(vector, frames, valid, random_key, training)
         losses = {"classifier": tf.fill(tf.shape(valid)[:1], self.classifier_loss)}
         return {**outputs, "frame_logits": tf.where(valid, frames[:, :, 0], 0.0), "losses": losses}
 
@@ -37,7 +37,7 @@ class MeanModel(FrameLevelModel):
 class PlainModel(FrameLevelModel):
     """Pools to the mean."""
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         return masked_mean(frames, valid)
 
 

@@ -47,7 +47,7 @@ class MeanAndMaxModel(FrameLevelModel):
         super().__init__(spec, **inherited)
         self.max_weight = max_weight
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` twice, to `(B, 2 D)`."""
         return tf.concat([masked_mean(frames, valid), self.max_weight * masked_max(frames, valid)], axis=-1)
 '''

@@ -52,15 +52,15 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         self.cluster_encoder.build((None, self.vlad.cluster_size, input_shape[-1]))
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
-        frames = self.frame_encoder(frames, valid, key=key, training=training)
+        frames = self.frame_encoder(frames, valid, random_key=random_key, training=training)
         clusters = math.sqrt(frames.shape[-1]) * self.vlad(frames, valid, training=training)
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         # All clusters of a video exist, or, if it has no frames, none: those would count in the moments of the batch.
         exists = tf.tile(has_frames, (1, self.vlad.cluster_size))
-        clusters = self.cluster_encoder(clusters, exists, key=key, training=training)
+        clusters = self.cluster_encoder(clusters, exists, random_key=random_key, training=training)
         return unit_descriptor(tf.where(has_frames[:, :, tf.newaxis], clusters, tf.zeros_like(clusters)))
 
 
@@ -115,18 +115,18 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         self.centres = self.add_weight(shape=(self.cluster_size, size), initializer=normal, name="centres")
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
-        shares = self.assign(frames, valid, key, training)
+        shares = self.assign(frames, valid, random_key, training)
         mass = tf.cast(cluster_mass(shares), frames.dtype)
         clusters = weighted_sums(shares, frames) - mass[:, :, tf.newaxis] * self.centres
         return unit_clusters(clusters)
 
-    def assign(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def assign(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
-        encoded = self.encoder(frames, valid, key=key, training=training)
-        attended = self.attention(encoded, valid, key=key, training=training)
+        encoded = self.encoder(frames, valid, random_key=random_key, training=training)
+        attended = self.attention(encoded, valid, random_key=random_key, training=training)
         hidden = self.hidden_norm(self.widening(attended), valid=valid, training=training)
         logits = self.narrowing(hidden)
         if self.similarity == "softmax":

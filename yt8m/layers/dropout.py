@@ -38,12 +38,12 @@ class KeyedDropout(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """There are no weights."""
 
-    def call(self, x: tf.Tensor, key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Drops features of `x` `(B, ..., E)` with the draws of `key` `(B,)` int64."""
+    def call(self, x: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
+        """Drops features of `x` `(B, ..., E)` with the draws of `random_key` `(B,)` int64."""
         if not training or self.rate == 0.0:
             return x
-        if key is None:
+        if random_key is None:
             raise ValueError("Dropout in training needs the examples' random keys, batch['key'].")
-        is_kept = uniform(key, tf.shape(x)[-1], self.salt) >= self.rate
+        is_kept = uniform(random_key, tf.shape(x)[-1], self.salt) >= self.rate
         is_kept = tf.reshape(is_kept, [tf.shape(x)[0], *[1] * (x.shape.rank - 2), tf.shape(x)[-1]])
         return tf.where(is_kept, x / tf.cast(1.0 - self.rate, x.dtype), tf.zeros_like(x))

@@ -47,23 +47,25 @@ class RecurrentStack(keras.layers.Layer):
             input_shape = (*input_shape[:-1], layer.units)
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> list[list[tf.Tensor]]:
         """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true; padding follows them.
 
-        `key` `(B,)` int64 decides what is dropped.
+        `random_key` `(B,)` int64 decides what is dropped.
 
         Returns:
             For each layer its states after the last frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
             a GRU. A video without frames leaves zeros.
         """
         frames, is_read = _at_least_one_frame(frames, valid)
-        key = None if key is None else tf.pad(key, [[0, tf.shape(frames)[0] - tf.shape(key)[0]]])
+        random_key = (
+            None if random_key is None else tf.pad(random_key, [[0, tf.shape(frames)[0] - tf.shape(random_key)[0]]])
+        )
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         states = []
         for depth, layer in enumerate(self.layers):
             if depth:
-                frames = self.dropouts[depth - 1](frames, key=key, training=training)
+                frames = self.dropouts[depth - 1](frames, random_key=random_key, training=training)
             frames, *last = layer(frames, mask=is_read)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         return states

@@ -118,13 +118,13 @@ class EncoderBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
         attended = self.attention(self.attention_norm(frames), valid, training=training)
-        frames += self.attention_dropout(attended, key=key, training=training)
+        frames += self.attention_dropout(attended, random_key=random_key, training=training)
         transformed = self.feedforward(self.feedforward_norm(frames))
-        return frames + self.feedforward_dropout(transformed, key=key, training=training)
+        return frames + self.feedforward_dropout(transformed, random_key=random_key, training=training)
 
 
 class NormalisedAttention(keras.layers.Layer):
@@ -157,11 +157,11 @@ class NormalisedAttention(keras.layers.Layer):
         self.norm.build(input_shape)
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
         attended = self.attention(frames, valid, training=training)
-        return self.norm(frames + self.dropout(attended, key=key, training=training))
+        return self.norm(frames + self.dropout(attended, random_key=random_key, training=training))
 
 
 class NormalisedBlock(keras.layers.Layer):
@@ -192,10 +192,10 @@ class NormalisedBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
-        attended = self.attention(frames, valid, key=key, training=training)
+        attended = self.attention(frames, valid, random_key=random_key, training=training)
         return self.norm(attended + self.feedforward(attended))
 
 
@@ -313,14 +313,14 @@ class TransformerEncoder(keras.layers.Layer):
                 layer.build(input_shape)
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, D)`, or `(B, model_size)`."""
         if self.entrance is not None:
             frames = self.entrance(frames)
         frames = self.positions(frames)
         for block in self.blocks:
-            frames = block(frames, valid, key=key, training=training)
+            frames = block(frames, valid, random_key=random_key, training=training)
         return self._pool(self.norm(frames), valid)
 
     def _pool(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

@@ -117,9 +117,9 @@ class TransformerModel(SampledModel):
         ]
         self.encoders = LayerList(self, "encoder", encoders)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the pooled outputs of all encoders, `(B, E)`."""
         frames = self.input_norm(frames, valid=valid, training=training)
         streams = zip(self.encoders, tf.split(frames, self.widths, axis=-1), strict=True)
-        pooled = [encoder(stream, valid, key=key, training=training) for encoder, stream in streams]
+        pooled = [encoder(stream, valid, random_key=random_key, training=training) for encoder, stream in streams]
         return tf.concat(pooled, axis=-1)

@@ -94,10 +94,12 @@ class SecondOrderVLADModel(KmiecModel):
 
         self.pool_each(make_pool, _SHARE)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:
+    def pool(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> tf.Tensor | Pooled:
         """Maps `frames` `(B, T, D)` to the hidden layer, `(B, hidden_size)`; the approximation error may be a loss."""
-        pooled = self.describe(frames, valid, key, training)
-        vector = self.fuse([descriptor for descriptor, _ in pooled], key, training)
+        pooled = self.describe(frames, valid, random_key, training)
+        vector = self.fuse([descriptor for descriptor, _ in pooled], random_key, training)
         if not self.approximation_penalty:
             return vector
         error = tf.add_n([error for _, error in pooled])
@@ -123,10 +125,12 @@ class AttentionVLADModel(KmiecModel):
         self.head_size = head_size
         self.attention_dropout = attention_dropout
 
-    def describe(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
+    def describe(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> list[tf.Tensor]:
         """Pools every feature of `frames` `(B, T, D)` with its own layer: `(B, K size)` each."""
-        streams = zip(self.pools, self.streams(frames, valid, key, training), strict=True)
-        return [pool(stream, valid, key=key, training=training) for pool, stream in streams]
+        streams = zip(self.pools, self.streams(frames, valid, random_key, training), strict=True)
+        return [pool(stream, valid, random_key=random_key, training=training) for pool, stream in streams]
 
 
 @FRAME_LEVEL_MODELS.register(aliases=("NetVladV1",))

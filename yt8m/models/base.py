@@ -96,13 +96,15 @@ class FrameLevelModel(keras.Model):
         """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if asked for."""
         return l2_normalise(frames) if self.unit_frames else frames
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:
+    def pool(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> tf.Tensor | Pooled:
         """Pools the frames of each video.
 
         Args:
             frames: `(B, T, D)` in the type that layers compute in, 0 where `valid` is false.
             valid: `(B, T)` bool, whether a frame exists.
-            key: `(B,)` int64, the examples' random keys; None where nothing is drawn.
+            random_key: `(B,)` int64, the examples' random keys; None where nothing is drawn.
             training: whether to drop features and to use the moments of the batch.
 
         Returns:
@@ -111,7 +113,7 @@ class FrameLevelModel(keras.Model):
         raise NotImplementedError
 
     def classify(
-        self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool
+        self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> dict[str, Any]:
         """Computes a model's outputs from what it pooled; by default those of the classifier.
 
@@ -119,14 +121,14 @@ class FrameLevelModel(keras.Model):
             vector: what `pool` returned, `(B, E)` float.
             frames: `(B, T, D)` float32, as `normalise` left them.
             valid: as of `pool`.
-            key: as of `pool`.
+            random_key: as of `pool`.
             training: as of `pool`.
 
         Returns:
             `predictions` and `logits` `(B, C)` float32. Optionally `losses`, as of `Pooled`, and outputs of the model's
             own, such as `branch_logits` `(B, M, C)`.
         """
-        return self.classifier(vector, key=key, training=training)
+        return self.classifier(vector, random_key=random_key, training=training)
 
     def build(self, batch_shape: Any = None) -> None:
         """Creates the weights by calling the model on a batch of one blank frame; shapes follow from the spec."""
@@ -139,13 +141,13 @@ class FrameLevelModel(keras.Model):
             What `classify` returns. In training `losses` has the terms of pooling and classification; at evaluation
             there is none.
         """
-        key = batch.get(KEY)
+        random_key = batch.get(KEY)
         frames, valid = read_frames(batch, self.spec)
         frames = self.normalise(frames, valid)
-        pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, key, training)
+        pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, random_key, training)
         if not isinstance(pooled, Pooled):
             pooled = Pooled(pooled)
-        outputs = self.classify(pooled.vector, frames, valid, key, training)
+        outputs = self.classify(pooled.vector, frames, valid, random_key, training)
         losses = {**pooled.losses, **outputs.pop("losses", {})}
         return outputs | {"losses": losses} if training and losses else outputs
 

@@ -116,26 +116,30 @@ class LateFusionModel(SampledModel):
             frames = self.reverse_whitening(frames, valid)
         return super().normalise(frames, valid)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor | Pooled:
+    def pool(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> tf.Tensor | Pooled:
         """Maps `frames` `(B, T, D)` to the hidden layer over the descriptors of all features, `(B, hidden_size)`."""
-        return self.fuse(self.describe(frames, valid, key, training), key, training)
+        return self.fuse(self.describe(frames, valid, random_key, training), random_key, training)
 
-    def describe(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[Any]:
+    def describe(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> list[Any]:
         """Pools every feature of `frames` `(B, T, D)` and returns the outputs of the pooling layers, `(B, E)` each."""
-        streams = zip(self.pools, self.streams(frames, valid, key, training), strict=True)
+        streams = zip(self.pools, self.streams(frames, valid, random_key, training), strict=True)
         return [pool(stream, valid, training=training) for pool, stream in streams]
 
-    def streams(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
+    def streams(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> list[tf.Tensor]:
         """Normalises `frames` `(B, T, D)` and splits them into their features, `(B, T, size)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
-        frames = self.input_dropout(frames, key=key, training=training)
+        frames = self.input_dropout(frames, random_key=random_key, training=training)
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
-    def fuse(self, descriptors: list[tf.Tensor], key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def fuse(self, descriptors: list[tf.Tensor], random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Concatenates descriptors `(B, E)` and maps them to the hidden layer, `(B, hidden_size)`."""
         descriptor = tf.cast(tf.concat(descriptors, axis=-1), self.compute_dtype)
-        descriptor = self.dropout(descriptor, key=key, training=training)
+        descriptor = self.dropout(descriptor, random_key=random_key, training=training)
         if self.reduction is not None:
             descriptor = self.reduction(descriptor)
         hidden = self.hidden(descriptor, training=training)

@@ -76,12 +76,12 @@ class NeXtVLADTrunk(keras.layers.Layer):
         self.gate.build((None, self.hidden_size))
 
     def call(
-        self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None = None, training: bool = False
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, hidden_size)`."""
         streams = zip(self.pools, tf.split(frames, self.spec.feature_sizes, axis=-1), strict=True)
         descriptor = tf.concat([pool(stream, valid, training=training) for pool, stream in streams], axis=-1)
-        descriptor = self.dropout(descriptor, key=key, training=training)
+        descriptor = self.dropout(descriptor, random_key=random_key, training=training)
         return self.gate(self.hidden(descriptor, training=training), training=training)
 
 
@@ -155,9 +155,9 @@ class NeXtVLADModel(NeXtVLADBase):
         super().__init__(spec, **inherited)
         self.trunk = self.make_trunk(salt="descriptor")
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the gated hidden layer over the descriptors, `(B, hidden_size)`."""
-        return self.trunk(frames, valid, key=key, training=training)
+        return self.trunk(frames, valid, random_key=random_key, training=training)
 
 
 @FRAME_LEVEL_MODELS.register(defaults={"cluster_size": 112, "gating_ratio": 16}, loss="BranchCrossEntropyLoss")
@@ -209,16 +209,20 @@ class MixNeXtVLADModel(NeXtVLADBase):
         self.blend_norm = MaskedBatchNormalization(dtype="float32")
         self.blend_gate = keras.layers.Dense(num_branches, dtype="float32")
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[tf.Tensor]:
+    def pool(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> list[tf.Tensor]:
         """Pools `frames` `(B, T, D)` once per branch: `(B, hidden_size)` each."""
-        return [trunk(frames, valid, key=key, training=training) for trunk in self.trunks]
+        return [trunk(frames, valid, random_key=random_key, training=training) for trunk in self.trunks]
 
     def classify(
-        self, vector: list[tf.Tensor], frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool
+        self, vector: list[tf.Tensor], frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> dict[str, Any]:
         """Classifies the vectors `(B, E)` of all branches and blends their logits; `branch_logits` are `(B, M, C)`."""
         branches = zip(self.classifiers, vector, strict=True)
-        branch_logits = tf.stack([own(part, key=key, training=training)["logits"] for own, part in branches], axis=1)
+        branch_logits = tf.stack(
+            [own(part, random_key=random_key, training=training)["logits"] for own, part in branches], axis=1
+        )
         gate = self.blend_gate(self.blend_norm(masked_mean(frames, valid), training=training))
         logits = tf.reduce_sum(tf.nn.softmax(gate)[:, :, tf.newaxis] * branch_logits, axis=1)
         outputs = {"predictions": tf.sigmoid(logits), "logits": logits, "branch_logits": branch_logits}

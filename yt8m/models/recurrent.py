@@ -65,14 +65,16 @@ class RecurrentModel(FrameLevelModel):
         """All frames in order or, for a random sequence, draws in training and all frames shuffled at evaluation."""
         return self.training_sampling if training else self.evaluation_sampling
 
-    def read(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> list[list[tf.Tensor]]:
+    def read(
+        self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
+    ) -> list[list[tf.Tensor]]:
         """Reads `frames` `(B, T, D)` and returns the last states of every layer, `(B, units)` each."""
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
-        frames = self.input_dropout(frames, key=key, training=training)
+        frames = self.input_dropout(frames, random_key=random_key, training=training)
         if self.backward:
             frames = reverse_frames(frames, valid)
-        return self.stack(frames, valid, key=key, training=training)
+        return self.stack(frames, valid, random_key=random_key, training=training)
 
 
 @FRAME_LEVEL_MODELS.register(
@@ -112,9 +114,9 @@ class LstmModel(RecurrentModel):
         super().__init__(spec, "lstm", lstm_cells, lstm_layers, **inherited)
         self.summarise = choose(LSTM_STATES, state=state)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Reads `frames` `(B, T, D)` and returns the chosen part of the last states, `(B, E)`."""
-        return self.summarise(self.read(frames, valid, key, training))
+        return self.summarise(self.read(frames, valid, random_key, training))
 
 
 def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
@@ -162,6 +164,6 @@ class GruModel(RecurrentModel):
         check_at_least(1, gru_cells=gru_cells, gru_layers=gru_layers)
         super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
 
-    def pool(self, frames: tf.Tensor, valid: tf.Tensor, key: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Reads `frames` `(B, T, D)` and returns the last outputs of all layers, `(B, gru_layers * gru_cells)`."""
-        return tf.concat([h for (h,) in self.read(frames, valid, key, training)], axis=-1)
+        return tf.concat([h for (h,) in self.read(frames, valid, random_key, training)], axis=-1)
