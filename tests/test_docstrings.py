@@ -1,0 +1,189 @@
+"""What every docstring of the product has to say, as far as a program can tell. Only the source text is read."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tools.rooms import ROOT, product_files
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_SHAPE = r"(?:`\([^`]*\)`|\bany shape\b|\bscalar\b|\bshape of\b)"
+_TENSOR = re.compile(r"(?:list\[)?(?:tf\.Tensor|np\.ndarray)\]?(?: \| None)?")
+_ENTRIES = re.compile(r"^(?:Args|Attributes):\n((?:(?: .*)?\n)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", re.MULTILINE)
+_NOT_FOR_USERS = re.compile(r"_(?!_init__|_post_init__)")
+_ERRORS = ("UserError", "ArgumentError", "ValueError")
+_CHECKS = re.compile(r"check_\w+|choose")  # of yt8m/arguments.py
+# Words that by themselves explain nothing.
+_EMPTY_WORDS = set(
+    "a all an and any are as at by each every for from given has here how i if in is it its many much of on one or own "
+    "see some such that the them there these they this those to used was what where whether which with".split()
+)
+
+
+@dataclass(frozen=True)
+class Documented:
+    """A public function, method or class, and the class that a method belongs to."""
+
+    place: str
+    node: Function | ast.ClassDef
+    owner: ast.ClassDef | None = None
+
+    @property
+    def text(self) -> str:
+        return ast.get_docstring(self.node) or ""
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """The descriptions of arguments and attributes, by name."""
+        sections = _ENTRIES.findall(self.text + "\n")
+        return dict(entry for section in sections for entry in _ENTRY.findall(section))
+
+
+def documented(path: Path, root: Path = ROOT) -> Iterator[Documented]:
+    """Yields what is public in a file, from the outside in."""
+
+    def walk(body: list[ast.stmt], owner: ast.ClassDef | None) -> Iterator[Documented]:
+        for node in body:
+            if isinstance(node, (*Function.__args__, ast.ClassDef)) and not node.name.startswith("_"):
+                name = f"{owner.name}.{node.name}" if owner else node.name
+                yield Documented(f"{path.relative_to(root)}:{node.lineno} {name}", node, owner)
+                if isinstance(node, ast.ClassDef):
+                    yield from walk(node.body, node)
+
+    return walk(ast.parse(path.read_text()).body, None)
+
+
+@cache
+def product() -> tuple[Documented, ...]:
+    return tuple(item for path in product_files() for item in documented(path))
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    return {item.node.name: item.node for item in product() if isinstance(item.node, ast.ClassDef)}
+
+
+def method(owner: ast.ClassDef, name: str) -> Function | None:
+    return next((node for node in owner.body if isinstance(node, Function.__args__) and node.name == name), None)
+
+
+def overridden(item: Documented) -> Iterator[Documented]:
+    """Yields the methods of the product that a method replaces, the nearest class first."""
+    above = [classes().get(ast.unparse(base)) for base in (item.owner.bases if item.owner else ())]
+    for owner in filter(None, above):
+        node = method(owner, item.node.name)
+        yield from () if node is None else [Documented(item.place, node, owner)]
+        yield from overridden(Documented(item.place, item.node, owner))
+
+
+def parameters(function: Function) -> list[ast.arg]:
+    arguments = function.args
+    passed_on = [arguments.kwarg] if arguments.kwarg and arguments.kwarg.arg == "inherited" else []
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *passed_on]
+    return [argument for argument in named if argument.arg not in ("self", "cls")]
+
+
+def own_nodes(function: Function) -> Iterator[ast.AST]:
+    """Yields what a function does itself, not what the functions inside it do when they are called."""
+    left: list[ast.AST] = list(function.body)
+    while left:
+        node = left.pop()
+        yield node
+        if not isinstance(node, (*Function.__args__, ast.Lambda)):
+            left += ast.iter_child_nodes(node)
+
+
+def no_docstring(item: Documented) -> list[str]:
+    return [] if item.text else ["has no docstring"]
+
+
+def tensors_without_shape(item: Documented) -> list[str]:
+    """A shape is in the argument's entry, or follows its name in the text: `frames` `(B, T, D)`."""
+    if isinstance(item.node, ast.ClassDef):
+        constructor = method(item.node, "__init__")
+        tensors = parameters(constructor) if constructor else []
+    else:
+        tensors = parameters(item.node)
+    sources = [item, *overridden(item)]
+
+    def has_shape(name: str) -> bool:
+        inline = re.compile(rf"\b{name}`?\s{_SHAPE}")
+        return any(re.search(_SHAPE, source.entries.get(name, "")) or inline.search(source.text) for source in sources)
+
+    tensors = [tensor for tensor in tensors if tensor.annotation and _TENSOR.fullmatch(ast.unparse(tensor.annotation))]
+    return [f"does not say the shape of {tensor.arg}" for tensor in tensors if not has_shape(tensor.arg)]
+
+
+def results_without_shape(item: Documented) -> list[str]:
+    """A function that returns a tensor shows a shape after its first verb, or in `Returns`."""
+    if isinstance(item.node, ast.ClassDef) or item.node.returns is None:
+        return []
+    is_tensor = _TENSOR.fullmatch(ast.unparse(item.node.returns))
+    return ["does not say the shape of its result"] if is_tensor and not re.search(_SHAPE, item.text) else []
+
+
+def raises_unsaid(item: Documented) -> list[str]:
+    function: Function | None
+    if isinstance(item.node, ast.ClassDef):
+        function = method(item.node, "__init__") or method(item.node, "__post_init__")
+    else:
+        function = item.node
+    if function is None or "Raises:" in item.text or "Raises " in item.text:
+        return []
+    for node in own_nodes(function):
+        raised = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(raised, ast.Call) and ast.unparse(raised.func) in _ERRORS:
+            return [f"raises {ast.unparse(raised.func)} and does not say so"]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and _CHECKS.fullmatch(node.func.id):
+            return [f"calls {node.func.id} and does not say what it raises"]
+    return []
+
+
+def arguments_without_entry(item: Documented) -> list[str]:
+    if isinstance(item.node, ast.ClassDef):
+        constructor = method(item.node, "__init__")
+        names = {argument.arg for argument in parameters(constructor)} if constructor else set()
+        is_data = any(
+            re.search("dataclass|NamedTuple", ast.unparse(x)) for x in item.node.decorator_list + item.node.bases
+        )
+        fields = [node.target for node in item.node.body if isinstance(node, ast.AnnAssign)] if is_data else []
+        names |= {field.id for field in fields if isinstance(field, ast.Name) and not field.id.startswith("_")}
+    elif "\nArgs:" not in item.text:
+        return []
+    else:
+        names = {argument.arg for argument in parameters(item.node)}
+    return [f"has no entry for {name}" for name in sorted(names - item.entries.keys())]
+
+
+def empty_entries(item: Documented) -> list[str]:
+    def words(text: str) -> set[str]:
+        return {word.removesuffix("s") for word in re.findall("[a-z]+", text.lower().replace("_", " "))}
+
+    empty = {word.removesuffix("s") for word in _EMPTY_WORDS}
+    entries = item.entries.items()
+    return [
+        f"{name}: {text.strip()!r} explains nothing" for name, text in entries if not words(text) - words(name) - empty
+    ]
+
+
+RULES: tuple[Callable[[Documented], list[str]], ...] = (
+    no_docstring,
+    tensors_without_shape,
+    results_without_shape,
+    raises_unsaid,
+    arguments_without_entry,
+    empty_entries,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_docstring_of_the_product(rule: Callable[[Documented], list[str]]) -> None:
+    faults = [f"{item.place} {fault}" for item in product() for fault in rule(item)]
+    assert not faults, "\n" + "\n".join(faults)
