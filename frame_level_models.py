@@ -1,7 +1,7 @@
 """The registered models over frames: the simple ones here, the others one family per file in `yt8m/models/`.
 
 FrameLevelLogisticModel, DbofModel                          here: those of google/youtube-8m
-RankPoolModel, AveragePoolModel, MaxPoolModel               here: rank pooling and what it is compared with
+RankPoolModel, AveragePoolModel, MaxPoolModel               here: rank pooling and its baselines
 LstmModel, GruModel                                         yt8m/models/recurrent.py
 SoftDbofModelLF, GatedDbofModelLF, DbofModelLF              yt8m/models/bags.py
 NetVLADModelLF, NetFVModelLF, NonLocalVLADModel             yt8m/models/vlad.py
@@ -38,11 +38,11 @@ class FrameLevelLogisticModel(FrameLevelModel):
         p = sigmoid(mean_t(x_t) W + b)
 
     Args:
-        spec: what the records hold.
-        l2_penalty: lambda in lambda / 2 * sum w^2 over W.
+        spec: the features' names and sizes, and the number of classes.
+        l2_penalty: lambda in the penalty lambda / 2 * sum of W^2.
 
     Raises:
-        UserError: if the penalty is below 0.
+        UserError: if `l2_penalty` is below 0.
 
     Source: google/youtube-8m, FrameLevelLogisticModel.
     """
@@ -52,7 +52,7 @@ class FrameLevelLogisticModel(FrameLevelModel):
         super().__init__(spec, "LogisticModel", {"l2_penalty": l2_penalty}, **kwargs)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Averages `frames` `(B, T, D)` over time: `(B, D)`."""
+        """Averages the real frames of `frames` `(B, T, D)` over time to `(B, D)`."""
         return masked_mean(frames, valid)
 
 
@@ -68,28 +68,28 @@ class FrameLevelLogisticModel(FrameLevelModel):
     },
 )
 class DbofModel(SampledModel):
-    """Deep bag of frames: project every frame, pool over time, project again, classify.
+    """Deep bag of frames (DBoF): project every frame, pool over time, project again, classify.
 
         h = g(BN(pool_t f(BN(BN(x_t) W)) H)),   p = classifier(h)
 
-    It is trained on a few random frames per video and evaluated on all of them.
+    The model is trained on 30 random frames per video by default and evaluated on all frames.
 
     Args:
-        spec: what the records hold.
-        add_batch_norm: whether to normalise the input and both projections; if not, the projections have biases.
-        cluster_size: the width of the first projection, W.
-        hidden_size: the width of the second projection, H.
-        pooling_method: `max` or `average` over frames.
+        spec: the features' names and sizes, and the number of classes.
+        add_batch_norm: whether to batch-normalise frames and both projections; if not, the projections have biases.
+        cluster_size: the width of the first projection, x W.
+        hidden_size: the width of h.
+        pooling_method: `max` or `average` over the frames.
         activation: f, `sigmoid` or `relu6`.
-        hidden_activation: g, one of the same; None for f.
-        input_dropout: the share of their features to drop in training.
-        inherited: see SampledModel.
+        hidden_activation: g, `sigmoid` or `relu6`; None for g = f.
+        input_dropout: the dropout rate of the frames' features, in [0, 1).
+        inherited: further keyword arguments, those of SampledModel.
 
     Raises:
-        UserError: if a name is not known or a number out of range.
+        UserError: if a name is none of those listed, a size is below 1, or `input_dropout` is outside [0, 1).
 
-    Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel. Unlike the latter it draws no frames
-    at evaluation.
+    Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel, which samples frames at evaluation
+    too.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DbofModel(SampledModel):
         self.activate = choose(ACTIVATIONS, hidden_activation=hidden_activation or activation)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to the hidden layer over their bag, `(B, hidden_size)`."""
+        """Maps `frames` `(B, T, D)` to h `(B, hidden_size)`."""
         frames = self.input_dropout(frames, random_key=random_key, training=training)
         bag = self.bag(frames, valid, training=training)
         return self.activate(self.hidden(bag, training=training))
@@ -124,28 +124,28 @@ class DbofModel(SampledModel):
 
 @hyper_parameters(defaults={"unit_frames": False})
 class SequencePoolModel(FrameLevelModel):
-    """What these models share: all that comes before and after the pooling.
+    """Base class of the rank, average and max pooling models: the steps before and after the pooling.
 
         x' = f(BN(BN(x) W)),   z_t = L2(sqrt(mean_(i <= t) x'_i)),   p = classifier(L2(sqrt(pool(z))))
 
-    where every step but the last L2 is optional, and sqrt keeps the sign. Frames come as they were stored, not of unit
-    length: what is scaled to unit length is what is pooled.
+    where sqrt is the signed square root sign(v) sqrt|v|, and every step but the last L2 is optional. The frames x are
+    not scaled to unit length by default.
 
     Args:
-        spec: what the records hold.
-        add_batch_norm: whether to normalise frames and projection; if not, the projection has a bias.
-        input_dropout: the share of features of a frame to drop in training.
-        projection_size: the width of W, which is trained through the pooling; 0 for no projection.
-        projection_activation: f, after the projection: `relu`, `relu6`, `sigmoid` or `linear`.
-        takes_running_mean: pools the running means of the frames, not the frames.
-        takes_frame_sqrt: of every feature, after the running mean.
-        takes_unit_length: divides every frame by its norm, just before pooling.
-        takes_pooled_sqrt: of every feature of the pooled vector, before its length is made 1.
-        unit_frames: whether frames as they were stored are scaled to unit length.
-        inherited: see FrameLevelModel.
+        spec: the features' names and sizes, and the number of classes.
+        add_batch_norm: whether to batch-normalise frames and projection; if not, the projection has a bias.
+        input_dropout: the dropout rate of the frames' features, in [0, 1).
+        projection_size: the width of x W, which is trained through the pooling; 0 for no projection.
+        projection_activation: f: `relu`, `relu6`, `sigmoid` or `linear`.
+        takes_running_mean: whether to replace frame t by the mean of frames 1 to t.
+        takes_frame_sqrt: whether to take the signed square root of every feature after the running mean.
+        takes_unit_length: whether to divide z_t by its norm.
+        takes_pooled_sqrt: whether to take the signed square root of every feature of the pooled vector.
+        unit_frames: whether the stored frames x are scaled to unit length first.
+        inherited: further keyword arguments, those of FrameLevelModel.
 
     Raises:
-        UserError: if there is no such activation or a number is out of range.
+        UserError: if another activation is given, `projection_size` is below 0, or `input_dropout` is outside [0, 1).
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class SequencePoolModel(FrameLevelModel):
         self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Projects `frames` `(B, T, D)`, pools them and scales the result to unit length: `(B, E)`."""
+        """Maps `frames` `(B, T, D)` to L2(sqrt(pool(z))), `(B, E)`."""
         frames = self._projected(self.input_dropout(frames, random_key=random_key, training=training), valid, training)
-        # In float32: a regression on frames that differ by little is what mixed precision is not made for.
+        # In float32: the regression depends on small differences between frames, which float16 would round away.
         pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
         return l2_normalise(signed_sqrt(pooled) if self.takes_pooled_sqrt else pooled)
 
@@ -189,11 +189,14 @@ class SequencePoolModel(FrameLevelModel):
         return self.activate(self.projection(frames, valid=valid, training=training))
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Turns `frames` `(B, T, D)` float32 that exist where `valid` `(B, T)` is true into `(B, E)` float32."""
+        """Computes pool(z), `(B, E)` float32, of the projected `frames` x' `(B, T, D)` float32.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         raise NotImplementedError
 
     def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Prepares `frames` `(B, T, D)` as `RankPooling` does before it pools."""
+        """Returns z of the projected `frames` x', `(B, T, D)` each, as `RankPooling` computes it."""
         if self.takes_running_mean:
             frames = running_mean(frames, _num_frames(valid))
         if self.takes_frame_sqrt:
@@ -203,25 +206,26 @@ class SequencePoolModel(FrameLevelModel):
 
 @FRAME_LEVEL_MODELS.register(defaults={"takes_running_mean": True})
 class RankPoolModel(SequencePoolModel):
-    """Rank pooling: the weights of the linear machine that orders the frames are classified.
+    """Rank pooling: the classifier reads the weights u of a linear regression of time t on the frames z_t.
 
         u = argmin_u |u|^2 / 2 + c / 2 sum_t max(0, |t - u.z_t| - epsilon)^2,   p = classifier(L2(sqrt(u)))
 
-    over the projected, averaged and normalised frames z_t of `SequencePoolModel`; for two directions of time the two u
-    side by side. The projection is trained through the regression.
+    with z of `SequencePoolModel`; for both directions of time the two u are concatenated. The projection is trained
+    through the regression.
 
     Args:
-        spec: what the records hold.
-        c: the weight of the order against the norm of u; where it is learned, its initial value.
-        epsilon: half the width of the tube in which a frame costs nothing.
-        learns_c: whether c is trained.
+        spec: the features' names and sizes, and the number of classes.
+        c: the weight of the regression loss against the norm of u; with `learns_c`, its initial value.
+        epsilon: the half width of the epsilon-insensitive tube: smaller errors |t - u.z_t| cost nothing.
+        learns_c: whether log(c) is trained.
         method: `rank_pool`, or `approximate` for fixed weights of the frames (Bilen et al. 2016).
-        gradient: through the regression: `exact`, or `diagonal`, the paper's approximation.
-        direction: `forward`, `reverse` or `both`.
-        inherited: see SequencePoolModel.
+        gradient: the gradient of u: `exact`; `diagonal`, the paper's approximation; or `sherman_morrison`, the paper's
+            algorithm for the exact one.
+        direction: of time: `forward`, `reverse` or `both`.
+        inherited: further keyword arguments, those of SequencePoolModel.
 
     Raises:
-        UserError: if a choice is not known or a number out of range.
+        UserError: if a name is none of those listed, `c` is not above 0, or `epsilon` is below 0.
 
     Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling"; running mean and both
     directions as in Fernando et al. 2015; square root and length as in Perronnin et al. 2010.
@@ -253,43 +257,46 @@ class RankPoolModel(SequencePoolModel):
         )
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to u; what comes before it is in its layer, as the reverse direction repeats it."""
+        """Maps the projected `frames` x' `(B, T, D)` to u, `(B, D)`, or `(B, 2 D)` for both directions."""
+        # RankPooling computes z itself, because the running means of the reversed frames are different ones.
         return self.rank_pooling(frames, _num_frames(valid))
 
 
 @FRAME_LEVEL_MODELS.register()
 class AveragePoolModel(SequencePoolModel):
-    """The average of the frames, with all that `RankPoolModel` has around the pooling.
+    """Average pooling, with the same steps before and after the pooling as `RankPoolModel`.
 
         p = classifier(L2(sqrt(mean_t z_t)))
 
     Args:
-        spec: what the records hold.
-        inherited: see SequencePoolModel; with takes_running_mean early frames weigh more.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of SequencePoolModel. With `takes_running_mean` early frames get
+            larger weights.
 
     Source: the baseline of Fernando & Gould 2016, table 1.
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Averages `frames` `(B, T, D)` over time: `(B, D)`."""
+        """Averages z of the projected `frames` x' `(B, T, D)` over time to `(B, D)`."""
         return masked_mean(self._prepared(frames, valid), valid)
 
 
 @FRAME_LEVEL_MODELS.register()
 class MaxPoolModel(SequencePoolModel):
-    """The largest value of every feature, with all that `RankPoolModel` has around the pooling.
+    """Max pooling, with the same steps before and after the pooling as `RankPoolModel`.
 
         p = classifier(L2(sqrt(max_t z_t)))
 
     Args:
-        spec: what the records hold.
-        inherited: see SequencePoolModel; with takes_running_mean the maximum depends on the order.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of SequencePoolModel. With `takes_running_mean` the maximum depends
+            on the order of the frames.
 
     Source: the baseline of Fernando & Gould 2016, table 1.
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Takes the largest value over time of every feature of `frames` `(B, T, D)`: `(B, D)`."""
+        """Takes the maximum over time of z of the projected `frames` x' `(B, T, D)`: `(B, D)`."""
         return masked_max(self._prepared(frames, valid), valid)
 
 

@@ -22,18 +22,18 @@ def cross_entropy_loss(
 
         loss[b] = - sum_c w[b, c] * (y[b, c] log p[b, c] + (1 - y[b, c]) log (1 - p[b, c]))
 
-    From logits where the model offers them: exact at any confidence. From predictions they are kept 1e-7 away from 0
-    and 1.
+    Computed from logits if the model returns them, which is exact for every p; otherwise from predictions p clipped to
+    [1e-7, 1 - 1e-7].
 
     Args:
         labels: `(B, C)` bool, y.
-        outputs: `logits` or `predictions` `(B, C)` float.
+        outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float.
         label_weights: `(B, C)` float, w; 1 if None.
 
     Returns:
         `(B,)` float32, in nats.
 
-    Source: google/youtube-8m, CrossEntropyLoss: the same scale, without its epsilon.
+    Source: google/youtube-8m, CrossEntropyLoss, on the same scale but without the epsilon in its logarithms.
     """
     return sum_over_classes(class_cross_entropies(labels, outputs), label_weights)
 
@@ -46,17 +46,18 @@ def hinge_loss(
 
         loss[b] = sum_c w[b, c] * max(0, margin - s[b, c] * p[b, c]),   s = 1 for a label, else -1
 
+    p is a probability, not a logit, so a class that is not a label costs at least the margin.
+
     Args:
-        labels: `(B, C)` bool.
-        outputs: `predictions` `(B, C)` float, p.
+        labels: `(B, C)` bool, from which s is computed.
+        outputs: the model's outputs: `predictions` `(B, C)` float, p.
         label_weights: `(B, C)` float, w; 1 if None.
-        margin: the distance from 0 at which a prediction costs nothing.
+        margin: the value of s * p from which on the loss of a class is 0.
 
     Returns:
         `(B,)` float32.
 
-    Source: google/youtube-8m, HingeLoss: of the probabilities, so that a class that is not a label costs at least the
-    margin.
+    Source: google/youtube-8m, HingeLoss.
     """
     sign = tf.where(labels, 1.0, -1.0)
     terms = tf.nn.relu(margin - sign * tf.cast(outputs["predictions"], tf.float32))

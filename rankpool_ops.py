@@ -1,6 +1,7 @@
-"""Rank pooling: a sequence of frames becomes the parameters of a linear machine that puts them in order.
+"""Rank pooling: a sequence of frames is represented by the weights of a linear regression of time on its frames.
 
-The public door of `yt8m/rankpool/`. docs/rank-pooling.md has the problem, the algorithm, the gradient and their limits.
+The public interface of `yt8m/rankpool/`. docs/rank-pooling.md describes the problem, the algorithm, the gradient and
+their limits.
 """
 
 import math
@@ -48,12 +49,12 @@ _LARGEST_SCALE_IN_FLOAT32 = 1e3
 
 
 class RankPoolInfo(NamedTuple):
-    """What the solver reports per sequence.
+    """The solver's report on each sequence.
 
     Attributes:
-        iterations: `(B,)` int32, linear systems solved.
-        converged: `(B,)` bool: the descriptor is the exact optimum, up to rounding. False for NaN.
-        duality_gap: `(B,)` float64, primal minus dual objective: half of |u - optimum|^2 is never larger. NaN for NaN.
+        iterations: `(B,)` int32, the number of linear systems solved.
+        converged: `(B,)` bool, whether the descriptor u is the exact optimum, up to rounding; False where u is NaN.
+        duality_gap: `(B,)` float64, primal minus dual objective, an upper bound of |u - optimum|^2 / 2; NaN where u is.
     """
 
     iterations: tf.Tensor
@@ -72,39 +73,39 @@ def rank_pool(
     internal_dtype: InternalDtype = "auto",
     return_info: bool = False,
 ) -> Any:
-    """Pools each sequence into the weights of the linear regression of time on its frames.
+    """Pools each sequence into the weights u of an epsilon-insensitive linear regression of time on its frames.
 
         u = argmin  |u|^2 / 2 + c / 2 * sum over t <= N of max(0, |y_t - u.v_t| - epsilon)^2,     y_t = t, no bias
 
-    Exact, forward and backward, for a few T x T factorisations: memory is O(B T^2 + B T D). The constant is c / 2:
-    liblinear's and scikit-learn's C is half of this c.
+    for the N real frames v_t. The solution and its gradient are exact, at the cost of a few T x T factorisations and
+    O(B T^2 + B T D) memory. The C of liblinear and scikit-learn is c / 2.
 
-    Padding changes nothing, whatever it holds, and gets a gradient of exactly 0. A sequence without frames gives 0. One
-    that cannot be pooled gives NaN, and a NaN gradient for its frames, without an effect on others: a frame or target
-    that is not finite, c <= 0, epsilon < 0, or numbers so large that rounding leaves nothing (c |v|^2 beyond about 1e15
-    inside float64).
+    Padding has no influence, whatever its values, and gets a gradient of exactly 0. A sequence without frames gives 0.
+    A sequence gives NaN, and a NaN gradient of its frames, if a frame or target is not finite, c <= 0, epsilon < 0, or
+    c |v|^2 is so large that the solution is lost to rounding (about 1e15 in float64); other sequences are unaffected.
 
     Args:
-        frames: `(B, T, D)` float; float16 and bfloat16 are computed in float32.
-        num_frames: `(B,)` int, or None where all T frames count.
-        c: weight of the ordering against the norm of u: a positive number, or a `()` or `(B,)` tensor.
-        epsilon: half the width of the tube in which a frame costs nothing: a number, or a `()` or `(B,)` tensor.
-        gradient: `exact`, `diagonal` (the paper's approximation, for the same price) or `sherman_morrison` (the
-            paper's algorithm for the exact one: O(B D^2) memory, a reference). Not the second derivative: that is
-            right for exact and sherman_morrison, and refused for diagonal.
-        targets: y, `(T,)` or `(B, T)` float, None for 1 ... T.
-        internal_dtype: `auto` computes a float32 sequence in float64 where float32 would lose digits: where
-            c * sum |v_t|^2 is above 1e3, or frames cancel in u. Each sequence decides for itself. `float32` never
-            does; `float64` always does, and then keeps its factorisation for the backward pass, which `auto` computes
-            again for such sequences. float64 frames stay float64 in any case.
-        return_info: also return a `RankPoolInfo`.
+        frames: v, `(B, T, D)` float; float16 and bfloat16 are computed in float32.
+        num_frames: N, `(B,)` int; None for N = T.
+        c: the weight of the regression loss against the norm of u: a positive number, or a `()` or `(B,)` tensor.
+        epsilon: the half width of the tube in which errors cost nothing: a number, or a `()` or `(B,)` tensor.
+        gradient: `exact`; `diagonal`, the paper's approximation, at the same cost; or `sherman_morrison`, the paper's
+            algorithm for the exact gradient, a reference with O(B D^2) memory. Second derivatives are exact for
+            `exact` and `sherman_morrison`; for `diagonal` they raise a UserError.
+        targets: y, `(T,)` or `(B, T)` float; None for 1 ... T.
+        internal_dtype: the precision of the solver for float32 frames. `auto` uses float64 for each sequence with
+            c * sum |v_t|^2 above 1e3, or whose frames nearly cancel in u, and computes its factorisation again in the
+            backward pass; `float64` uses float64 for all and keeps the factorisation; `float32` never uses float64.
+            float64 frames are always solved in float64.
+        return_info: whether to return a `RankPoolInfo` as well.
 
     Returns:
-        `(B, D)` of the dtype of the frames, differentiable in frames, c, epsilon and targets; with `return_info` a
-        pair of that and `RankPoolInfo`.
+        u, `(B, D)` of the dtype of the frames, differentiable in frames, c, epsilon and targets; with `return_info` the
+        pair (u, `RankPoolInfo`).
 
     Raises:
-        UserError: if an argument names no choice, a number is out of range, or frames are not `(B, T, D)`.
+        UserError: if `gradient` or `internal_dtype` is none of those listed, a number c is not above 0, a number
+            epsilon is below 0, or `frames` is not a float tensor `(B, T, D)`.
 
     Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling", equation 5.
     """
@@ -119,7 +120,7 @@ def rank_pool(
 
 
 def _check_numbers(c: float | tf.Tensor, epsilon: float | tf.Tensor) -> None:
-    """Only Python numbers: a tensor out of range gives NaN."""
+    """Checks Python numbers; tensors are not checked, because their out-of-range elements give NaN."""
     if isinstance(c, int | float):
         check_positive(c=c)
     if isinstance(epsilon, int | float):
@@ -133,7 +134,7 @@ def _stated_problem(
     epsilon: float | tf.Tensor,
     targets: tf.Tensor | None,
 ) -> Problem:
-    """Brings the arguments to the shapes of a problem. The small ones are float64, so that 0.1 is 0.1."""
+    """Broadcasts the arguments to the shapes of a `Problem`; targets, c and epsilon become float64."""
     if frames.shape.rank != 3 or not frames.dtype.is_floating:
         raise UserError(f"frames have shape {frames.shape} and dtype {frames.dtype.name}: expected float (B, T, D).")
     batch, longest = tf.shape(frames)[0], tf.shape(frames)[1]
@@ -195,23 +196,28 @@ def _is_usable(problem: Problem, squares: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("yt8m")
 class RankPooling(keras.layers.Layer):
-    """Frames `(B, T, D)` to a descriptor of how they change: `(B, D)`, or `(B, 2 D)` for both directions of time.
+    """Rank pooling layer: frames `(B, T, D)` to a descriptor `(B, D)`, or `(B, 2 D)` for both directions of time.
 
-    In order: running mean, signed square root (if asked for), unit length, rank pooling. All of it is computed in
-    float32 (float64 for float64 frames) and returned so, whatever the policy: |u| may exceed the range of float16.
+        z_t = L2(sqrt(mean_(i <= t) x_i)),   u = rank_pool(z)
+
+    where sqrt is signed and the three steps of z are optional. Computed and returned in float32 (float64 for float64
+    frames) under every dtype policy, because |u| may exceed the range of float16.
 
     Args:
-        c: weight of the ordering against the norm, see `rank_pool`; where it is learned, its initial value.
-        epsilon: half the width of the tube in which a frame costs nothing.
-        learns_c: makes log(c) a trainable weight.
-        method: `rank_pool`, or `approximate` for fixed weights (which c, epsilon and gradient do not touch).
-        gradient: `exact`, `diagonal` or `sherman_morrison`, see `rank_pool`.
-        relative_targets: orders frames by t / N instead of t, so that long videos do not get longer descriptors.
-        takes_running_mean: pools the running means of the frames, not the frames.
-        takes_signed_sqrt: of every feature, after the running mean.
-        takes_unit_length: divides every frame by its norm, just before pooling.
-        direction: `forward`, `reverse`, or `both` for the concatenation of the two.
-        internal_dtype: see `rank_pool`.
+        c: the weight of the regression loss against the norm of u; with `learns_c`, its initial value.
+        epsilon: the half width of the tube in which errors cost nothing.
+        learns_c: whether log(c) is a trainable weight.
+        method: `rank_pool`, or `approximate` for `approximate_rank_pool`, which ignores c, epsilon and gradient.
+        gradient: `exact`, `diagonal` or `sherman_morrison`, as for `rank_pool`.
+        relative_targets: whether the targets are t / N instead of t, so that |u| does not grow with the length N.
+        takes_running_mean: whether to replace frame t by the mean of frames 1 to t.
+        takes_signed_sqrt: whether to take sign(v) sqrt|v| of every feature.
+        takes_unit_length: whether to divide every frame by its norm.
+        direction: of time: `forward`, `reverse`, or `both` for the concatenation of the two.
+        internal_dtype: the solver's precision: `auto`, `float32` or `float64`, as for `rank_pool`.
+
+    Raises:
+        UserError: if a name is none of those listed, c is not above 0, or epsilon is below 0.
 
     Source: Fernando & Gould 2016; the order of the steps follows Fernando et al. 2015 and its released code.
     """
@@ -243,11 +249,12 @@ class RankPooling(keras.layers.Layer):
         self.relative_targets, self.internal_dtype = relative_targets, internal_dtype
         self.takes_running_mean, self.takes_signed_sqrt = takes_running_mean, takes_signed_sqrt
         self.takes_unit_length = takes_unit_length
-        # Right under XLA too, but its Cholesky factorisation on a CPU is far slower: keep "auto" from choosing it.
+        # XLA gives the same results, but its Cholesky factorisation on a CPU is far slower: jit_compile="auto" must not
+        # choose it.
         self.supports_jit = False
 
     def build(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> None:
-        """Makes the weight, log c, if it is learnt."""
+        """Creates the weight log(c), `()` float32, if `learns_c`."""
         if self.learns_c:
             initial = keras.initializers.Constant(float(tf.math.log(self.c)))
             self.log_c = self.add_weight(name="log_c", shape=(), initializer=initial, dtype="float32")
@@ -257,10 +264,10 @@ class RankPooling(keras.layers.Layer):
 
         Args:
             frames: `(B, T, D)` float.
-            num_frames: `(B,)` int, or None where all T frames count.
+            num_frames: `(B,)` int, the number of real frames; None for T.
 
         Returns:
-            `(B, D)` or `(B, 2 D)` float32, or float64 for float64 frames.
+            u, `(B, D)`, or `(B, 2 D)` for both directions, float32, or float64 for float64 frames.
         """
         if frames.dtype != tf.float64:
             frames = tf.cast(frames, tf.float32)
@@ -288,12 +295,12 @@ class RankPooling(keras.layers.Layer):
         )
 
     def compute_output_shape(self, frames_shape: tuple, num_frames_shape: tuple | None = None) -> tuple:
-        """Returns `(B, D)`, or `(B, 2 D)` for both directions."""
+        """Returns the shape of the descriptors, `(B, D)`, or `(B, 2 D)` for `direction=both`."""
         batch, _, size = frames_shape
         return batch, size if size is None or self.direction != "both" else 2 * size
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
+        """Returns the constructor's arguments by name, as Keras needs them to rebuild the layer."""
         return super().get_config() | {name: getattr(self, name) for name in _LAYER_ARGUMENTS}
 
 

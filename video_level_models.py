@@ -17,25 +17,25 @@ from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
-_TINY_PROBABILITY = 1e-7  # a class without examples starts at logit -16, not at minus infinity
+_TINY_PROBABILITY = 1e-7  # a class without examples gets the logit -16, not minus infinity
 
-CLASSIFIER_DROPOUT = "classifier input"  # the salt of a classifier's draws
+CLASSIFIER_DROPOUT = "classifier input"  # the salt of a classifier's dropout
 
 Outputs = dict[str, Any]
 
 
 def l2_regulariser(penalty: float) -> keras.regularizers.Regularizer:
-    """The weight penalty of the reference models: penalty / 2 * sum w^2, as slim.l2_regularizer has it."""
+    """Returns the Keras regulariser penalty / 2 * sum of w^2, as slim.l2_regularizer of the reference models."""
     return keras.regularizers.L2(penalty / 2.0)
 
 
 def outputs_from_logits(logits: tf.Tensor) -> Outputs:
-    """Returns `{"predictions": sigmoid(logits), "logits": logits}`."""
+    """Returns `{"predictions": sigmoid(logits), "logits": logits}` for `logits` `(B, C)` float."""
     return {"predictions": tf.math.sigmoid(logits), "logits": logits}
 
 
 def prior_logits(prior: np.ndarray) -> np.ndarray:
-    """Returns log(p / (1 - p)) of class priors `(C,)`, kept finite."""
+    """Returns log(p / (1 - p)), `(C,)` float64, of `prior` `(C,)` float, p clipped to [1e-7, 1 - 1e-7]."""
     bounded = np.clip(np.asarray(prior, np.float64), _TINY_PROBABILITY, 1.0 - _TINY_PROBABILITY)
     return np.log(bounded) - np.log1p(-bounded)
 
@@ -47,12 +47,12 @@ class LogisticModel(keras.Model):
         p = sigmoid(x W + b)
 
     Args:
-        num_classes: C.
-        l2_penalty: lambda in lambda / 2 * sum w^2 over W.
-        dropout: the share of features of x to drop in training.
+        num_classes: the number of classes, C.
+        l2_penalty: lambda in the penalty lambda / 2 * sum of W^2.
+        dropout: the dropout rate of x, in [0, 1).
 
     Raises:
-        UserError: if a number is out of range.
+        UserError: if `l2_penalty` is below 0, or `dropout` is outside [0, 1).
 
     Source: google/youtube-8m, LogisticModel.
     """
@@ -66,15 +66,21 @@ class LogisticModel(keras.Model):
         self.dense = keras.layers.Dense(num_classes, kernel_regularizer=l2_regulariser(l2_penalty), dtype="float32")
 
     def build(self, vector_shape: Any) -> None:
-        """Creates the weights for vectors of `vector_shape` `(B, E)`."""
+        """Creates W `(E, C)` and b `(C,)`, for vectors of `vector_shape` `(B, E)`."""
         self.dense.build(vector_shape)
 
     def call(self, vector: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> Outputs:
-        """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
+        """Maps `vector` `(B, E)` float to `predictions` and `logits`, `(B, C)` float32 each.
+
+        `random_key` `(B,)` int64 is each example's source of randomness, for dropout; may be None at evaluation.
+        """
         return outputs_from_logits(self.dense(self.dropout(vector, random_key=random_key, training=training)))
 
     def start_at_prior(self, prior: np.ndarray) -> None:
-        """Sets the bias so that the zero vector is given the class prior `(C,)`."""
+        """Sets b = log(p / (1 - p)), so that the prediction for the zero vector is `prior` `(C,)`, p.
+
+        p is each class's frequency in training.
+        """
         self.dense.bias.assign(prior_logits(prior))
 
 
@@ -88,30 +94,31 @@ class LogisticModel(keras.Model):
     }
 )
 class MoeModel(keras.Model):
-    """A mixture of logistic experts per class, weighted by a gate on the input.
+    """Mixture of M logistic experts per class, weighted by a softmax gate on the input.
 
         p_c = sum_{m <= M} softmax(x G_c)_m * sigmoid(x E_cm + b_cm)
 
-    over M experts and M + 1 gates: see `mixture_logits`. The gates have no bias. With gated probabilities
+    The softmax is over M + 1 gates without a bias; the last gate belongs to a dummy expert of probability 0. With
+    `prob_gating` the prediction is
 
-        p' = p * sigmoid(BN(p W))
+        p' = p * sigmoid(BN(p W))   or   p * sigmoid(BN(x W))
 
     Args:
-        num_classes: C.
-        num_mixtures: M.
-        l2_penalty: lambda in lambda / 2 * sum w^2 over the weights of gates and of experts, not over W.
-        dropout: the share of features of x to drop in training.
-        low_rank_gates: the rank of G, as a product of two matrices; -1 for a full one.
-        prob_gating: whether probabilities are gated.
-        prob_gating_input: what these gates are computed from: `prob`, the probabilities; `input`, x.
-        prob_gating_remove_diag: whether to keep the probability of a class from influencing its own gate.
+        num_classes: the number of classes, C.
+        num_mixtures: the number of experts per class, M.
+        l2_penalty: lambda in the penalty lambda / 2 * sum of w^2 over G and E, not over b and W.
+        dropout: the dropout rate of x, in [0, 1).
+        low_rank_gates: the rank of G, as a product of two matrices; -1 for a full matrix.
+        prob_gating: whether probabilities are multiplied by a gate, p' in place of p.
+        prob_gating_input: the input of that gate: `prob`, p; or `input`, x.
+        prob_gating_remove_diag: whether W has no diagonal, so that p_c does not influence its own gate.
 
     Raises:
-        UserError: if a name is not known or a number out of range, or if a diagonal is to be removed from gates that
-            are computed from x.
+        UserError: if `prob_gating_input` is neither, a number is out of range, or the diagonal is to be removed with
+            `prob_gating_input=input`.
 
-    Source: google/youtube-8m, MoeModel; the gates of probabilities and of low rank are those of Miech, Laptev & Sivic
-    2017 and of antoine77340/Youtube-8M-WILLOW, MoeModel.
+    Source: google/youtube-8m, MoeModel; gated probabilities and G of low rank: Miech, Laptev & Sivic 2017 and
+    antoine77340/Youtube-8M-WILLOW, MoeModel.
     """
 
     def __init__(
@@ -153,7 +160,7 @@ class MoeModel(keras.Model):
             self.prob_gate = GateLogits(num_classes, remove_diagonal=prob_gating_remove_diag, dtype="float32")
 
     def build(self, vector_shape: Any) -> None:
-        """Creates the weights for vectors of `vector_shape` `(B, E)`."""
+        """Creates G `(E, (M + 1) C)`, the experts `(E, M C)`, b `(M C,)` and W for `vector_shape` `(B, E)`."""
         gated_shape = vector_shape
         if self.narrow_gates is not None:
             self.narrow_gates.build(vector_shape)
@@ -164,7 +171,10 @@ class MoeModel(keras.Model):
             self.prob_gate.build(vector_shape if self.prob_gate_takes_input else (vector_shape[0], self.num_classes))
 
     def call(self, vector: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> Outputs:
-        """Maps `vector` `(B, E)` to predictions and logits `(B, C)`."""
+        """Maps `vector` `(B, E)` float to `predictions` and `logits`, `(B, C)` float32 each.
+
+        `random_key` `(B,)` int64 is each example's source of randomness, for dropout; may be None at evaluation.
+        """
         vector = self.dropout(vector, random_key=random_key, training=training)
         gated = vector if self.narrow_gates is None else self.narrow_gates(vector)
         gates = tf.reshape(self.gates(gated), (-1, self.num_mixtures + 1, self.num_classes))
@@ -176,10 +186,12 @@ class MoeModel(keras.Model):
         return outputs_from_logits(logits)
 
     def start_at_prior(self, prior: np.ndarray) -> None:
-        """Sets the experts' bias so that the zero vector is given the class prior `(C,)`.
+        """Sets the experts' biases so that the prediction for the zero vector is `prior` `(C,)`, p.
 
-        With equal gates M of M + 1 parts of the weight lie on experts, so each predicts prior * (M + 1) / M, and twice
-        that before a gate of probabilities, which starts at 1/2.
+            b = log(q / (1 - q)),   q = p (M + 1) / M,   doubled with `prob_gating`
+
+        p is each class's frequency in training. For the zero vector each of the M + 1 gates is 1 / (M + 1), and the
+        gate of probabilities starts at 1/2.
         """
         share = (self.num_mixtures + 1) / self.num_mixtures * (1.0 if self.prob_gate is None else 2.0)
         self.experts.bias.assign(np.tile(prior_logits(np.asarray(prior) * share), self.num_mixtures))
@@ -196,13 +208,13 @@ def _check_gates(low_rank_gates: int, prob_gating_input: str, remove_diag: bool)
 
 
 class VideoLevelModel(keras.Model):
-    """Feeds the features of a video-level batch to a classifier, as one vector of unit length.
+    """Concatenates the features of a video-level batch, scales the vector to unit length and classifies it.
 
     Args:
-        spec: names the features and their sizes.
-        classifier: a registered video-level model.
+        spec: the features' names and sizes.
+        classifier: an instance of a registered video-level model.
 
-    Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation.
+    Source: google/youtube-8m, train.py: features are concatenated, then L2-normalised as a whole.
     """
 
     def __init__(self, spec: DataSpec, classifier: keras.Model, **kwargs: Any):
@@ -211,17 +223,20 @@ class VideoLevelModel(keras.Model):
         self.classifier = classifier
 
     def build(self, batch_shape: Any = None) -> None:
-        """Creates the weights; the shape follows from the spec."""
+        """Creates the classifier's weights for vectors `(B, D)`; `batch_shape` is ignored."""
         self.classifier.build((None, self.spec.total_size))
 
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
-        """Maps a batch of `(B, D)` features to predictions and logits `(B, C)`."""
+        """Maps a batch of features `(B, size)` by name to `predictions` and `logits`, `(B, C)` float32 each."""
         vector = l2_normalise(read_vectors(batch, self.spec))
         return self.classifier(vector, random_key=batch.get(KEY), training=training)
 
     def frame_sampling(self, training: bool) -> None:
-        """There are no frames to choose from."""
+        """Returns None: a video-level batch has no frames to sample."""
 
     def start_at_prior(self, prior: np.ndarray) -> None:
-        """Starts the classifier at the class prior `(C,)`."""
+        """Sets the classifier's bias from `prior` `(C,)`, each class's frequency p in training.
+
+        For the zero vector the classifier then predicts p.
+        """
         self.classifier.start_at_prior(prior)

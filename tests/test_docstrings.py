@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.rooms import ROOT, product_files
+from tools.rooms import ROOT, imported_modules, product_files
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -17,9 +17,7 @@ _SHAPE = r"(?:`\([^`]*\)`|\bany shape\b|\bscalar\b|\bshape of\b)"
 _TENSOR = re.compile(r"(?:list\[)?(?:tf\.Tensor|np\.ndarray)\]?(?: \| None)?")
 _ENTRIES = re.compile(r"^(?:Args|Attributes):\n((?:(?: .*)?\n)+)", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", re.MULTILINE)
-_NOT_FOR_USERS = re.compile(r"_(?!_init__|_post_init__)")
 _ERRORS = ("UserError", "ArgumentError", "ValueError")
-_CHECKS = re.compile(r"check_\w+|choose")  # of yt8m/arguments.py
 # Words that by themselves explain nothing.
 _EMPTY_WORDS = set(
     "a all an and any are as at by each every for from given has here how i if in is it its many much of on one or own "
@@ -31,9 +29,14 @@ _EMPTY_WORDS = set(
 class Documented:
     """A public function, method or class, and the class that a method belongs to."""
 
-    place: str
+    path: Path
     node: Function | ast.ClassDef
     owner: ast.ClassDef | None = None
+
+    @property
+    def place(self) -> str:
+        name = f"{self.owner.name}.{self.node.name}" if self.owner else self.node.name
+        return f"{self.path.relative_to(ROOT)}:{self.node.lineno} {name}"
 
     @property
     def text(self) -> str:
@@ -46,14 +49,13 @@ class Documented:
         return dict(entry for section in sections for entry in _ENTRY.findall(section))
 
 
-def documented(path: Path, root: Path = ROOT) -> Iterator[Documented]:
+def documented(path: Path) -> Iterator[Documented]:
     """Yields what is public in a file, from the outside in."""
 
     def walk(body: list[ast.stmt], owner: ast.ClassDef | None) -> Iterator[Documented]:
         for node in body:
             if isinstance(node, (*Function.__args__, ast.ClassDef)) and not node.name.startswith("_"):
-                name = f"{owner.name}.{node.name}" if owner else node.name
-                yield Documented(f"{path.relative_to(root)}:{node.lineno} {name}", node, owner)
+                yield Documented(path, node, owner)
                 if isinstance(node, ast.ClassDef):
                     yield from walk(node.body, node)
 
@@ -79,8 +81,8 @@ def overridden(item: Documented) -> Iterator[Documented]:
     above = [classes().get(ast.unparse(base)) for base in (item.owner.bases if item.owner else ())]
     for owner in filter(None, above):
         node = method(owner, item.node.name)
-        yield from () if node is None else [Documented(item.place, node, owner)]
-        yield from overridden(Documented(item.place, item.node, owner))
+        yield from () if node is None else [Documented(item.path, node, owner)]
+        yield from overridden(Documented(item.path, item.node, owner))
 
 
 def parameters(function: Function) -> list[ast.arg]:
@@ -114,7 +116,7 @@ def tensors_without_shape(item: Documented) -> list[str]:
     sources = [item, *overridden(item)]
 
     def has_shape(name: str) -> bool:
-        inline = re.compile(rf"\b{name}`?\s{_SHAPE}")
+        inline = re.compile(rf"\b{name}`?\s(?:\S+\s){{0,3}}?{_SHAPE}")
         return any(re.search(_SHAPE, source.entries.get(name, "")) or inline.search(source.text) for source in sources)
 
     tensors = [tensor for tensor in tensors if tensor.annotation and _TENSOR.fullmatch(ast.unparse(tensor.annotation))]
@@ -129,20 +131,27 @@ def results_without_shape(item: Documented) -> list[str]:
     return ["does not say the shape of its result"] if is_tensor and not re.search(_SHAPE, item.text) else []
 
 
+@cache
+def checks(path: Path) -> set[str]:
+    """Returns the checks of yt8m/arguments.py that a file imports: all of them raise."""
+    module = "yt8m.arguments."
+    return {name.removeprefix(module) for name in imported_modules(path) if name.startswith(f"{module}c")}
+
+
 def raises_unsaid(item: Documented) -> list[str]:
     function: Function | None
     if isinstance(item.node, ast.ClassDef):
         function = method(item.node, "__init__") or method(item.node, "__post_init__")
     else:
         function = item.node
-    if function is None or "Raises:" in item.text or "Raises " in item.text:
+    if function is None or "Raises:" in item.text:
         return []
     for node in own_nodes(function):
         raised = node.exc if isinstance(node, ast.Raise) else None
         if isinstance(raised, ast.Call) and ast.unparse(raised.func) in _ERRORS:
             return [f"raises {ast.unparse(raised.func)} and does not say so"]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and _CHECKS.fullmatch(node.func.id):
-            return [f"calls {node.func.id} and does not say what it raises"]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in checks(item.path):
+            return [f"calls {ast.unparse(node.func)} and does not say what it raises"]
     return []
 
 
@@ -167,7 +176,8 @@ def empty_entries(item: Documented) -> list[str]:
         return {word.removesuffix("s") for word in re.findall("[a-z]+", text.lower().replace("_", " "))}
 
     empty = {word.removesuffix("s") for word in _EMPTY_WORDS}
-    entries = item.entries.items()
+    # Only what is passed on to another class is explained there.
+    entries = [(name, re.sub(r"\b[Ss]ee [`\w./]+|\bas of [`\w.]+", "", text)) for name, text in item.entries.items()]
     return [
         f"{name}: {text.strip()!r} explains nothing" for name, text in entries if not words(text) - words(name) - empty
     ]

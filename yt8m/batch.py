@@ -1,13 +1,13 @@
-"""What is in a batch of B videos, once for all: readers make it, models and the loop take it.
+"""The contents of a batch of B videos, a dictionary of tensors: readers make it, models and the training loop read it.
 
-| key | shape and type | what |
+| name | shape and dtype | content |
 | --- | --- | --- |
-| `id` | `(B,)` string | the videos' names |
-| a feature's name | `(B, T, size)` uint8 or float32, or `(B, size)` float32 | as stored: of frames, or of the video |
-| `num_frames` | `(B,)` int32 | how many of the T frames a video has; the rest is padding. Only where there are frames |
-| `labels` | `(B, C)` bool | multi-hot |
-| `label_weights` | `(B, C)` float32 | what a label counts in the loss; may be missing |
-| `key` | `(B,)` int64 | the video's own source of randomness: see yt8m/randomness.py |
+| `id` | `(B,)` string | the videos' ids |
+| a feature's name | `(B, T, size)` uint8 or float32, or `(B, size)` float32 | stored features of frames, or a video |
+| `num_frames` | `(B,)` int32 | the number of real frames; later ones are padding. Only in frame-level batches |
+| `labels` | `(B, C)` bool | multi-hot labels |
+| `label_weights` | `(B, C)` float32 | the weight of each class in the loss; may be missing |
+| `key` | `(B,)` int64 | the example's source of randomness, `random_key` in code: see yt8m/randomness.py |
 | `position` | `(7,)` int64 | in training: the place in the data after this batch, a row of yt8m/positions.py |
 """
 
@@ -31,11 +31,11 @@ Batch = dict[str, tf.Tensor]
 
 
 def model_inputs(batch: Mapping[str, tf.Tensor]) -> Batch:
-    """Returns what a model may look at: everything but ids and labels."""
+    """Returns the batch without `id`, `labels`, `label_weights` and `position`: all that a model may read."""
     return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
 
 
 def blank_batch(spec: DataSpec) -> Batch:
-    """Returns one video, all zero, as a model sees it: enough for Keras to learn every shape."""
+    """Returns a batch of one video, all zeros, without labels, from which Keras infers the shapes of a model."""
     video: Batch = RECORD_FORMATS[spec.record_format]().blank(spec)
     return video | {KEY: tf.zeros([1], tf.int64)}

@@ -1,7 +1,7 @@
-"""Random numbers that belong to an example, not to a device, a batch or a moment.
+"""Random numbers that are a function of the example, not of the device, the batch or the step.
 
-Every draw is a pure function of an example's random key, of a salt that names the purpose, and of a counter. So one
-device, eight devices and a resumed run draw the same frames and the same dropout for the same example.
+Every number is a pure function of the example's random key (int64), a salt that names the purpose, and a counter. So
+one device, eight devices and a resumed run draw the same frames and the same dropout for the same example.
 """
 
 import zlib
@@ -22,19 +22,29 @@ def _shift_right(x: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def mix(x: tf.Tensor) -> tf.Tensor:
-    """Scrambles int64 numbers with the finaliser of SplitMix64: a bijection in which every bit depends on every bit."""
+    """Hashes `x` int64 of any shape by the finaliser of SplitMix64, a bijection on int64: the same shape.
+
+    Source: Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom Number Generators".
+    """
     x = (x ^ _shift_right(x, 30)) * tf.constant(_MULTIPLIER_1, tf.int64)
     x = (x ^ _shift_right(x, 27)) * tf.constant(_MULTIPLIER_2, tf.int64)
     return x ^ _shift_right(x, 31)
 
 
 def keys_from_positions(seed: int | tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Returns int64 keys for examples at int64 `positions` of the training stream; a seed is any int64."""
+    """Returns the random keys of training examples, int64 of the shape of `positions`.
+
+        key = mix(position * increment of SplitMix64 + mix(seed))
+
+    Args:
+        seed: any int64 number.
+        positions: int64 of any shape, the examples' indices in the training stream.
+    """
     return mix(positions * tf.constant(_INCREMENT, tf.int64) + mix(tf.convert_to_tensor(seed, tf.int64)))
 
 
 def keys_from_ids(ids: tf.Tensor) -> tf.Tensor:
-    """Returns int64 keys for video ids: the same key for a video in any file and at any position."""
+    """Returns random keys, int64 hashes of the videos' `ids`, string of any shape, whatever their file and position."""
     return tf.strings.to_hash_bucket_fast(ids, (1 << 63) - 1)
 
 
@@ -42,9 +52,9 @@ def uniform(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     """Draws uniform numbers for every example.
 
     Args:
-        keys: `(B,)` int64, one random key per example.
-        count: how many numbers per example.
-        salt: names the purpose; two purposes draw independent numbers from one key.
+        keys: `(B,)` int64, each example's random key.
+        count: the numbers to draw per example.
+        salt: a name of the purpose: different names draw independent numbers from the same key.
 
     Returns:
         `(B, count)` float32 in [0, 1), a multiple of 2**-24.
@@ -57,5 +67,8 @@ def uniform(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
 
 
 def permutation(key: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
-    """Returns the numbers 0 ... count - 1 as `(count,)` int32 in an order drawn by a scalar int64 key."""
+    """Returns a random permutation of 0 ... count - 1, `(count,)` int32, drawn by the random `key` `()` int64.
+
+    `salt` is a name of the purpose: different names draw independent permutations from the same key.
+    """
     return tf.argsort(uniform(key[tf.newaxis], count, salt)[0], stable=True)

@@ -1,4 +1,4 @@
-"""Which frames of a video a model sees: chosen by index, before anything is decoded."""
+"""Sampling of a video's frames by index, before the frames are decoded."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,19 +13,18 @@ Method = Literal["random", "random_without_replacement", "random_sequence", "uni
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How a model's frames are chosen.
+    """A method of sampling N of a video's T frames.
 
     Attributes:
-        method: of T frames take
-            `random`: `num_frames` independent draws, with replacement;
-            `random_without_replacement`: min(T, `num_frames`) different ones in order of time;
-            `random_sequence`: `num_frames` in a row from a random start, the last one repeated when T is smaller;
-            `uniform`: frame floor(i * T / `num_frames`) for i = 0 ... `num_frames` - 1;
-            `shuffled`: all T in random order (`num_frames` is not used).
-        num_frames: how many.
+        method: `random`: N independent draws, with replacement;
+            `random_without_replacement`: min(T, N) different frames in temporal order;
+            `random_sequence`: N consecutive frames from a random start, the last frame repeated if T < N;
+            `uniform`: frames floor(i * T / N) for i = 0 ... N - 1;
+            `shuffled`: all T frames in random order (N is not used).
+        num_frames: the number of frames, N.
 
     Raises:
-        UserError: if there is no such method, or fewer than one frame is asked for.
+        UserError: if `method` is none of these, or `num_frames` is below 1 (below 0 for `shuffled`).
 
     Source: google/youtube-8m, model_utils (random, random_sequence); pomonam/LearnablePoolingMethods (uniform).
     """
@@ -39,17 +38,14 @@ class FrameSampling:
 
 
 def named_sampling(sampling: str, num_frames: int) -> FrameSampling | None:
-    """Reads how a hyper-parameter names the frames that a model sees.
+    """Returns the sampling that a hyper-parameter names, or None for all frames.
 
     Args:
-        sampling: `all`, or a method.
-        num_frames: how many, unless it is all.
-
-    Returns:
-        The sampling, or None for all frames.
+        sampling: `all`, or a method of FrameSampling.
+        num_frames: the number of frames to sample; not used for `all`.
 
     Raises:
-        UserError: if there is no such method, or fewer than one frame is asked for.
+        UserError: if `sampling` is neither `all` nor a method, or `num_frames` is below 1.
     """
     if sampling == "all":
         return None
@@ -58,12 +54,17 @@ def named_sampling(sampling: str, num_frames: int) -> FrameSampling | None:
 
 
 def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -> FrameSampling | None:
-    """The frames of a training example: `iterations` of them as `sampling` says; 0 iterations mean all frames.
+    """Returns the sampling of training examples, or None for all frames.
 
-    The starter's `--nosample_random_frames` means `random_sequence`; here it is `one_by_one=False`.
+    Args:
+        iterations: the number of frames to sample; 0 for all frames.
+        one_by_one: whether to use `sampling`; if False, `random_sequence`, as with the starter code's flag
+            --nosample_random_frames.
+        sampling: `all`, or a method of FrameSampling.
 
     Raises:
-        UserError: if there is no such sampling, or it is not the starter's.
+        UserError: if `sampling` is neither `all` nor a method, or `one_by_one` is False and `sampling` is neither
+            `random` nor `random_sequence`.
     """
     if not one_by_one and sampling not in ("random", "random_sequence"):
         raise ArgumentError(
@@ -74,26 +75,30 @@ def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -
 
 
 def fixed_sampling(evaluation_sampling: str, num_frames: int) -> FrameSampling | None:
-    """The frames of an evaluated example: all frames, or `num_frames` equally spaced ones. None means all.
+    """Returns the sampling at evaluation, which must not be random, or None for all frames.
+
+    Args:
+        evaluation_sampling: `all`, or `uniform` for equally spaced frames.
+        num_frames: the number of frames for `uniform`.
 
     Raises:
-        UserError: if it is neither `all` nor `uniform`.
+        UserError: if `evaluation_sampling` is neither, or `num_frames` is below 1 for `uniform`.
     """
     check_one_of(("all", "uniform"), evaluation_sampling=evaluation_sampling)
     return named_sampling(evaluation_sampling, num_frames)
 
 
 def sample_indices(sampling: FrameSampling, num_frames: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Chooses frames of every video of a batch.
+    """Samples frame indices for every video of a batch.
 
     Args:
-        sampling: how, and how many (N).
-        num_frames: `(B,)` int32, the true lengths T; a video without frames gets none.
-        keys: `(B,)` int64, the videos' random keys.
+        sampling: the method, and the number of frames N.
+        num_frames: `(B,)` int32, the number of frames T of each video, may be 0.
+        keys: `(B,)` int64, each video's source of randomness.
 
     Returns:
-        indices: `(B, N)` int32 in [0, max(T, 1)); N is the longest video of the batch for `shuffled`.
-        num_sampled: `(B,)` int32, how many of a row's indices count; the rest are 0.
+        indices: `(B, N)` int32 in [0, max(T, 1)); for `shuffled` N is the largest T of the batch.
+        num_sampled: `(B,)` int32, the number of sampled frames; indices after that are 0 and stand for padding.
     """
     lengths = tf.cast(num_frames, tf.int32)[:, tf.newaxis]
     if sampling.method == "shuffled":
@@ -123,14 +128,14 @@ def _uniform(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def _random_order(lengths: tf.Tensor, keys: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sorts frames by a random number each; padding gets a number above all others."""
+    """Returns all frame indices in random order, `(B, width)`, padding last, and the lengths `(B, 1)`."""
     draws = uniform(keys, width, "order")
     draws = tf.where(tf.range(tf.shape(draws)[1])[tf.newaxis, :] < lengths, draws, 2.0)
     return tf.argsort(draws, axis=1, stable=True), lengths
 
 
 def _random_subset(lengths: tf.Tensor, keys: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first `count` frames of a random order, put back into the order of time."""
+    """Returns the first `count` frames of a random order, sorted by time, and their number `(B, 1)`."""
     width = tf.maximum(tf.reduce_max(lengths), count)
     order, _ = _random_order(lengths, keys, width)
     num_sampled = tf.minimum(lengths, count)

@@ -10,13 +10,13 @@ from yt8m.layers.dense import NormalisedDense
 
 
 def masked_softmax(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis; a frame that is padding belongs to no cluster at all.
+    """Softmax over the clusters; padding frames get 0 for every cluster.
 
         a[b, t, k] = valid[b, t] * softmax_k(logits[b, t])[k]
 
     Args:
-        logits: `(B, T, K)` float.
-        valid: `(B, T)` bool.
+        logits: `(B, T, K)` float, unnormalised scores of the K clusters.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
         `(B, T, K)` of the dtype of `logits`; computed in float32.
@@ -27,28 +27,32 @@ def masked_softmax(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def weighted_sums(shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-    """Returns sum_t a[b, t, k] x[b, t, d] as `(B, K, D)`, of shares `(B, T, K)` and frames `(B, T, D)`."""
+    """Returns sum_t shares[b, t, k] frames[b, t, d] `(B, K, D)` of `shares` `(B, T, K)` and `frames` `(B, T, D)`."""
     return tf.matmul(shares, frames, transpose_a=True)
 
 
 def cluster_mass(shares: tf.Tensor) -> tf.Tensor:
-    """Returns S[b, k] = sum_t a[b, t, k] as `(B, K)` float32: in bfloat16 a sum stops growing at 256."""
+    """Returns sum_t shares[b, t, k] `(B, K)` float32 of `shares` `(B, T, K)` float.
+
+    Summed in float32, because a sum of ones in bfloat16 stops growing at 256.
+    """
     return tf.reduce_sum(tf.cast(shares, tf.float32), axis=1)
 
 
 class SoftAssignment(keras.layers.Layer):
-    """Assigns every frame to clusters, in shares that add up to 1.
+    """Soft assignment: every real frame has one weight per cluster, and its weights add up to 1.
 
-        a[b, t] = valid[b, t] * softmax(BN(x[b, t] W))
+        a[b, t] = valid[b, t] * softmax(BN(x[b, t] W))   or, without normalisation,   softmax(x[b, t] W + b)
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether to normalise; if not, there is a bias instead.
+        add_batch_norm: whether to batch-normalise the logits; if not, a bias is added.
 
     Raises:
-        UserError: if there is no cluster.
+        UserError: if `cluster_size` is below 1.
 
-    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating": W is decoupled from any centres.
+    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating": W is trained independently of any
+    cluster centres.
     """
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, **kwargs: Any):
@@ -58,7 +62,7 @@ class SoftAssignment(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates W."""
+        """Creates W `(D, K)` and the batch normalisation or a bias `(K,)`."""
         self.projection = NormalisedDense(
             self.cluster_size,
             add_batch_norm=self.add_batch_norm,
@@ -68,5 +72,8 @@ class SoftAssignment(keras.layers.Layer):
         self.projection.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Assigns `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true: `(B, T, K)`."""
+        """Returns the weights `(B, T, K)` of `frames` `(B, T, D)` float, 0 for padding.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         return masked_softmax(self.projection(frames, valid=valid, training=training), valid)

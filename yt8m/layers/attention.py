@@ -1,4 +1,4 @@
-"""Self-attention over the frames that exist, without ever holding an attention tensor of the whole batch."""
+"""Multi-head self-attention over real frames; attention weights are held for a few rows of the batch at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from yt8m.arguments import check_at_least, check_share
 from yt8m.distribution import all_replica_sum
 from yt8m.layers.normalisation import MaskedBatchNormalization, moving_rate
 
-# Attention weights that exist at a time: 16 MB. Few enough to stay in a CPU's cache between a product and its softmax,
+# Attention weights in memory at a time: 16 MB. Few enough to stay in a CPU's cache between a product and its softmax,
 # enough to fill a GPU.
 _WEIGHTS_AT_A_TIME = 1 << 22
 
@@ -18,20 +18,21 @@ Rows = tuple[tf.Tensor, ...]
 
 
 def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Blends values, for every query, by how well their keys fit it.
+    """Dot-product attention: averages the values of real frames, weighted by a softmax of query times key.
 
         o[b, h, i] = sum_j a[i, j] v[b, h, j],   a[i] = softmax_j(q[b, h, i] . k[b, h, j])   over j with valid[b, j]
 
     The weights a are computed a few rows at a time and once more for the gradient, so memory grows with T, not T^2.
 
     Args:
-        queries: `(B, H, T, W)` float, H heads of width W, already scaled.
-        keys: `(B, H, T, W)`.
-        values: `(B, H, T, W)`.
-        valid: `(B, T)` bool.
+        queries: q, `(B, H, T, W)` float, H heads of width W, already scaled.
+        keys: k, `(B, H, T, W)` float.
+        values: v, `(B, H, T, W)` float.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
-        `(B, H, T, W)` of the dtype of `values`, 0 in a video without frames. Computed in float32 under every policy.
+        o, `(B, H, T, W)` of the dtype of `values`, 0 in a video without real frames. Computed in float32 under every
+        dtype policy.
 
     Source: Vaswani et al. 2017, "Attention is all you need"; recomputation as in Rabe & Staats 2021, "Self-attention
     does not need O(n^2) memory".
@@ -64,8 +65,8 @@ def _attend_rows(
 
 
 def _weights(queries: tf.Tensor, keys: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-    # Padding is masked before the softmax: after it, the weights of all frames that exist might have underflowed. In a
-    # video without frames everything is masked, and all weights are 0.
+    # Padding is masked before the softmax: after it, the weights of all real frames might have underflowed. In a video
+    # without real frames all logits are masked, and all weights are 0.
     bias = tf.where(exists, 0.0, -1e9)[:, tf.newaxis, :]
     weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) + bias)
     return tf.where(tf.reduce_any(exists, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
@@ -113,20 +114,23 @@ class LogitNormalization(keras.layers.Layer):
 
         z[b, h, i, j] = q[b, h, i] . k[b, h, j],   y = gamma_h (z - mean_h) / sqrt(variance_h + epsilon) + beta_h
 
-    with moments over all pairs (i, j) of frames that exist. What is the same for all j cancels in the softmax over j,
-    mean and beta included, so neither is kept. All that remains is one factor per head, applied to the queries:
+    with mean and variance over all pairs (i, j) of real frames. Terms that are the same for all j cancel in the softmax
+    over j, mean and beta included, so neither is kept. All that remains is one factor per head, applied to the queries:
 
         gamma_h / sqrt(variance_h + epsilon)
 
-    The variance needs no logits. For n frames with means q' and k', centred q" and k", sums over pairs fall apart into
+    The variance is computed without the logits. For n frames with means q' and k', centred q" and k":
 
         sum_ij (z_ij - q' . k')^2 = n sum_i (q"_i . k')^2 + n sum_j (q' . k"_j)^2 + sum_ij (q"_i . k"_j)^2
 
-    and the last of them is the product, summed, of the matrices sum_i q"_i q"_i^T and sum_j k"_j k"_j^T.
+    where the last sum is the sum of the elementwise product of the matrices sum_i q"_i q"_i^T and sum_j k"_j k"_j^T.
 
     Args:
-        momentum: the share of the moving variance that a step of a long run keeps.
+        momentum: the decay of the moving variance per step, in [0, 1); lower in the first steps, see `moving_rate`.
         epsilon: added to the variance.
+
+    Raises:
+        UserError: if `momentum` is outside [0, 1) or `epsilon` is below 0.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification": batch normalisation in place of
     the division by sqrt(W). Their code has a scale for every position of a key and counts padding in its moments.
@@ -140,14 +144,18 @@ class LogitNormalization(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale and a moving variance per head, for queries of `input_shape` `(B, H, T, W)`."""
+        """Creates gamma and the moving variance, `(H,)` each, for queries of `input_shape` `(B, H, T, W)`."""
         shape, fixed = (input_shape[1],), {"trainable": False, "autocast": False, "aggregation": "mean"}
         self.gamma = self.add_weight(shape=shape, initializer="ones", autocast=False, name="gamma")
         self.moving_variance = self.add_weight(shape=shape, initializer="ones", name="moving_variance", **fixed)
         self.num_updates = self.add_weight(shape=(), initializer="zeros", name="num_updates", **fixed)
 
     def call(self, queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Scales `queries` `(B, H, T, W)`; pairs count whose frames exist where `valid` `(B, T)` is true."""
+        """Multiplies `queries` `(B, H, T, W)` float by the factor of each head: the same shape and dtype.
+
+        The variance of the batch, used in training, is that of `queries` and `keys` `(B, H, T, W)` float where the
+        padding mask `valid` `(B, T)` bool is True.
+        """
         variance = self.moving_variance.value
         if training:
             variance, count = _logit_variance(tf.cast(queries, tf.float32), tf.cast(keys, tf.float32), valid)
@@ -186,10 +194,10 @@ def _quadratic(matrices: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
 
 
 def num_heads(width: int, head_size: int) -> int:
-    """The number of heads of `head_size` or more that frames of a width can be cut into: a divisor of the width.
+    """Returns the number of attention heads: the largest divisor h of `width` with width / h >= head_size, else 1.
 
     Raises:
-        UserError: if the size is below 1.
+        UserError: if `head_size` is below 1.
     """
     check_at_least(1, head_size=head_size)
     return max(heads for heads in range(1, max(1, width // head_size) + 1) if width % heads == 0)
@@ -198,24 +206,24 @@ def num_heads(width: int, head_size: int) -> int:
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention: every frame attends to all frames of its video.
 
-        [q_i, k_i, v_i] = x_i P,   o_i = heads of attend(q / sqrt(W), k, v) side by side,   y_i = o_i O + b
+        [q_i, k_i, v_i] = x_i P,   o = concat over heads of attend(q / sqrt(W), k, v),   y_i = o_i O + b
 
-    or, normalised by the batch,
+    or, with batch normalisation in place of the division by sqrt(W),
 
-        o_i = BN(heads of attend(LogitNormalization(q, k), k, v) side by side)
+        o = BN(concat over heads of attend(LogitNormalization(q, k), k, v))
 
-    P has no bias: one of k would cancel in the softmax. BN starts with gamma = 0, so that a block that adds y to x
-    starts with x: random heads of unit variance would drown it.
+    P has no bias: a bias of k would cancel in the softmax. BN starts with gamma = 0, so that a residual block x + y
+    starts as the identity plus b.
 
     Args:
-        head_size: W, at least; see `num_heads`.
-        add_batch_norm: whether to normalise by the batch.
+        head_size: the least width of a head; the actual width is W = D / num_heads(D, head_size).
+        add_batch_norm: whether to use the second form.
 
     Raises:
-        UserError: if the size is below 1.
+        UserError: if `head_size` is below 1.
 
-    Source: Vaswani et al. 2017, "Attention is all you need"; normalised: Kmiec, Bae & An 2018, whose gamma starts at 1;
-    0 after the last normalisation of what is added: Goyal et al. 2017, "Accurate, large minibatch SGD".
+    Source: Vaswani et al. 2017, "Attention is all you need"; with batch normalisation: Kmiec, Bae & An 2018, whose
+    gamma starts at 1; gamma = 0 at the end of a residual branch: Goyal et al. 2017, "Accurate, large minibatch SGD".
     """
 
     def __init__(self, head_size: int, add_batch_norm: bool = False, **kwargs: Any):
@@ -229,7 +237,7 @@ class SelfAttention(keras.layers.Layer):
             self.output_norm = MaskedBatchNormalization(gamma_initializer="zeros", dtype=policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates P and O, of which each square part starts from Glorot's uniform distribution."""
+        """Creates P `(D, 3 D)` and O `(D, D)`, of which each `(D, D)` block is Glorot-uniform, and b `(D,)`."""
         size = input_shape[-1]
         self.num_heads = num_heads(size, self.head_size)
         glorot = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
@@ -241,7 +249,10 @@ class SelfAttention(keras.layers.Layer):
             self.output_norm.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         size, width = frames.shape[2], frames.shape[2] // self.num_heads
         count, length = tf.unstack(tf.shape(valid))
         mapped = tf.tensordot(frames, tf.convert_to_tensor(self.projection), axes=1)

@@ -1,4 +1,4 @@
-"""Attention over frames: a few weighted means of a video's frames, each with weights of its own."""
+"""Attention pooling: weighted means of a video's frames, one set of weights per head or cluster."""
 
 import math
 from typing import Any
@@ -14,25 +14,25 @@ from yt8m.layers.vlad import unit_descriptor
 
 
 def softmax_over_frames(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Softmax over the frames that exist; the others have no weight, in a video without frames none has.
+    """Softmax over the real frames of each video; padding gets weight 0.
 
         a[b, t, k] = valid[b, t] exp(z[b, t, k]) / sum_s valid[b, s] exp(z[b, s, k])
 
     Args:
         logits: z, `(B, T, K)` float.
-        valid: `(B, T)` bool.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
         `(B, T, K)` of the dtype of `logits`; computed in float32.
     """
-    exists = valid[:, :, tf.newaxis]
-    # The mask comes first: weights that are masked after the softmax may have underflowed for all frames that exist.
-    masked = tf.where(exists, tf.cast(logits, tf.float32), tf.float32.min)
-    return tf.cast(tf.where(exists, tf.nn.softmax(masked, axis=1), 0.0), logits.dtype)
+    is_real = valid[:, :, tf.newaxis]
+    # The mask comes first: weights that are masked after the softmax may have underflowed for all real frames.
+    masked = tf.where(is_real, tf.cast(logits, tf.float32), tf.float32.min)
+    return tf.cast(tf.where(is_real, tf.nn.softmax(masked, axis=1), 0.0), logits.dtype)
 
 
 class FrameAttention(keras.layers.Layer):
-    """Weighs the frames of a video, as often as there are heads.
+    """Attention weights over the frames of each video, one set per head; they add up to 1 over the real frames.
 
         one layer:   a[:, k] = softmax_t(x_t W)_k
         two layers:  a[:, k] = softmax_t(tanh(x_t V + b) W)_k
@@ -40,11 +40,11 @@ class FrameAttention(keras.layers.Layer):
     A bias after W would be the same for all frames, and cancel.
 
     Args:
-        num_heads: K.
+        num_heads: the number of sets of weights, K.
         attention_size: the width of x V; 0 for one layer.
 
     Raises:
-        UserError: if there is no head, or a width is below 0.
+        UserError: if `num_heads` is below 1 or `attention_size` is below 0.
 
     Source: Long et al. 2018, "Attention Clusters" (two layers); pomonam/LearnablePoolingMethods and PaddlePaddle/models
     (one layer).
@@ -60,7 +60,7 @@ class FrameAttention(keras.layers.Layer):
             self.hidden = NormalisedDense(attention_size, add_batch_norm=False, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W and, for two layers, V and b."""
+        """Creates W `(D, K)` or, for two layers of width A, V `(D, A)`, b `(A,)` and W `(A, K)`."""
         size = input_shape[-1]
         if self.hidden is not None:
             self.hidden.build(input_shape)
@@ -69,26 +69,31 @@ class FrameAttention(keras.layers.Layer):
         self.kernel = self.add_weight(shape=(size, self.num_heads), initializer=normal, name="kernel")
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Weighs `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true: `(B, T, K)`."""
+        """Returns the weights `(B, T, K)` of `frames` `(B, T, D)` float.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         if self.hidden is not None:
             frames = tf.tanh(self.hidden(frames))
         return softmax_over_frames(tf.tensordot(frames, tf.convert_to_tensor(self.kernel), axes=1), valid)
 
 
 class AttentionClusters(keras.layers.Layer):
-    """Weighted means of the frames, moved apart, at unit length and side by side.
+    """K weighted means of the frames, each shifted and scaled to length 1 / sqrt(K), concatenated.
 
         v_k = sum_t a[t, k] x_t,   y_k = (alpha_k v_k + beta_k) / (sqrt(K) |alpha_k v_k + beta_k|)
 
-    Without the shift, y = v / |v| of the means as they are, which is plain attention pooling.
+    with a = FrameAttention(x).
+
+    Without the shift, y = v / |v| for the concatenated means v, which is plain attention pooling.
 
     Args:
         cluster_size: the number of means, K.
-        attention_size: the width of the scorer's first layer; 0 for a scorer of one layer.
-        shift: whether there are alpha and beta, two numbers per cluster.
+        attention_size: the hidden width of FrameAttention; 0 for attention without a hidden layer.
+        shift: whether to learn alpha and beta, two scalars per mean.
 
     Raises:
-        UserError: if there is no cluster, or a width is below 0.
+        UserError: if `cluster_size` is below 1 or `attention_size` is below 0.
 
     Source: Long et al. 2018, "Attention Clusters: purely attention based local feature integration for video
     classification". The code of Kmiec, Bae & An 2018 has one alpha and one beta for all clusters.
@@ -102,7 +107,7 @@ class AttentionClusters(keras.layers.Layer):
         self.attention = FrameAttention(cluster_size, attention_size, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the attention and, to shift, alpha = 1 and beta = 0.01."""
+        """Creates the weights of FrameAttention and, to shift, alpha = 1 and beta = 0.01, `(K, 1)` each."""
         self.attention.build(input_shape)
         if self.shift:
             shape = (self.cluster_size, 1)
@@ -110,7 +115,11 @@ class AttentionClusters(keras.layers.Layer):
             self.beta = self.add_weight(shape=shape, initializer=keras.initializers.Constant(0.01), name="beta")
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        A video without real frames gives zeros.
+        """
         means = weighted_sums(self.attention(frames, valid), frames)
         if not self.shift:
             return unit_descriptor(means)

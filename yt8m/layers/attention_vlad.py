@@ -1,4 +1,4 @@
-"""VLAD with self-attention: around it, or in place of its assignment."""
+"""VLAD with self-attention: before and after the pooling, or to compute the soft assignment."""
 
 import math
 from typing import Any
@@ -14,25 +14,25 @@ from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
 
 
 class AttentionEnhancedVLAD(keras.layers.Layer):
-    """NetVLAD between two encoders: one lets frames attend to each other, the other clusters.
+    """NetVLAD between two Transformer encoders: self-attention over the frames before it, over the clusters after it.
 
         V = sqrt(D) NetVLAD(NormalisedBlock(x)),   y = L2(flatten(NormalisedBlock(V)))
 
-    with every NetVLAD(...)_k at unit length, so that the numbers of V are as large as what attention adds to them.
+    with every NetVLAD(...)_k at unit length; the factor sqrt(D) gives the entries of V a size of about 1.
 
     Args:
         cluster_size: the number of clusters, K.
-        head_size: see SelfAttention.
-        dropout: the share of features that attention drops in training.
-        salt: names the draws of the dropout.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+        head_size: the least width of an attention head.
+        dropout: the dropout rate after self-attention, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
 
     Raises:
-        UserError: if there is no cluster, the heads have no width, or the share to drop is not in [0, 1).
+        UserError: if `cluster_size` or `head_size` is below 1, or `dropout` is outside [0, 1).
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", first model. Their code leaves
-    the first encoder out, and gives the second one tokens that mix clusters and features, of length 1 / sqrt(K), whose
-    results it does not scale back to unit length.
+    the first encoder out, gives the second one tokens of length 1 / sqrt(K) that mix clusters and features, and does
+    not scale its outputs to unit length.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         self.cluster_encoder = NormalisedBlock(head_size, dropout, f"{salt} clusters", dtype=policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights."""
+        """Creates the weights of both encoders and of NetVLAD, for tokens of width D."""
         self.frame_encoder.build(input_shape)
         self.vlad.build(input_shape)
         self.cluster_encoder.build((None, self.vlad.cluster_size, input_shape[-1]))
@@ -54,18 +54,23 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        A video without real frames gives zeros.
+        """
         frames = self.frame_encoder(frames, valid, random_key=random_key, training=training)
         clusters = math.sqrt(frames.shape[-1]) * self.vlad(frames, valid, training=training)
         has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
-        # All clusters of a video exist, or, if it has no frames, none: those would count in the moments of the batch.
-        exists = tf.tile(has_frames, (1, self.vlad.cluster_size))
-        clusters = self.cluster_encoder(clusters, exists, random_key=random_key, training=training)
+        # Clusters of a video without real frames are masked: they would count in the moments of the batch.
+        is_real = tf.tile(has_frames, (1, self.vlad.cluster_size))
+        clusters = self.cluster_encoder(clusters, is_real, random_key=random_key, training=training)
         return unit_descriptor(tf.where(has_frames[:, :, tf.newaxis], clusters, tf.zeros_like(clusters)))
 
 
 class AttentionSimilarityVLAD(keras.layers.Layer):
-    """VLAD whose assignment is computed by self-attention over the frames.
+    """VLAD whose soft assignment is computed by self-attention over the frames.
 
         h = NormalisedAttention(NormalisedBlock(x)),   z = BN(relu(h W1 + b1)) W2 + b2
         a[t] = BN(relu(z_t))   or   softmax_k(BN(z_t))
@@ -73,14 +78,13 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
 
     Args:
         cluster_size: the number of clusters, K.
-        head_size: see SelfAttention.
-        dropout: the share of features that attention drops in training.
-        salt: names the draws of the dropout.
-        similarity: `bn_relu`, shares of any size and sign, or `softmax`, shares that add up to 1 for each frame.
+        head_size: the least width of an attention head.
+        dropout: the dropout rate after self-attention, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
+        similarity: `bn_relu`, weights a of any size and sign, or `softmax`, weights that add up to 1 for each frame.
 
     Raises:
-        UserError: if there is no cluster or no such similarity, the heads have no width, or the share to drop is not in
-            [0, 1).
+        UserError: if `similarity` is neither, `cluster_size` or `head_size` is below 1, or `dropout` is outside [0, 1).
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", second model, with `bn_relu`.
     Their code leaves the first encoder out.
@@ -102,7 +106,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         self.similarity_norm = MaskedBatchNormalization(dtype=policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights."""
+        """Creates both attention layers, W1 `(D, 4 D)`, b1, W2 `(4 D, K)`, b2, the normalisations and c `(K, D)`."""
         size, clusters = input_shape[-1], (*input_shape[:-1], self.cluster_size)
         hidden = (*input_shape[:-1], 4 * size)
         self.widening = keras.layers.Dense(4 * size, activation="relu", dtype=self.dtype_policy)
@@ -117,14 +121,23 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        A video without real frames gives zeros.
+        """
         shares = self.assign(frames, valid, random_key, training)
         mass = tf.cast(cluster_mass(shares), frames.dtype)
         clusters = weighted_sums(shares, frames) - mass[:, :, tf.newaxis] * self.centres
         return unit_clusters(clusters)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
+        """Returns a `(B, T, K)`, 0 for padding, of `frames` `(B, T, D)` float.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         encoded = self.encoder(frames, valid, random_key=random_key, training=training)
         attended = self.attention(encoded, valid, random_key=random_key, training=training)
         hidden = self.hidden_norm(self.widening(attended), valid=valid, training=training)

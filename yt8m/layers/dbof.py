@@ -1,4 +1,4 @@
-"""Bags of frames: project every frame or assign it to clusters, then pool over time."""
+"""Deep bags of frames (DBoF): project every frame or assign it softly to clusters, then pool over time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +18,8 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 def _largest(detections: tf.Tensor, valid: tf.Tensor, activate: Activation) -> tf.Tensor:
-    # No activation ever falls, so the largest input has the largest output: one number per video is activated, not one
-    # per frame. A video without frames stays at 0.
+    # Every activation is monotonic, so the largest input has the largest output: the activation is computed once per
+    # video, not once per frame. A video without real frames gives 0, not f(0).
     largest = activate(masked_max(detections, valid))
     return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
 
@@ -32,20 +32,18 @@ POOLING_METHODS = {"max": _largest, "average": _average}
 
 
 class DeepBagOfFrames(keras.layers.Layer):
-    """Projects frames onto many detectors and pools each detector over the video.
+    """Projects every frame, applies an activation and pools each output over time.
 
-        y[b, k] = pool_t f(BN(BN(x[b, t]) W))[k]
-
-    Without batch normalisation there is a bias instead of the outer one, and nothing instead of the inner one.
+        y[b] = pool_t f(BN(BN(x[b, t]) W))   or, without normalisation,   pool_t f(x[b, t] W + b)
 
     Args:
-        cluster_size: the number of detectors.
-        pooling_method: `max` or `average`.
+        cluster_size: the width of the projection, K.
+        pooling_method: `max` or `average` over the real frames.
         activation: f, `sigmoid` or `relu6`.
-        add_batch_norm: whether to normalise.
+        add_batch_norm: whether to batch-normalise the frames and their projection.
 
     Raises:
-        UserError: if there is no detector, or no such pooling method or activation.
+        UserError: if `cluster_size` is below 1, or another pooling method or activation is given.
 
     Source: Abu-El-Haija et al. 2016, "YouTube-8M"; google/youtube-8m, DbofModel.
     """
@@ -67,7 +65,7 @@ class DeepBagOfFrames(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates the projection."""
+        """Creates W `(D, K)` and the normalisations of x `(D,)` and x W `(K,)`, or a bias `(K,)`."""
         size = input_shape[-1]
         self.projection = NormalisedDense(
             self.cluster_size, add_batch_norm=self.add_batch_norm, bias_stddev=size**-0.5, dtype=self.dtype_policy
@@ -77,21 +75,27 @@ class DeepBagOfFrames(keras.layers.Layer):
             self.input_norm.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, cluster_size)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, cluster_size)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         return self.pool(self.projection(frames, valid=valid, training=training), valid, self.activate)
 
 
 class SoftBagOfFrames(keras.layers.Layer):
-    """Counts how much of a video belongs to each cluster.
+    """Soft histogram of a video's frames over clusters, scaled to unit length.
 
-        y = L2(sum_t a[t]),   a = SoftAssignment(x)
+        y = L2(sum_t a[t])   or, with max_pool,   [L2(sum_t a[t]), L2(max_t a[t])],   a = SoftAssignment(x)
 
     Args:
         cluster_size: the number of clusters, K.
-        max_pool: whether L2(max_t a[t]) follows.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
+        max_pool: whether to append the maximum over time.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+
+    Raises:
+        UserError: if `cluster_size` is below 1.
 
     Source: Miech, Laptev & Sivic 2017, Soft-DBoW.
     """
@@ -102,11 +106,14 @@ class SoftBagOfFrames(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the assignment."""
+        """Creates the weights of the soft assignment, `(D, K)` and `(K,)`."""
         self.assignment.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K)`, or `(B, 2 K)` with the maximum."""
+        """Pools `frames` `(B, T, D)` float to `(B, K)`, or `(B, 2 K)` with the maximum.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         shares = self.assignment(frames, valid, training=training)
         counts = tf.cast(l2_normalise(cluster_mass(shares)), shares.dtype)
         return tf.concat([counts, _unit_max(shares, valid)], axis=1) if self.max_pool else counts
@@ -117,16 +124,19 @@ def _unit_max(detections: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 class GatedBagOfFrames(keras.layers.Layer):
-    """A soft bag of frames whose counts are gated by each cluster's best frame.
+    """Soft histogram of a video's frames over clusters, multiplied by a gate computed from each cluster's maximum.
 
         y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = SoftAssignment(x)
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether assignment and gate are normalised; if not, they have biases.
+        add_batch_norm: whether to batch-normalise the logits of assignment and gate; if not, biases are added.
 
-    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDBoF: A B goes through as many numbers as
-    a frame has.
+    Raises:
+        UserError: if `cluster_size` is below 1.
+
+    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDBoF, where the rank of A B is the width
+    of a frame, as here.
     """
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, **kwargs: Any):
@@ -136,31 +146,34 @@ class GatedBagOfFrames(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the assignment and the gate."""
+        """Creates W `(D, K)` of the soft assignment, A `(K, D)` and B `(D, K)`, and their normalisations or biases."""
         self.assignment.build(input_shape)
         self.gate = BottleneckGate(input_shape[-1], self.add_batch_norm, dtype=self.dtype_policy)
         self.gate.build((None, self.cluster_size))
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, K)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         shares = self.assignment(frames, valid, training=training)
         gate = tf.cast(self.gate(_unit_max(shares, valid), training=training), tf.float32)
         return tf.cast(l2_normalise(gate * cluster_mass(shares)), shares.dtype)
 
 
 class MeanAndMaxBagOfFrames(keras.layers.Layer):
-    """Projects frames onto detectors, and pools each both ways.
+    """Projects every frame, applies an activation, and concatenates mean and maximum over time.
 
         y = [L2(mean_t f(BN(x_t W))), L2(max_t f(BN(x_t W)))]
 
     Args:
-        cluster_size: the number of detectors, K.
-        activation: f: a name of `ACTIVATIONS`; `relu`, WILLOW's name for relu6; or `glu`, half of 2 K projections gated
-            by the other half.
-        add_batch_norm: whether to normalise; if not, there is a bias.
+        cluster_size: the width of f's output, K.
+        activation: f: `sigmoid`; `relu6`, also called `relu`, as in WILLOW's code; or `glu`, which multiplies the first
+            half of a projection of width 2 K by the sigmoid of the second half.
+        add_batch_norm: whether to batch-normalise x W; if not, a bias is added.
 
     Raises:
-        UserError: if there is no detector or no such activation.
+        UserError: if `cluster_size` is below 1, or another activation is given.
 
     Source: antoine77340/Youtube-8M-WILLOW, DBoF.
     """
@@ -174,7 +187,7 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates the projection."""
+        """Creates W `(D, K)`, or `(D, 2 K)` for `glu`, and the batch normalisation or a bias of that width."""
         self.projection = NormalisedDense(
             self.num_projections,
             add_batch_norm=self.add_batch_norm,
@@ -184,7 +197,10 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
         self.projection.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, 2 K)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, 2 K)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         detections = self.activate(self.projection(frames, valid=valid, training=training))
         return tf.concat([l2_normalise(masked_mean(detections, valid)), _unit_max(detections, valid)], axis=1)
 

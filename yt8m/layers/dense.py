@@ -11,18 +11,19 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 
 
 class NormalisedDense(keras.layers.Layer):
-    """The linear step before most activations of learnable pooling.
+    """A linear map, batch-normalised or with a bias.
 
         y = BN(x W)   or   x W + b
 
     Args:
         units: the width of y.
-        add_batch_norm: whether to normalise; the offset of the normalisation then replaces b.
-        kernel_stddev: of the normal distribution that W starts from; 1 / sqrt(width of x) if None.
-        bias_stddev: the same for b.
+        add_batch_norm: whether to batch-normalise; the offset of the normalisation then takes the place of b.
+        kernel_stddev: the standard deviation of the normal distribution that initialises W; None for 1 / sqrt(width
+            of x).
+        bias_stddev: the standard deviation of the normal distribution that initialises b.
 
     Raises:
-        UserError: if the width is below 1 or a standard deviation below 0.
+        UserError: if `units` is below 1 or a standard deviation is below 0.
 
     Source: google/youtube-8m, DbofModel; the layers of WILLOW's models are of this form too.
     """
@@ -47,7 +48,7 @@ class NormalisedDense(keras.layers.Layer):
         self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates W and, without normalisation, b."""
+        """Creates W `(D, units)` and the batch normalisation or b `(units,)`."""
         size = input_shape[-1]
         stddev = 1.0 / math.sqrt(size) if self.kernel_stddev is None else self.kernel_stddev
         self.kernel = self.add_weight(
@@ -61,7 +62,10 @@ class NormalisedDense(keras.layers.Layer):
             self.batch_norm.build((*input_shape[:-1], self.units))
 
     def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(..., D)` to `(..., units)`; its moments are those of the positions in `valid` `(...)`."""
+        """Maps `x` `(..., D)` float to `(..., units)`.
+
+        `valid` `(...)` bool is True for the positions that the batch moments are taken over; None for all.
+        """
         y = tf.tensordot(x, tf.convert_to_tensor(self.kernel), axes=1)
         if self.batch_norm is None:
             return y + self.bias

@@ -1,4 +1,4 @@
-"""Dropout whose draws belong to the example, not to the device or the moment."""
+"""Dropout whose random numbers are a function of the example, not of the device or the step."""
 
 from typing import Any
 
@@ -10,19 +10,18 @@ from yt8m.randomness import uniform
 
 
 class KeyedDropout(keras.layers.Layer):
-    """Sets features to 0 at random in training and scales the others up; the identity at evaluation.
+    """Dropout: sets features to 0 at random in training and scales the others up; the identity at evaluation.
 
-        y[b, ..., e] = x[b, ..., e] * [u(key_b, e) >= rate] / (1 - rate)
+        y[b, ..., e] = x[b, ..., e] * [u[b, e] >= rate] / (1 - rate),   u[b, e] uniform in [0, 1), from random_key[b]
 
-    A feature goes from all frames of a video or from none.
+    A feature is dropped from all frames of a video or from none.
 
     Args:
-        rate: the share of features to drop, in [0, 1).
-        salt: names this layer's draws; two layers of a model need two names.
+        rate: the dropout rate, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if the rate is outside [0, 1).
-        ValueError: if training gives no keys.
+        UserError: if `rate` is outside [0, 1).
 
     Source: Srivastava et al. 2014, "Dropout", in the inverted form that needs no scaling at evaluation; one
     draw for all frames as in Gal & Ghahramani 2016, "A theoretically grounded application of dropout in RNNs".
@@ -30,7 +29,7 @@ class KeyedDropout(keras.layers.Layer):
 
     def __init__(self, rate: float, salt: str, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
-        self.supports_masking = True  # Keras' recurrent layers hang a mask on their outputs
+        self.supports_masking = True  # the outputs of Keras' recurrent layers carry a mask
         check_share(rate=rate)
         self.rate = rate
         self.salt = salt
@@ -39,7 +38,16 @@ class KeyedDropout(keras.layers.Layer):
         """There are no weights."""
 
     def call(self, x: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Drops features of `x` `(B, ..., E)` with the draws of `random_key` `(B,)` int64."""
+        """Drops features of `x` `(B, ..., E)` float: the same shape and dtype.
+
+        Args:
+            x: `(B, ..., E)` float.
+            random_key: `(B,)` int64, each example's source of randomness; may be None where nothing is dropped.
+            training: whether to drop.
+
+        Raises:
+            ValueError: if features are to be dropped and `random_key` is None.
+        """
         if not training or self.rate == 0.0:
             return x
         if random_key is None:

@@ -1,4 +1,4 @@
-"""Fisher vectors: gradients of the frames' log-likelihood by means, spreads and weights of a Gaussian mixture."""
+"""Fisher vectors: gradients of the frames' log-likelihood by the parameters of a Gaussian mixture."""
 
 import math
 from typing import Any
@@ -15,31 +15,32 @@ _SMALLEST_SPREAD = 1e-6  # of antoine77340/Youtube-8M-WILLOW, NetFV
 
 
 class NetFV(keras.layers.Layer):
-    """Sums of the frames' residuals from the centres of clusters, and of their squares, in units of the spreads.
+    """Fisher vector: first- and second-order statistics of the frames' residuals from cluster centres.
 
-        S_k  = sum_t a[t, k]
+        S_k  = sum_t a[t, k],   a = SoftAssignment(x)
         V1_k = sum_t a[t, k] (x_t - c_k) / s_k = (sum_t a[t, k] x_t - S_k c_k) / s_k
         V2_k = sum_t a[t, k] ((x_t - c_k)^2 / s_k^2 - 1)
              = (sum_t a[t, k] x_t^2 + S_k c_k^2 - 2 c_k sum_t a[t, k] x_t) / s_k^2 - S_k
 
-    elementwise, s = w^2 + 1e-6. In each part every cluster and then the whole is scaled to unit length; the parts
-    follow each other. The gradient of the mixture weights pi = softmax(v), if wanted, is a third part of unit length:
+    elementwise, with centres c and standard deviations s = w^2 + 1e-6. V1 and V2 are concatenated after every cluster
+    of each, and then each as a whole, is scaled to unit length. The gradient by the mixture weights pi = softmax(v) is
+    an optional third part, of unit length:
 
         V0_k = sum_t (a[t, k] - pi_k) / sqrt(pi_k)
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
-        couple_weights: whether the centres are `coupling_factor` times the weights of the assignment; if not, they are
-            weights of their own.
-        coupling_factor: see `couple_weights`.
-        mixture_gradient: whether to add V0.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+        couple_weights: whether c = coupling_factor * W^T for the weights W of the assignment; if not, c is trained
+            separately.
+        coupling_factor: the factor in c = coupling_factor * W^T.
+        mixture_gradient: whether to append V0.
 
     Raises:
-        UserError: if there is no cluster, or the factor is not finite.
+        UserError: if `cluster_size` is below 1, or `coupling_factor` is not finite.
 
-    Source: Perronnin & Dance 2007; Sanchez et al. 2013 (V0); Miech, Laptev & Sivic 2017, NetFV. The code of the latter
-    scales V2 as a whole twice and its clusters never; here they are scaled like those of V1.
+    Source: Perronnin & Dance 2007; Sanchez et al. 2013 (V0); Miech, Laptev & Sivic 2017, NetFV, whose code scales V2 as
+    a whole twice and never its clusters; here V2 is scaled like V1.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class NetFV(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype="float32")
 
     def build(self, input_shape: Any) -> None:
-        """Creates the assignment, the spreads and, if they are there, centres and mixture weights."""
+        """Creates W `(D, K)` of the assignment, w `(K, D)`, c `(K, D)` unless coupled, and v `(K,)` for V0."""
         self.assignment.build(input_shape)
         self.spread_roots = self._cluster_vectors("spread_roots", input_shape[-1], mean=1.0)
         if not self.couple_weights:
@@ -74,13 +75,16 @@ class NetFV(keras.layers.Layer):
         return self.add_weight(shape=(self.cluster_size, size), initializer=initializer, name=name)
 
     def centres(self) -> tf.Tensor:
-        """Returns the centres `(K, D)`."""
+        """Returns c, the cluster centres, `(K, D)` float32."""
         if self.couple_weights:
             return self.coupling_factor * tf.transpose(self.assignment.projection.kernel)
         return tf.convert_to_tensor(self.own_centres)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, 2 K D)`, or `(B, 2 K D + K)` with V0."""
+        """Pools `frames` `(B, T, D)` float to `(B, 2 K D)`, or `(B, 2 K D + K)` with V0.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         shares = self.assignment(frames, valid, training=training)
         mass, centres = cluster_mass(shares)[:, :, tf.newaxis], self.centres()
         spreads = tf.square(self.spread_roots) + _SMALLEST_SPREAD

@@ -1,4 +1,4 @@
-"""From the bytes of a batch to float frames and which of them are valid: exist, not padding."""
+"""From the stored features of a batch to float frames and their padding mask."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 
 
 def dequantise(feature: tf.Tensor) -> tf.Tensor:
-    """Turns stored bytes into numbers; features that were stored as floats stay what they are.
+    """Dequantises stored bytes q to floats in about [-2, 2]; float features are only cast.
 
         x = q * 4 / 255 - 2 + 4 / 512
 
     Args:
-        feature: uint8 of any shape, or float.
+        feature: uint8 or float, any shape.
 
     Returns:
         float32 of the same shape.
@@ -27,21 +27,21 @@ def dequantise(feature: tf.Tensor) -> tf.Tensor:
 
 
 def valid_frames(num_frames: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
-    """Returns `(B, width)` bool: whether frame t of a video of `num_frames` `(B,)` exists."""
+    """Returns the padding mask `(B, width)` bool, True where t < `num_frames`, for `num_frames` `(B,)` int."""
     return tf.range(width)[tf.newaxis, :] < tf.cast(num_frames, tf.int32)[:, tf.newaxis]
 
 
 def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tensor, tf.Tensor]:
-    """Dequantises all features of a batch and sets them side by side.
+    """Dequantises all features of a batch and concatenates them along the last axis.
 
     Args:
-        batch: features `(B, T, size)` uint8 or float, and `num_frames` `(B,)`; what follows the end of a video is
-            ignored.
-        spec: names the features, in order.
+        batch: features `(B, T, size)` uint8 or float by name, and `num_frames` `(B,)` int; frames t >= num_frames are
+            padding, whose values are ignored.
+        spec: the features' names and sizes, in the order of concatenation.
 
     Returns:
-        frames: `(B, T, D)` float32, exactly 0 after the end of a video.
-        valid: `(B, T)` bool, whether a frame exists.
+        frames: `(B, T, D)` float32, exactly 0 where padded; D is the sum of the features' sizes.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
     """
     features = [batch[name] for name in spec.feature_names]
     valid = valid_frames(batch[NUM_FRAMES], tf.shape(features[0])[1])
@@ -55,7 +55,7 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
 
 
 def read_vectors(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tf.Tensor:
-    """Sets the features of a video-level batch, `(B, size)` each, side by side: `(B, D)` float32."""
+    """Dequantises the features `(B, size)` of a video-level batch and concatenates them to `(B, D)` float32."""
     vectors = _side_by_side([dequantise(batch[name]) for name in spec.feature_names])
     return tf.ensure_shape(vectors, (None, spec.total_size))
 

@@ -1,4 +1,4 @@
-"""Gates: every feature of a vector is scaled by a number in [0, 1] that is computed from the vector."""
+"""Gates: every feature of a vector is multiplied by a number in [0, 1] that is computed from the whole vector."""
 
 import math
 from typing import Any
@@ -12,19 +12,19 @@ from yt8m.layers.normalisation import MaskedBatchNormalization
 
 
 class GateLogits(keras.layers.Layer):
-    """The logits of a gate: what its sigmoid is applied to.
+    """The logits of a gate, before its sigmoid.
 
-        z = BN(x W - diag(W) * x)   or, without normalisation,   x W - diag(W) * x + b
+        z = BN(x W)   or, without normalisation,   x W + b
 
-    The second term, if the diagonal is to be removed, keeps a feature from influencing its own gate.
+    With `remove_diagonal` x W - diag(W) * x takes the place of x W, so that no feature influences its own gate.
 
     Args:
         units: the width of z.
-        add_batch_norm: whether to normalise; if not, there is a bias.
-        remove_diagonal: whether to take out the diagonal of W; x must then be as wide as z.
+        add_batch_norm: whether to batch-normalise z; if not, a bias is added.
+        remove_diagonal: whether to leave out the diagonal of W; x must then be as wide as z.
 
     Raises:
-        UserError: if the width is below 1.
+        UserError: if `units` is below 1.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
     """
@@ -37,7 +37,7 @@ class GateLogits(keras.layers.Layer):
         self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates W and, without normalisation, b."""
+        """Creates W `(D, units)` and the batch normalisation or b `(units,)`."""
         normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(self.units))
         self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer=normal, name="kernel")
         if self.batch_norm is None:
@@ -46,7 +46,7 @@ class GateLogits(keras.layers.Layer):
             self.batch_norm.build((*input_shape[:-1], self.units))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, units)`."""
+        """Maps `x` `(B, D)` float to logits `(B, units)`."""
         kernel = tf.convert_to_tensor(self.kernel)
         z = tf.matmul(x, kernel)
         if self.remove_diagonal:
@@ -60,8 +60,8 @@ class ContextGating(keras.layers.Layer):
         y = x * sigmoid(BN(x W))
 
     Args:
-        add_batch_norm: whether to normalise; if not, there is a bias.
-        remove_diagonal: whether to keep a feature from influencing its own gate.
+        add_batch_norm: whether to batch-normalise the gate's logits; if not, a bias is added.
+        remove_diagonal: whether to leave out the diagonal of W, so that no feature influences its own gate.
 
     Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating".
     """
@@ -72,49 +72,49 @@ class ContextGating(keras.layers.Layer):
         self.remove_diagonal = remove_diagonal
 
     def build(self, input_shape: Any) -> None:
-        """Creates W."""
+        """Creates W `(D, D)` and the batch normalisation or a bias `(D,)`."""
         self.gate = GateLogits(input_shape[-1], self.add_batch_norm, self.remove_diagonal, dtype=self.dtype_policy)
         self.gate.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, D)`."""
+        """Maps `x` `(B, D)` float to y `(B, D)`."""
         return x * tf.sigmoid(self.gate(x, training=training))
 
 
 class GatedLinearUnit(ContextGating):
-    """Gates a linear map of a vector, not the vector itself: what context gating is compared with.
+    """Gated linear unit: multiplies a linear map of the input by a gate computed from the input.
 
         y = (x U + b) * sigmoid(BN(x W))
 
     Args:
-        add_batch_norm: whether to normalise the gate; if not, it has a bias.
-        remove_diagonal: whether W is without its diagonal.
+        add_batch_norm: whether to batch-normalise the gate's logits; if not, a bias is added.
+        remove_diagonal: whether to leave out the diagonal of W, so that no feature influences its own gate.
 
     Source: Dauphin et al. 2017, "Language modeling with gated convolutional networks".
     """
 
     def build(self, input_shape: Any) -> None:
-        """Creates U, b and W."""
+        """Creates U `(D, D)`, b `(D,)`, W `(D, D)` and the batch normalisation or a bias of the gate."""
         super().build(input_shape)
         self.linear = NormalisedDense(input_shape[-1], add_batch_norm=False, dtype=self.dtype_policy)
         self.linear.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, D)`."""
+        """Maps `x` `(B, D)` float to y `(B, D)`."""
         return self.linear(x) * tf.sigmoid(self.gate(x, training=training))
 
 
 class BottleneckGate(keras.layers.Layer):
-    """The gate of a wide vector, through a narrow one.
+    """A gate whose weight matrix A B has low rank.
 
         g = sigmoid(BN(x A B))
 
     Args:
-        units: the width of x A.
-        add_batch_norm: whether to normalise; if not, there is a bias.
+        units: the rank, which is the width of x A.
+        add_batch_norm: whether to batch-normalise the gate's logits; if not, a bias is added.
 
     Raises:
-        UserError: if the width is below 1.
+        UserError: if `units` is below 1.
 
     Source: antoine77340/Youtube-8M-WILLOW, GatedDBoF.
     """
@@ -126,7 +126,7 @@ class BottleneckGate(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates A and B, both from a normal distribution of standard deviation 1 / sqrt(units)."""
+        """Creates A `(D, units)` and B `(units, D)`, normal with deviation 1 / sqrt(units), and BN or a bias `(D,)`."""
         stddev, size = 1.0 / math.sqrt(self.units), input_shape[-1]
         normal = keras.initializers.RandomNormal(stddev=stddev)
         self.narrowing = self.add_weight(shape=(size, self.units), initializer=normal, name="narrowing")
@@ -136,21 +136,21 @@ class BottleneckGate(keras.layers.Layer):
         self.widening.build((*input_shape[:-1], self.units))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, D)` in [0, 1]."""
+        """Maps `x` `(B, D)` float to g `(B, D)` in [0, 1]."""
         return tf.sigmoid(self.widening(tf.matmul(x, tf.convert_to_tensor(self.narrowing)), training=training))
 
 
 class BottleneckGating(keras.layers.Layer):
-    """Context gating through a vector of an eighth of the width.
+    """Context gating with a weight matrix A B of low rank.
 
         y = x * sigmoid(BN(x A B))
 
     Args:
-        add_batch_norm: whether to normalise; if not, there is a bias.
-        ratio: by how much x A is narrower than x; it keeps at least one feature.
+        add_batch_norm: whether to batch-normalise the gate's logits; if not, a bias is added.
+        ratio: the width of x divided by the width of x A, which is rounded down and at least 1.
 
     Raises:
-        UserError: if the ratio is below 1.
+        UserError: if `ratio` is below 1.
 
     Source: the gate is that of antoine77340/Youtube-8M-WILLOW, GatedDBoF.
     """
@@ -162,30 +162,30 @@ class BottleneckGating(keras.layers.Layer):
         self.ratio = ratio
 
     def build(self, input_shape: Any) -> None:
-        """Creates A and B."""
+        """Creates A `(D, D / ratio)`, B `(D / ratio, D)` and the batch normalisation or a bias `(D,)`."""
         width = max(1, input_shape[-1] // self.ratio)
         self.gate = BottleneckGate(width, self.add_batch_norm, dtype=self.dtype_policy)
         self.gate.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, D)`."""
+        """Maps `x` `(B, D)` float to y `(B, D)`."""
         return x * self.gate(x, training=training)
 
 
 class SqueezeExcitation(keras.layers.Layer):
-    """Context gating through a narrower hidden layer, without biases.
+    """Squeeze-and-excitation gate: context gating through a narrow hidden layer.
 
         y = x * sigmoid(relu(BN(x W1)) W2)
 
     Args:
-        add_batch_norm: whether to normalise the hidden layer; if not, it has a bias.
-        ratio: by how much it is narrower than x; it keeps at least one unit.
+        add_batch_norm: whether to batch-normalise the hidden layer; if not, a bias is added.
+        ratio: the width of x divided by that of the hidden layer, which is rounded down and at least 1.
 
     Raises:
-        UserError: if the ratio is below 1.
+        UserError: if `ratio` is below 1.
 
-    Source: Hu et al. 2018, "Squeeze-and-excitation networks"; Lin, Xiao & Fan 2018, "NeXtVLAD", whose code has no batch
-    normalisation after W2, as here, where a figure of the paper has one.
+    Source: Hu et al. 2018, "Squeeze-and-excitation networks"; Lin, Xiao & Fan 2018, "NeXtVLAD", whose code, like
+    this layer, has no batch normalisation after W2, although a figure of the paper shows one.
     """
 
     def __init__(self, add_batch_norm: bool = True, ratio: int = 8, **kwargs: Any):
@@ -195,7 +195,7 @@ class SqueezeExcitation(keras.layers.Layer):
         self.ratio = ratio
 
     def build(self, input_shape: Any) -> None:
-        """Creates W1 and W2."""
+        """Creates W1 `(D, D / ratio)`, W2 `(D / ratio, D)` and BN or a bias of the hidden layer."""
         size = input_shape[-1]
         width = max(1, size // self.ratio)
         self.squeeze = NormalisedDense(
@@ -205,7 +205,7 @@ class SqueezeExcitation(keras.layers.Layer):
         self.excitation = self.add_weight(shape=(width, size), initializer="he_normal", name="excitation")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` to `(B, D)`."""
+        """Maps `x` `(B, D)` float to y `(B, D)`."""
         hidden = tf.nn.relu(self.squeeze(x, training=training))
         return x * tf.sigmoid(tf.matmul(hidden, tf.convert_to_tensor(self.excitation)))
 

@@ -1,4 +1,4 @@
-"""Layers in a row whose weights a checkpoint finds."""
+"""A list of layers whose weights are saved in checkpoints."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,7 +6,7 @@ import keras
 
 
 class LayerList:
-    """Layers in a row, as the attributes `name_0`, `name_1`, ... of the layer or model that owns them.
+    """A list of layers that are also the attributes `name_0`, `name_1`, ... of the layer or model that owns them.
 
         self.encoders = LayerList(self, "encoder", [Encoder(), Encoder()])      # saved as encoder_0 and encoder_1
 
@@ -14,9 +14,9 @@ class LayerList:
     would be trained and silently not be saved.
 
     Args:
-        owner: the layer or model.
-        name: of one layer.
-        layers: the layers, in order.
+        owner: the layer or model that gets the attributes.
+        name: the prefix of the attributes' names.
+        layers: the members of the list, in order.
     """
 
     def __init__(self, owner: keras.layers.Layer, name: str, layers: Iterable[keras.layers.Layer]):

@@ -9,12 +9,12 @@ Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
-    """Blends expert probabilities with a softmax gate, class by class, and returns the logits of the blend.
+    """Logits of a mixture of M experts per class, weighted by a softmax gate.
 
-        p[b, c] = sum_m softmax_m(gates[b, :, c])[m] * sigmoid(experts[b, m, c]),   logit = log p - log(1 - p)
+        p[b, c] = sum_m softmax(gates[b, :, c])[m] * sigmoid(experts[b, m, c]),   logit = log p - log(1 - p)
 
-    The gates have one mixture more than the experts, the last one: a dummy expert whose probability is 0, so that a
-    class can be switched off whatever the experts predict. The softmax's denominator cancels in the logit:
+    The softmax is over M + 1 gates. The last one belongs to a dummy expert whose probability is 0, so that the gate
+    alone can make a class improbable. The softmax's denominator cancels in the logit:
 
         p_m = gate_m + log sigmoid(expert_m),   q_m = gate_m + log sigmoid(-expert_m),   q_dummy = gate_dummy
         logit = logsumexp_m p_m - logsumexp_m q_m
@@ -26,10 +26,10 @@ def mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tf.Tensor:
         experts: `(B, M, C)` float, unnormalised.
 
     Returns:
-        `(B, C)` of the same dtype; its sigmoid is the probability of the mixture.
+        The logits, `(B, C)` of the same dtype; their sigmoid is p.
 
     Raises:
-        ValueError: if the gates do not have exactly one mixture more than the experts.
+        ValueError: if the second axis of `gates` is not one longer than that of `experts`.
 
     Source: Jordan & Jacobs 1994; the dummy expert follows google/youtube-8m, MoeModel.
     """
@@ -61,7 +61,7 @@ def gated_logits(logits: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-    """Computed per mixture: rows of classes, each read and written in few passes.
+    """`mixture_logits` and its gradient, computed mixture by mixture on `(B, C)` tensors to save passes over memory.
 
     With alpha = softmax(p), beta = softmax(q) and s = sigmoid(expert), and since d log s / d expert = 1 - s:
 

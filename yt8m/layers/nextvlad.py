@@ -1,4 +1,4 @@
-"""NeXtVLAD: frames are widened and cut into groups, which are assigned on their own and share the centres."""
+"""NeXtVLAD: VLAD over groups of features; each group has its own soft assignment, all share the cluster centres."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 
 
 class NeXtVLAD(keras.layers.Layer):
-    """Aggregates groups of features, each with an attention and an assignment of its own.
+    """VLAD over groups of features, each group with its own attention weight and soft assignment.
 
         u_t   = x_t W0 + b0                                       (widened to E D, cut into G groups u[t, g])
         a_tgk = valid_t * sigmoid(u_t A + b)_g * softmax_k(BN(u_t W)[g])_k
@@ -21,13 +21,13 @@ class NeXtVLAD(keras.layers.Layer):
 
     Args:
         cluster_size: the number of clusters, K.
-        groups: G, a divisor of E D.
-        expansion: E.
+        groups: the number of groups, G, a divisor of E D.
+        expansion: the factor by which frames are widened, E.
 
     Raises:
-        UserError: if the groups do not divide the widened frame, or a number is below 1.
+        UserError: if an argument is below 1; when the layer is built, if `groups` does not divide E D.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where padding is part of the batch's moments.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where padding takes part in the batch moments.
     """
 
     def __init__(self, cluster_size: int, groups: int = 8, expansion: int = 2, **kwargs: Any):
@@ -38,7 +38,11 @@ class NeXtVLAD(keras.layers.Layer):
         self.expansion = expansion
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights, all from He's normal distribution."""
+        """Creates W0 `(D, E D)`, A `(E D, G)`, W `(E D, G K)`, c `(K, E D / G)`, all He-normal; b0 = b = 0; both BN.
+
+        Raises:
+            UserError: if `groups` does not divide E D.
+        """
         width = self.expansion * input_shape[-1]
         if width % self.groups:
             raise ArgumentError(
@@ -67,10 +71,13 @@ class NeXtVLAD(keras.layers.Layer):
         return layer
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K E D / G)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, K E D / G)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         wide = self.widening(frames)
         shares = self._assign(wide, valid, training)
-        # A group of a frame is to the sums what a frame is to NetVLAD.
+        # Every group of a frame is one vector of the VLAD sums.
         # Both sizes are given to reshape: in an empty batch an axis of -1 could be anything.
         count, length = tf.unstack(tf.shape(valid))
         members = tf.reshape(wide, (count, length * self.groups, self.centres.shape[1]))
@@ -80,7 +87,7 @@ class NeXtVLAD(keras.layers.Layer):
         return self.descriptor_norm(descriptor, training=training)
 
     def _assign(self, wide: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns the shares of groups in clusters, `(B, T * G, K)`."""
+        """Returns a, `(B, T * G, K)`, 0 for padding."""
         count, length = tf.unstack(tf.shape(valid))
         logits = tf.cast(self.assignment(wide, valid=valid, training=training), tf.float32)
         shares = tf.nn.softmax(tf.reshape(logits, (count, length, self.groups, self.cluster_size)))

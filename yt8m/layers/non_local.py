@@ -14,16 +14,16 @@ _NUM_FRAMES = 300.0  # of a training example of the published model
 
 
 class NonLocalBlock(keras.layers.Layer):
-    """Adds to every token a blend of all tokens.
+    """Single-head self-attention over tokens, with a residual connection.
 
         y_k = v_k + sum_j softmax_j(s (v_k Q) . (v_j K))_j (v_j G) O
 
     Args:
         inner_size: the width of v Q, v K and v G.
-        scale: s.
+        scale: the factor s of the logits.
 
     Raises:
-        UserError: if the width is below 1, or the scale not above 0.
+        UserError: if `inner_size` is below 1, or `scale` is not above 0.
 
     Source: Wang et al. 2018, "Non-local neural networks", embedded Gaussian; 17Skye17/2nd-YouTube8M, without biases, so
     that a video without frames stays at 0. The light form of that code takes v K for v G; here they are two maps.
@@ -38,7 +38,7 @@ class NonLocalBlock(keras.layers.Layer):
         self.scale = scale
 
     def build(self, input_shape: Any) -> None:
-        """Creates Q, K, G and O, each from a normal distribution of standard deviation 1 / sqrt(number of its rows)."""
+        """Creates Q, K, G `(D, inner_size)` and O `(inner_size, D)`, normal with deviation 1 / sqrt(number of rows)."""
         size, inner = input_shape[-1], self.inner_size
         self.query, self.key, self.value = (self._matrix(name, size, inner) for name in ("query", "key", "value"))
         self.output_map = self._matrix("output_map", inner, size)
@@ -48,7 +48,7 @@ class NonLocalBlock(keras.layers.Layer):
         return self.add_weight(shape=(rows, columns), initializer=normal, name=name)
 
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
-        """Maps `tokens` `(B, K, D)` to `(B, K, D)` float32."""
+        """Maps `tokens` `(B, K, D)` float to y `(B, K, D)` float32."""
         query, key, value = (
             tf.tensordot(tokens, tf.convert_to_tensor(matrix), axes=1) for matrix in (self.query, self.key, self.value)
         )
@@ -58,25 +58,25 @@ class NonLocalBlock(keras.layers.Layer):
 
 
 class NonLocalVLAD(keras.layers.Layer):
-    """VLAD whose clusters attend to each other.
+    """VLAD followed by self-attention over the clusters.
 
         V_k = (300 / T) sum_t a[t, k] (x_t - c_k)
         y   = NonLocalBlock(V), each cluster and then the whole scaled to unit length
 
-    The block's products grow with the square of the number of frames T that are summed, so V is what 300 frames would
-    sum to, the number that the published model is trained with. The block works in K features and divides its products
-    by K, or, in the light form, which sums frames instead of residuals, in D / 2 features, by sqrt(D).
+    The logits of the block grow with the square of the number of real frames T, so the factor 300 / T scales V to the
+    number of frames that the published model is trained with. The block has inner_size = K and s = 1 / K; in the light
+    form, which sums frames instead of residuals, inner_size = D / 2 and s = 1 / sqrt(D).
 
-    A cluster gets about 300 / K frames, so the products grow as (300 / K)^2: near 1 with 64 clusters, in the thousands
-    with 4, where the softmax is one-hot to the last digit of float32, and Q and K have no gradient.
+    A cluster gets about 300 / K frames, so the logits grow as (300 / K)^2: near 1 with 64 clusters, in the thousands
+    with 4, where the softmax is one-hot in float32, and Q and K get no gradient.
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
-        light: whether to take the light form.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+        light: whether to use the light form described above.
 
     Raises:
-        UserError: if there is no cluster.
+        UserError: if `cluster_size` is below 1.
 
     Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which
     divides by 64 whatever the number of clusters, 64 for images and 32 for sound in its best models.
@@ -89,7 +89,7 @@ class NonLocalVLAD(keras.layers.Layer):
         self.vlad = kind(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the VLAD and the block."""
+        """Creates W `(D, K)` and c `(K, D)` of the VLAD and the weights of the block, for tokens of width D."""
         clusters, size = self.vlad.cluster_size, input_shape[-1]
         inner, scale = (max(1, size // 2), size**-0.5) if self.light else (clusters, 1.0 / clusters)
         self.vlad.build(input_shape)
@@ -97,7 +97,11 @@ class NonLocalVLAD(keras.layers.Layer):
         self.block.build((None, clusters, size))
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        A video without real frames gives zeros.
+        """
         sums = self.vlad.aggregate(self.vlad.assign(frames, valid, training), frames)
         scale = _NUM_FRAMES / frame_counts(valid)
         return unit_clusters(self.block(scale[:, tf.newaxis, tf.newaxis] * tf.cast(sums, tf.float32)))

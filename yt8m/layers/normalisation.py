@@ -1,4 +1,4 @@
-"""Normalisation: to unit length, by the moments of a frame, and by those of a batch that may hold padding."""
+"""Normalisation: to unit length, layer normalisation, and batch normalisation under a padding mask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,45 +17,45 @@ def l2_normalise(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
 
         y = x / |x|   where |x| > 1e-6, else x
 
-    A zero vector is returned as it is: a floor under |x| would multiply its gradient by a million, too much for
+    Short vectors are not divided by a lower bound of |x|: that would multiply their gradient by 1e6, too much for
     float16.
 
     Args:
-        x: float of any shape.
-        axis: the axis along which a vector lies.
+        x: float, any shape.
+        axis: the axis of the vectors.
 
     Returns:
-        The shape and dtype of `x`; the length is computed in float32.
+        y, of the shape and dtype of `x`; |x| is computed in float32.
     """
     exact = tf.cast(x, tf.float32)
     return tf.cast(exact * unit_scale(tf.reduce_sum(tf.square(exact), axis=axis, keepdims=True)), x.dtype)
 
 
 def unit_scale(squares: tf.Tensor) -> tf.Tensor:
-    """Returns what `l2_normalise` multiplies vectors by, of their squared lengths."""
+    """Returns 1 / |x|, or 1 where |x| <= 1e-6, for `squares` = |x|^2 float32 of any shape."""
     return tf.where(squares > _TINY_SQUARE, tf.math.rsqrt(tf.maximum(squares, _TINY_SQUARE)), 1.0)
 
 
 class MaskedBatchNormalization(keras.layers.Layer):
-    """Batch normalisation over the last axis, by moments of the positions that exist on all replicas.
+    """Batch normalisation of the last axis under a padding mask, with moments over all replicas.
 
         y = gamma * (x - mean) / sqrt(variance + epsilon) + beta
 
-    In training mean and variance are those of the batch: sums over valid positions, added up over the replicas, divided
-    by their number. At evaluation they are the moving moments. A batch without a valid position leaves the moving
-    moments alone.
+    In training mean and variance are those of the unmasked positions of the batch on all replicas; at evaluation they
+    are the moving moments, which a batch without unmasked positions does not change.
 
-    The moving moments follow the batch's with rate max(1 - momentum, 10 / (10 + t)) in step t = 0, 1, ...: the first
-    batch replaces the initial values and a short run averages over its last tenth, where a fixed momentum of 0.999
-    would still remember the start after thousands of steps.
+        moving += rate * (batch - moving),   rate = max(1 - momentum, 10 / (10 + t)) in step t = 0, 1, ...
+
+    So the first batch replaces the initial values, and a short run averages over about its last tenth; with a fixed
+    momentum of 0.999 the initial values would still count after thousands of steps.
 
     Args:
-        momentum: the share of the moving moments that a step of a long run keeps.
+        momentum: the decay of the moving moments per step, in [0, 1), once t > 10 momentum / (1 - momentum).
         epsilon: added to the variance.
-        gamma_initializer: `ones`, or `zeros` for a branch that is added and starts by adding nothing.
+        gamma_initializer: `ones`; or `zeros`, for the last normalisation of a residual branch.
 
     Raises:
-        UserError: if a number or a name is out of range.
+        UserError: if `momentum` is outside [0, 1), `epsilon` is below 0, or another initialiser is given.
 
     Source: Ioffe & Szegedy 2015; momentum and epsilon of slim.batch_norm; the warm-up is that of
     tf.train.ExponentialMovingAverage(num_updates), without its bias towards the initial value.
@@ -71,7 +71,7 @@ class MaskedBatchNormalization(keras.layers.Layer):
         self.gamma_initializer = gamma_initializer
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale, an offset and two moving moments per feature, all float32 whatever the policy."""
+        """Creates gamma, beta, moving mean and moving variance, `(F,)` float32 each under every dtype policy."""
         self.gamma = self._vector(input_shape[-1], "gamma", self.gamma_initializer, trainable=True)
         self.beta = self._vector(input_shape[-1], "beta", "zeros", trainable=True)
         self.moving_mean = self._vector(input_shape[-1], "moving_mean", "zeros", trainable=False)
@@ -92,7 +92,11 @@ class MaskedBatchNormalization(keras.layers.Layer):
         )
 
     def call(self, x: tf.Tensor, valid: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        """Normalises `x` `(..., F)`; `valid` `(...)` bool is true where a position counts; all do if it is None."""
+        """Normalises `x` `(..., F)` float: the same shape and dtype.
+
+        `valid` `(...)` bool is True for the positions that the batch moments are taken over; None for all. Masked
+        positions are normalised too.
+        """
         rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
         if training:
             weights = tf.ones_like(rows[:, 0]) if valid is None else tf.reshape(tf.cast(valid, tf.float32), (-1,))
@@ -104,7 +108,7 @@ class MaskedBatchNormalization(keras.layers.Layer):
         return tf.cast(tf.reshape(y, tf.shape(x)), x.dtype)
 
     def _follow(self, mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor) -> None:
-        """Moves the moving moments towards those of a batch, if it had any position at all."""
+        """Moves the moving moments towards those of a batch, unless all of its positions are masked."""
         rate = moving_rate(self.num_updates, count, self.momentum)
         self.moving_mean.assign_add(rate * (mean - self.moving_mean))
         self.moving_variance.assign_add(rate * (variance - self.moving_variance))
@@ -112,7 +116,15 @@ class MaskedBatchNormalization(keras.layers.Layer):
 
 
 def moving_rate(num_updates: tf.Tensor, count: tf.Tensor, momentum: float) -> tf.Tensor:
-    """How far moving moments go towards those of a batch of `count` positions, after `num_updates` batches."""
+    """Returns the rate of a moving average, moving += rate * (batch - moving), as a scalar float32.
+
+        rate = max(1 - momentum, 10 / (10 + num_updates))   if count > 0, else 0
+
+    Args:
+        num_updates: scalar float32, the batches so far.
+        count: scalar float32, the unmasked positions of the batch.
+        momentum: the decay per step after many batches.
+    """
     return tf.cast(count > 0.0, tf.float32) * tf.maximum(1.0 - momentum, 10.0 / (10.0 + num_updates))
 
 
@@ -121,7 +133,7 @@ def moving_rate(num_updates: tf.Tensor, count: tf.Tensor, momentum: float) -> tf
 def _normalise_by_batch(
     x: tf.Tensor, weights: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor | None, ...]]]:
-    """Normalises rows by the moments of the weighted ones, on all replicas.
+    """Batch-normalises rows by their weighted moments over all replicas.
 
     With z = (x - mean) / sqrt(variance + epsilon), n = sum_j weights_j and upstream gradients g, where sums run over
     the rows of all replicas for x and over a replica's own for gamma and beta:
@@ -129,11 +141,11 @@ def _normalise_by_batch(
         d loss / d x_i = gamma / sqrt(variance + epsilon) * (g_i - weights_i (sum_j g_j + z_i sum_j g_j z_j) / n)
         d loss / d gamma = sum_j g_j z_j,   d loss / d beta = sum_j g_j
 
-    Written out because only x has to be kept for it, not half a dozen tensors of its size.
+    Written out because then only x is kept in memory for the gradient, not six tensors of its size.
 
     Args:
         x: `(N, F)` float32.
-        weights: `(N,)` float32, 1 for a row that counts and 0 for one that does not.
+        weights: `(N,)` float32, 1 for a real row and 0 for padding.
         gamma: `(F,)` float32.
         beta: `(F,)` float32.
         epsilon: added to the variance.
@@ -173,12 +185,15 @@ def _weighted_sum(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 class LayerNormalization(keras.layers.Layer):
-    """Normalises every position by the moments of its own features.
+    """Layer normalisation: every position is normalised by the mean and variance of its own features.
 
         y = gamma * (x - mean(x)) / sqrt(variance(x) + epsilon) + beta
 
     Args:
         epsilon: added to the variance.
+
+    Raises:
+        UserError: if `epsilon` is below 0.
 
     Source: Ba, Kiros & Hinton 2016, "Layer normalization". tf.contrib.layers.layer_norm, which the code of Kmiec, Bae &
     An 2018 calls, takes moments over all positions of a video, padding included.
@@ -190,12 +205,12 @@ class LayerNormalization(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape: Any) -> None:
-        """Creates a scale and an offset per feature, float32 whatever the policy."""
+        """Creates gamma and beta, `(F,)` float32 each under every dtype policy."""
         self.gamma = self.add_weight(shape=(input_shape[-1],), initializer="ones", autocast=False, name="gamma")
         self.beta = self.add_weight(shape=(input_shape[-1],), initializer="zeros", autocast=False, name="beta")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Normalises `x` `(..., F)`."""
+        """Normalises `x` `(..., F)` float: the same shape and dtype."""
         rows = tf.reshape(tf.cast(x, tf.float32), (-1, x.shape[-1]))
         y = _normalise_rows(rows, self.gamma.value, self.beta.value, self.epsilon)
         return tf.cast(tf.reshape(y, tf.shape(x)), x.dtype)
@@ -206,7 +221,7 @@ class LayerNormalization(keras.layers.Layer):
 def _normalise_rows(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
-    """Normalises rows `(N, F)` by their own moments; of tensors of that size only x is kept for the gradient.
+    """Layer-normalises rows `(N, F)`; only x is kept in memory for the gradient.
 
     With z = (x - mean) / sqrt(variance + epsilon), upstream gradients g, h = gamma * g and means over a row's features:
 

@@ -1,21 +1,21 @@
-"""Pooling over the frames that exist. A video without frames pools to zeros."""
+"""Pooling over the real frames of each video, by mean, maximum or first frame. No real frames give zeros."""
 
 import tensorflow as tf
 
 
 def frame_counts(valid: tf.Tensor) -> tf.Tensor:
-    """Returns how many frames `valid` `(B, T)` each video has, `(B,)` float32, at least 1: what sums are divided by."""
+    """Returns max(1, number of real frames) `(B,)` float32 for the padding mask `valid` `(B, T)` bool."""
     return tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32), axis=1), 1.0)
 
 
 def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Averages the frames of each video.
+    """Averages the real frames of each video.
 
         mean[b] = sum_t valid[b, t] * frames[b, t] / max(sum_t valid[b, t], 1)
 
     Args:
         frames: `(B, T, D)` float.
-        valid: `(B, T)` bool.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
         `(B, D)` of the dtype of `frames`.
@@ -26,26 +26,28 @@ def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def masked_max(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Takes the largest value of each feature over the frames of a video.
+    """Takes the maximum of each feature over the real frames of each video.
+
+        max[b, d] = max over t with valid[b, t] of frames[b, t, d]
 
     Args:
         frames: `(B, T, D)` float.
-        valid: `(B, T)` bool.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
         `(B, D)` of the dtype of `frames`.
     """
-    # Padding counts as minus infinity: zeros would be a floor under the features of a short video.
+    # Padding counts as the smallest float: zeros would be a lower bound of the features of a short video.
     largest = tf.reduce_max(tf.where(valid[:, :, tf.newaxis], frames, frames.dtype.min), axis=1)
     return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
 
 
 def first_frame(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Takes the first frame of each video.
+    """Takes the first frame of each video, frames[:, 0], or 0 where it is padding.
 
     Args:
         frames: `(B, T, D)` float.
-        valid: `(B, T)` bool.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
 
     Returns:
         `(B, D)` of the dtype of `frames`.

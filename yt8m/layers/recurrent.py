@@ -1,4 +1,4 @@
-"""Recurrent networks over the true length of each video."""
+"""Stacks of LSTM or GRU layers over the real frames of each video."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
 
 class RecurrentStack(keras.layers.Layer):
-    """A stack of recurrent layers that stops at the end of each video.
+    """A stack of LSTM or GRU layers that stops at the last real frame of each video.
 
-    Keras' layers do the work: on a GPU through cuDNN, on a CPU step by step.
+    Keras' layers are used: cuDNN on a GPU, one step at a time on a CPU.
 
     Args:
         cell: `lstm` or `gru`.
         units: the width of every layer.
-        num_layers: how many layers; each reads the outputs of the one before.
-        dropout: the share of features to drop, in training, between two layers.
+        num_layers: the number of layers; each reads the outputs of the one before.
+        dropout: the dropout rate between two layers, in [0, 1).
 
     Raises:
-        UserError: if there is no such cell or no layer, a layer has no width, or the share is not in [0, 1).
+        UserError: if `cell` is neither, `units` or `num_layers` is below 1, or `dropout` is outside [0, 1).
 
     Source: Hochreiter & Schmidhuber 1997 with forget gates biased to 1; Cho et al. 2014 with the reset gate after the
     recurrent product, the form that cuDNN computes.
@@ -41,7 +41,7 @@ class RecurrentStack(keras.layers.Layer):
         self.dropouts = [KeyedDropout(dropout, f"recurrent layer {depth}") for depth in range(num_layers - 1)]
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of every layer."""
+        """Creates the weights of every layer for frames of width D; layers after the first read width `units`."""
         for layer in self.layers:
             layer.build(input_shape)
             input_shape = (*input_shape[:-1], layer.units)
@@ -49,13 +49,17 @@ class RecurrentStack(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> list[list[tf.Tensor]]:
-        """Reads `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true; padding follows them.
+        """Runs all layers over the real frames of each video.
 
-        `random_key` `(B,)` int64 decides what is dropped.
+        Args:
+            frames: `(B, T, D)` float.
+            valid: `(B, T)` bool, the padding mask: True for real frames, which come before all padding.
+            random_key: `(B,)` int64, each video's source of randomness, for dropout.
+            training: whether to drop.
 
         Returns:
-            For each layer its states after the last frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
-            a GRU. A video without frames leaves zeros.
+            Per layer the states after the last real frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
+            a GRU. A video without real frames has zeros.
         """
         frames, is_read = _at_least_one_frame(frames, valid)
         random_key = (
@@ -72,7 +76,7 @@ class RecurrentStack(keras.layers.Layer):
 
 
 def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adds what Keras' layers need: a video, a frame, and a first frame in every video (for cuDNN)."""
+    """Pads an empty batch to one video and one frame, and marks every first frame as real, as cuDNN needs."""
     missing = [[0, tf.cast(tf.equal(size, 0), tf.int32)] for size in tf.unstack(tf.shape(valid))]
     frames = tf.pad(frames, [*missing, [0, 0]])
     valid = tf.pad(valid, missing)
@@ -80,5 +84,9 @@ def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor,
 
 
 def reverse_frames(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Reverses the frames of each video and leaves its padding at the end."""
+    """Reverses the order of the real frames of `frames` `(B, T, D)` float; padding stays at the end.
+
+    `valid` `(B, T)` bool is the padding mask, True for real frames, which come before all padding. Returns the shape of
+    `frames`.
+    """
     return tf.reverse_sequence(frames, tf.reduce_sum(tf.cast(valid, tf.int32), axis=1), seq_axis=1)

@@ -1,4 +1,4 @@
-"""Pooling of directions and of their products: T-embedding and FAemb."""
+"""Triangulation embedding (T-embedding) and FAemb: pooling of the unit vectors from cluster centres to frames."""
 
 import math
 from typing import Any
@@ -24,26 +24,26 @@ from yt8m.layers.triangulation import (
 def approximation_error(
     shares: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor, cubic: float
 ) -> tf.Tensor:
-    """What FAemb keeps small: the error of approximating the frames by the centres.
+    """FAemb's error of approximating the frames by the cluster centres.
 
         e = mean_t ( |x_t - sum_k a[t, k] c_k|^2 / 2 + mu sum_k a[t, k] |x_t - c_k|^3 )
 
-    The first term asks that a frame be the blend of its centres. The second bounds what a smooth function loses when it
-    is replaced by the blend of its Taylor series to second order around the centres.
+    The first term is small if every frame is the weighted mean of the centres. The second bounds the error of replacing
+    a smooth function by the weighted mean of its second-order Taylor series around the centres.
 
     Args:
-        shares: a, `(B, T, K)` float, adding up to 1 for a frame that exists.
+        shares: a, `(B, T, K)` float, which adds up to 1 for a real frame.
         frames: `(B, T, D)` float.
-        valid: `(B, T)` bool.
-        centres: `(K, D)` float.
-        squares: `squared_distances` of frames and centres.
-        cubic: mu.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
+        centres: c, `(K, D)` float.
+        squares: `(B, T, K)` float, `squared_distances(frames, centres)`.
+        cubic: the weight mu of the second term.
 
     Returns:
-        `(B,)`; 0 for a video without frames.
+        e, `(B,)` float; 0 for a video without real frames.
 
-    Source: Do, Tran & Cheung 2015, "FAemb". There shares are any coefficients that add up to 1, found for each frame by
-    minimising e; here they are softmax shares, and e is a term of the loss.
+    Source: Do, Tran & Cheung 2015, "FAemb", where a are any coefficients that add up to 1, found per frame by
+    minimising e; here a is a softmax, and e is a term of the loss.
     """
     rest = frames - tf.tensordot(shares, centres, axes=1)
     terms = 0.5 * tf.reduce_sum(tf.square(rest), axis=2) + cubic * tf.reduce_sum(shares * squares**1.5, axis=2)
@@ -56,21 +56,21 @@ def _centres(layer: keras.layers.Layer, count: int, size: int) -> keras.Variable
 
 
 class TEmbedding(keras.layers.Layer):
-    """Sums the whitened directions from every centre to the frames.
+    """Triangulation embedding: sums the whitened unit vectors from every cluster centre to the frames.
 
-        V_k = sum_t a[t, k] white((x_t - c_k) / |x_t - c_k|),   y = [V_1 / |V_1|, V_2 / |V_2|, ...]
+        V_k = sum_t a[t, k] white_k((x_t - c_k) / |x_t - c_k|),   y = [V_1 / |V_1|, V_2 / |V_2|, ...]
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
-        weighted: whether a frame counts by its share in a cluster, a = SoftAssignment(x); if not, a = 1.
-        whitening: see DirectionWhitening.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+        weighted: whether a = SoftAssignment(x); if not, a = 1 for every real frame and cluster.
+        whitening: `diagonal`, `full` or `none`, as defined by DirectionWhitening.
 
     Raises:
-        UserError: if there is no cluster, or no such whitening.
+        UserError: if `cluster_size` is below 1, or `whitening` is none of the three.
 
     Source: Jegou & Zisserman 2014, "Triangulation embedding" (not weighted); Kmiec, Bae & An 2018, first-order branch
-    of the third model (weighted), after its description: no code of it was published.
+    of the third model (weighted), from its description: its code was not published.
     """
 
     def __init__(
@@ -89,14 +89,18 @@ class TEmbedding(keras.layers.Layer):
         self.whitening = DirectionWhitening(whitening)
 
     def build(self, input_shape: Any) -> None:
-        """Creates assignment, centres and moments."""
+        """Creates c `(K, D)`, W `(D, K)` of the assignment if weighted, and the moving moments of the whitening."""
         self.centres = _centres(self, self.cluster_size, input_shape[-1])
         self.whitening.build((None, self.cluster_size, input_shape[-1]))
         if self.assignment is not None:
             self.assignment.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, K D)`; no frames pool to zeros."""
+        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        A video without real frames gives zeros.
+        """
         centres = tf.convert_to_tensor(self.centres)
         squares = squared_distances(frames, centres)
         if self.assignment is None:
@@ -114,28 +118,28 @@ def _side_by_side(clusters: tf.Tensor) -> tf.Tensor:
 
 
 class FAEmbedding(keras.layers.Layer):
-    """Sums the products of directions with themselves, in a narrow space.
+    """FAemb, second order: sums the outer products of the unit vectors from cluster centres to projected frames.
 
         z_t = x_t P,   u[t, k] = (z_t - c_k) / |z_t - c_k|,   a[t] = SoftAssignment(z)
         G_k = (K P / T) sum_t a[t, k] (u[t, k] u[t, k]^T - E[u_k u_k^T])
         y   = [g_1 / |g_1|, g_2 / |g_2|, ...],   g = BN(upper(G))
 
-    `upper` takes the numbers on and above the diagonal, those above it times sqrt(2), so that lengths stay. E is over
-    all frames that exist, on all replicas. The variance of single products would take fourth moments; what is
-    normalised by the batch are the videos' G, means over their T frames so that they are alike whatever T is, with
-    numbers near 1: a share is about 1 / K, a product about 1 / P.
+    `upper` takes the entries on and above the diagonal, those above it times sqrt(2), which keeps the norm. E is the
+    mean over all real frames on all replicas. T is the number of real frames; the factor K P / T makes the entries of G
+    about 1 for every T, since a is about 1 / K and an entry of u u^T about 1 / P.
 
     Args:
         cluster_size: the number of clusters, K.
         projected_size: the width of z, P.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias. G is normalised in any case.
-        cubic: mu of `approximation_error`.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added. BN(upper(G)) is
+            computed in any case.
+        cubic: the weight mu of the cubic term of `approximation_error`.
 
     Raises:
-        UserError: if there is no cluster, the projection is empty, or mu is below 0.
+        UserError: if `cluster_size` or `projected_size` is below 1, or `cubic` is below 0.
 
     Source: Do, Tran & Cheung 2015, "FAemb", second order; Kmiec, Bae & An 2018, second-order branch of the third model,
-    after its description: no code of it was published.
+    from its description: its code was not published.
     """
 
     def __init__(
@@ -154,7 +158,7 @@ class FAEmbedding(keras.layers.Layer):
         self.sum_norm = MaskedBatchNormalization()
 
     def build(self, input_shape: Any) -> None:
-        """Creates projection, centres, assignment and moments."""
+        """Creates the projection `(D, P)`, c `(K, P)`, the assignment `(P, K)`, the moving E `(K, P, P)` and BN."""
         size = self.projected_size
         normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(input_shape[-1]))
         self.projection = self.add_weight(shape=(input_shape[-1], size), initializer=normal, name="projection")
@@ -164,11 +168,13 @@ class FAEmbedding(keras.layers.Layer):
         self.sum_norm.build((None, self.cluster_size * len(self.upper)))
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true.
+        """Pools `frames` `(B, T, D)` float.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
 
         Returns:
-            descriptor: `(B, K P (P + 1) / 2)`; zeros for a video without frames.
-            error: `approximation_error` in the narrow space, `(B,)`.
+            descriptor: y, `(B, K P (P + 1) / 2)` float32; zeros for a video without real frames.
+            error: `approximation_error` of z and c, `(B,)` float32.
         """
         narrow = tf.tensordot(frames, tf.convert_to_tensor(self.projection), axes=1)
         centres = tf.convert_to_tensor(self.centres)
@@ -194,21 +200,21 @@ class FAEmbedding(keras.layers.Layer):
 
 
 class SecondOrderPooling(keras.layers.Layer):
-    """The directions of frames and the products of directions, side by side.
+    """First- and second-order pooling: concatenates T-embedding and FAemb.
 
         y = [TEmbedding(x), FAEmbedding(x)]
 
     Args:
-        cluster_size: the number of clusters of the first, K.
-        second_cluster_size: the number of clusters of the second, K'.
-        projected_size: the width of the space of the products, P.
-        add_batch_norm: whether the assignments are normalised; if not, they have biases.
-        weighted: see TEmbedding.
-        whitening: see TEmbedding.
-        cubic: mu of `approximation_error`.
+        cluster_size: the number of clusters of TEmbedding, K.
+        second_cluster_size: the number of clusters of FAEmbedding, K'.
+        projected_size: the width of the projected frames of FAEmbedding, P.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, biases are added.
+        weighted: whether TEmbedding weights frames by a soft assignment; if not, every real frame has weight 1.
+        whitening: `diagonal`, `full` or `none`, as defined by DirectionWhitening.
+        cubic: the weight mu of the cubic term of `approximation_error`.
 
     Raises:
-        UserError: if a size is below 1, mu is below 0, or there is no such whitening.
+        UserError: if a size is below 1, `cubic` is below 0, or `whitening` is none of the three.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", third model.
     """
@@ -231,16 +237,18 @@ class SecondOrderPooling(keras.layers.Layer):
         self.second = FAEmbedding(second_cluster_size, projected_size, add_batch_norm, cubic)
 
     def build(self, input_shape: Any) -> None:
-        """Creates both."""
+        """Creates the weights of TEmbedding and FAEmbedding for frames of width D."""
         self.first.build(input_shape)
         self.second.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true.
+        """Pools `frames` `(B, T, D)` float.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
 
         Returns:
-            descriptor: `(B, K D + K' P (P + 1) / 2)`, every cluster of both of unit length.
-            error: `approximation_error` of the second, `(B,)`.
+            descriptor: y, `(B, K D + K' P (P + 1) / 2)` float32; every cluster's part has unit length.
+            error: the approximation error of FAEmbedding, `(B,)` float32.
         """
         second, error = self.second(frames, valid, training=training)
         return tf.concat([self.first(frames, valid, training=training), second], axis=1), error

@@ -1,4 +1,4 @@
-"""Transformer encoders over the frames that exist: the plain one, and Kmiec's with batch normalisation inside."""
+"""Transformer encoders over real frames: the pre-norm encoder, and Kmiec's with batch-normalised attention."""
 
 import math
 from collections.abc import Callable
@@ -25,14 +25,18 @@ POOLINGS = ("mean", "first", "attention")
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """GELU, the Gaussian error linear unit: a number times the probability that a standard normal number is below it.
+    """GELU, the Gaussian error linear unit.
 
         y = x P(N < x) = x (1 + erf(x / sqrt(2))) / 2,   dy / dx = P(N < x) + x exp(-x^2 / 2) / sqrt(2 pi)
 
-    Written out because the widest tensor of a Transformer goes through it, and only x has to be kept.
+    for N standard normal. The gradient is written out so that only x is kept in memory for it: x is the widest tensor
+    of a Transformer.
 
     Args:
-        x: float of any shape.
+        x: float, any shape.
+
+    Returns:
+        y, of the shape and dtype of `x`.
 
     Source: Hendrycks & Gimpel 2016, "Gaussian error linear units".
     """
@@ -50,16 +54,18 @@ ACTIVATIONS = {"gelu": gelu, "relu": tf.nn.relu}
 
 
 class FeedForward(keras.layers.Layer):
-    """Two dense layers, applied to every frame on its own.
+    """Position-wise feed-forward network: two dense layers, applied to every frame separately.
 
         y = f(x W1 + b1) W2 + b2
 
     Args:
-        feedforward_size: the width of x W1; 0 for four times that of x.
-        activation: f, a name of `ACTIVATIONS`.
+        feedforward_size: the width F of the hidden layer; 0 for four times the width of x.
+        activation: f, `gelu` or `relu`.
 
     Raises:
-        UserError: if there is no such activation, or the width is below 0.
+        UserError: if another activation is given, or `feedforward_size` is below 0.
+
+    Source: Vaswani et al. 2017, "Attention is all you need".
     """
 
     def __init__(self, feedforward_size: int = 0, activation: str = "relu", **kwargs: Any):
@@ -69,7 +75,7 @@ class FeedForward(keras.layers.Layer):
         self.activate = choose(ACTIVATIONS, activation=activation)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W1 and W2 from Glorot's uniform distribution, b1 and b2 at 0."""
+        """Creates W1 `(D, F)` and W2 `(F, D)` from Glorot's uniform distribution, b1 `(F,)` and b2 `(D,)` as zeros."""
         width = self.feedforward_size or 4 * input_shape[-1]
         self.widening = keras.layers.Dense(width, dtype=self.dtype_policy)
         self.narrowing = keras.layers.Dense(input_shape[-1], dtype=self.dtype_policy)
@@ -77,27 +83,28 @@ class FeedForward(keras.layers.Layer):
         self.narrowing.build((*input_shape[:-1], width))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Maps `x` `(..., D)` to `(..., D)`."""
+        """Maps `x` `(..., D)` float to y `(..., D)`."""
         return self.narrowing(self.activate(self.widening(x)))
 
 
 class EncoderBlock(keras.layers.Layer):
-    """A layer of the plain encoder, normalised before each part.
+    """Pre-norm Transformer encoder layer.
 
         a = x + dropout(SelfAttention(LN(x))),   y = a + dropout(FeedForward(LN(a)))
 
     Args:
-        head_size: see SelfAttention.
-        feedforward_size: see FeedForward.
-        activation: see FeedForward.
-        dropout: the share of features to drop in training.
-        salt: names the draws of the dropout.
+        head_size: the least width of an attention head.
+        feedforward_size: the width of the hidden layer of FeedForward; 0 for four times the width of x.
+        activation: the activation of that hidden layer, `gelu` or `relu`.
+        dropout: the dropout rate, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if a name is not known or a number out of range.
+        UserError: if another activation is given, `head_size` is below 1, `feedforward_size` is below 0, or `dropout`
+            is outside [0, 1).
 
-    Source: Vaswani et al. 2017, "Attention is all you need", with the normalisation where Xiong et al. 2020, "On layer
-    normalization in the Transformer architecture", put it: without it, training needs a warm-up.
+    Source: Vaswani et al. 2017, "Attention is all you need", with pre-norm as in Xiong et al. 2020, "On layer
+    normalization in the Transformer architecture", because post-norm needs a learning rate warm-up.
     """
 
     def __init__(
@@ -113,14 +120,18 @@ class EncoderBlock(keras.layers.Layer):
         self.feedforward_dropout = KeyedDropout(dropout, f"{salt} feedforward")
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of both parts."""
+        """Creates the weights of attention, feed-forward network and both normalisations, for frames of width D."""
         for layer in (self.attention_norm, self.attention, self.feedforward_norm, self.feedforward):
             layer.build(input_shape)
 
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         attended = self.attention(self.attention_norm(frames), valid, training=training)
         frames += self.attention_dropout(attended, random_key=random_key, training=training)
         transformed = self.feedforward(self.feedforward_norm(frames))
@@ -128,20 +139,20 @@ class EncoderBlock(keras.layers.Layer):
 
 
 class NormalisedAttention(keras.layers.Layer):
-    """The first part of Kmiec's encoder, normalised by the batch inside and by the frame at its end.
+    """The attention half of Kmiec's encoder: batch-normalised self-attention, a residual, then layer normalisation.
 
-        a = LN(x + dropout(SelfAttention(x)))
+        a = LN(x + dropout(SelfAttention(x)))   with SelfAttention(add_batch_norm=True)
 
     Args:
-        head_size: see SelfAttention.
-        dropout: the share of features to drop in training.
-        salt: names the draws of the dropout.
+        head_size: the least width of an attention head.
+        dropout: the dropout rate, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if the heads have no width, or the share to drop is not in [0, 1).
+        UserError: if `head_size` is below 1, or `dropout` is outside [0, 1).
 
-    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification". One of the two encoders in
-    their code does not drop, the other drops 90 %.
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification". Of the two encoders in their
+    code, one has no dropout and the other a rate of 0.9.
     """
 
     def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
@@ -152,30 +163,34 @@ class NormalisedAttention(keras.layers.Layer):
         self.norm = LayerNormalization(dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights."""
+        """Creates the weights of attention and layer normalisation for frames of width D."""
         self.attention.build(input_shape)
         self.norm.build(input_shape)
 
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         attended = self.attention(frames, valid, training=training)
         return self.norm(frames + self.dropout(attended, random_key=random_key, training=training))
 
 
 class NormalisedBlock(keras.layers.Layer):
-    """Kmiec's encoder.
+    """Post-norm Transformer encoder layer of Kmiec et al., with batch-normalised self-attention.
 
         a = LN(x + dropout(SelfAttention(x))),   y = LN(a + FeedForward(a))
 
     Args:
-        head_size: see SelfAttention.
-        dropout: the share of features to drop in training.
-        salt: names the draws of the dropout.
+        head_size: the least width of an attention head.
+        dropout: the dropout rate, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if the heads have no width, or the share to drop is not in [0, 1).
+        UserError: if `head_size` is below 1, or `dropout` is outside [0, 1).
 
     Source: Kmiec, Bae & An 2018. Their code adds a and normalises a second time, and has a second relu, after W2.
     """
@@ -187,24 +202,32 @@ class NormalisedBlock(keras.layers.Layer):
         self.norm = LayerNormalization(dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of both parts."""
+        """Creates the weights of attention, feed-forward network and layer normalisation, for frames of width D."""
         for layer in (self.attention, self.feedforward, self.norm):
             layer.build(input_shape)
 
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, T, D)`."""
+        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         attended = self.attention(frames, valid, random_key=random_key, training=training)
         return self.norm(attended + self.feedforward(attended))
 
 
 def sinusoids(length: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns the positions 0 ... length - 1 as `(length, size)` float32: sines, then cosines.
+    """Returns the sinusoidal encodings of the positions 0 ... length - 1, `(length, size)` float32.
 
         p[t, i] = sin(t / 10000^(i / n)),   p[t, n + i] = cos(t / 10000^(i / n)),   n = ceil(size / 2)
 
-    Source: Vaswani et al. 2017, where sines and cosines take turns: the same up to the order of features.
+    Args:
+        length: the number of positions, a number or a scalar int tensor.
+        size: the width of an encoding.
+
+    Source: Vaswani et al. 2017, where sines and cosines alternate: the same up to the order of the features.
     """
     half = (size + 1) // 2
     rates = (10000.0 ** (-np.arange(half) / half)).astype(np.float32)
@@ -213,14 +236,16 @@ def sinusoids(length: tf.Tensor | int, size: int) -> tf.Tensor:
 
 
 class PositionEmbedding(keras.layers.Layer):
-    """Adds to every frame an encoding of its position among the frames of the batch.
+    """Adds to frame t of every video the encoding of position t.
+
+        y[b, t] = x[b, t] + p[min(t, num_positions - 1)]   learnt,   x[b, t] + sinusoids[t]   sinusoidal
 
     Args:
-        positions: `sinusoidal`, see `sinusoids`; `learnt`, one vector per position; `none`, which hides the order.
-        num_positions: how many positions are learnt; later frames share the last of them.
+        positions: `sinusoidal`, as defined by `sinusoids`; `learnt`, one vector p per position; `none`, which adds 0.
+        num_positions: the number of learnt vectors.
 
     Raises:
-        UserError: if there is no such encoding, or no position.
+        UserError: if `positions` is none of the three, or `num_positions` is below 1.
     """
 
     def __init__(self, positions: str, num_positions: int, **kwargs: Any):
@@ -231,7 +256,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.num_positions = num_positions
 
     def build(self, input_shape: Any) -> None:
-        """Creates the learnt vectors from a normal distribution of standard deviation 0.02, BERT's."""
+        """Creates p `(num_positions, D)` if it is learnt, normal with standard deviation 0.02 as in BERT."""
         if self.positions == "learnt":
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.embedding = self.add_weight(
@@ -239,7 +264,7 @@ class PositionEmbedding(keras.layers.Layer):
             )
 
     def call(self, frames: tf.Tensor) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to `(B, T, D)`."""
+        """Maps `frames` `(B, T, D)` float to y `(B, T, D)`."""
         length = tf.shape(frames)[1]
         if self.positions == "none":
             return frames
@@ -252,26 +277,24 @@ class PositionEmbedding(keras.layers.Layer):
 
 
 class TransformerEncoder(keras.layers.Layer):
-    """A stack of encoder blocks, whose outputs are pooled over the frames.
+    """A stack of pre-norm Transformer encoder layers, pooled over the real frames.
 
-        x_0 = x P + positions,   x_l = EncoderBlock(x_{l-1}),   y = pool_t LN(x_L)
-
-    Without frames y is 0.
+        x_0 = x P + p + positions,   x_l = EncoderBlock(x_{l-1}),   y = pool_t LN(x_L)
 
     Args:
-        num_layers: L.
-        model_size: the width of x P; 0 for x itself.
-        head_size: see SelfAttention.
-        feedforward_size: see FeedForward.
-        activation: see FeedForward.
-        positions: see PositionEmbedding.
-        num_positions: see PositionEmbedding.
-        pooling: `mean`; `first`, the first frame; `attention`, sum_t a[t] x_t with a = softmax_t(x_t w).
-        dropout: the share of features to drop in training.
-        salt: names the draws of the dropout.
+        num_layers: the number of layers, L.
+        model_size: the width of x P; 0 for x itself, without P and p.
+        head_size: the least width of an attention head.
+        feedforward_size: the width of the hidden layer of FeedForward; 0 for four times the width of x_0.
+        activation: the activation of that hidden layer, `gelu` or `relu`.
+        positions: the positional encoding: `sinusoidal`, `learnt` or `none`.
+        num_positions: the number of learnt positions; later frames share the last of them.
+        pooling: `mean`; `first`, the first frame; `attention`, sum_t a[t] LN(x_L)_t with a = softmax_t(LN(x_L)_t w).
+        dropout: the dropout rate, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if a name is not known or a number too small.
+        UserError: if a name is none of those listed, a size is too small, or `dropout` is outside [0, 1).
     """
 
     def __init__(
@@ -304,7 +327,7 @@ class TransformerEncoder(keras.layers.Layer):
         self.scorer = FrameAttention(1, dtype=policy) if pooling == "attention" else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of every part."""
+        """Creates P `(D, model_size)` and p, then the encodings, layers, LN and w for that width."""
         if self.entrance is not None:
             self.entrance.build(input_shape)
             input_shape = (*input_shape[:-1], self.entrance.units)
@@ -315,7 +338,11 @@ class TransformerEncoder(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` that exist where `valid` `(B, T)` is true to `(B, D)`, or `(B, model_size)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, D)`, or `(B, model_size)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         if self.entrance is not None:
             frames = self.entrance(frames)
         frames = self.positions(frames)

@@ -1,4 +1,4 @@
-"""Vectors of locally aggregated descriptors: for every cluster the sum of the frames' residuals from its centre."""
+"""VLAD, vectors of locally aggregated descriptors: per cluster the weighted sum of the residuals from its centre."""
 
 import math
 from typing import Any
@@ -12,15 +12,13 @@ from yt8m.layers.normalisation import l2_normalise, unit_scale
 
 
 def unit_descriptor(clusters: tf.Tensor) -> tf.Tensor:
-    """Concatenates the clusters `(B, K, D)` of each video and scales the result to unit length: `(B, K * D)`."""
+    """Concatenates `clusters` `(B, K, D)` float per video and scales the result to unit length: `(B, K * D)`."""
     return l2_normalise(tf.reshape(clusters, (-1, clusters.shape[1] * clusters.shape[2])))
 
 
 def unit_clusters(clusters: tf.Tensor) -> tf.Tensor:
-    """Scales every cluster of `(B, K, D)`, and then all of a video side by side, to unit length: `(B, K * D)`.
-
-    The second length follows from those of the clusters, so the clusters are read and multiplied once.
-    """
+    """Scales each cluster of `clusters` `(B, K, D)` float, then their concatenation, to unit length: `(B, K * D)`."""
+    # The norm of the concatenation is computed from the norms of the clusters, so that these are scaled only once.
     exact = tf.cast(clusters, tf.float32)
     squares = tf.reduce_sum(tf.square(exact), axis=2)
     own = unit_scale(squares)
@@ -30,20 +28,20 @@ def unit_clusters(clusters: tf.Tensor) -> tf.Tensor:
 
 
 class NetRVLAD(keras.layers.Layer):
-    """Sums the frames of every cluster, each cluster and then the whole scaled to unit length.
+    """NetRVLAD: VLAD without residuals, the weighted sum of the frames per cluster.
 
-        V_k = sum_t a[t, k] x_t,   y = V / |V|   with every V_k at unit length first
+        V_k = sum_t a[t, k] x_t,   y = L2([L2(V_1), L2(V_2), ...]),   a = SoftAssignment(x)
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
-        flatten: whether to return y as `(B, K * D)`; if not, the clusters `(B, K, D)`, each of unit length.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+        flatten: whether to return y `(B, K * D)`; if not, L2(V_k) as `(B, K, D)`.
 
     Raises:
-        UserError: if there is no cluster.
+        UserError: if `cluster_size` is below 1.
 
-    Source: Miech, Laptev & Sivic 2017, NetRVLAD (their code's lightvlad). y has one cluster after the other, theirs
-    one feature after the other; the layer after it is the same up to the order of its weights.
+    Source: Miech, Laptev & Sivic 2017, NetRVLAD (lightvlad in their code). y is ordered cluster by cluster, in their
+    code feature by feature.
     """
 
     def __init__(self, cluster_size: int, add_batch_norm: bool = True, flatten: bool = True, **kwargs: Any):
@@ -54,7 +52,7 @@ class NetRVLAD(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the assignment."""
+        """Creates W `(D, K)` of the soft assignment and its batch normalisation or bias."""
         self.assignment.build(input_shape)
 
     def _cluster_vectors(self, name: str, size: int) -> keras.Variable:
@@ -62,59 +60,65 @@ class NetRVLAD(keras.layers.Layer):
         return self.add_weight(shape=(self.cluster_size, size), initializer=initializer, name=name)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
+        """Returns the weights a `(B, T, K)` of `frames` `(B, T, D)` float in the clusters, 0 for padding.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         return self.assignment(frames, valid, training=training)
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)`."""
+        """Returns V `(B, K, D)` of the weights `shares` `(B, T, K)` and `frames` `(B, T, D)`, before any scaling."""
         return weighted_sums(shares, frames)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true. A video without frames pools to zeros."""
+        """Pools `frames` `(B, T, D)` float to y `(B, K * D)`, or to `(B, K, D)` if `flatten` is False.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. A video without real frames gives zeros.
+        """
         clusters = self.aggregate(self.assign(frames, valid, training), frames)
         return unit_clusters(clusters) if self.flatten else l2_normalise(clusters)
 
 
 class GatedVLAD(NetRVLAD):
-    """NetRVLAD whose every feature of every cluster has a learnt, fixed gate.
+    """NetRVLAD with a trained gate per cluster and feature, the same for all videos.
 
-        V_k = sigmoid(g_k) * sum_t a[t, k] x_t
+        V_k = sigmoid(g_k) * sum_t a[t, k] x_t,   y as in NetRVLAD
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether the assignment is normalised; if not, it has a bias.
-        flatten: whether to return `(B, K * D)`; if not, the clusters `(B, K, D)`, each of unit length.
+        add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
+        flatten: whether to return y `(B, K * D)`; if not, L2(V_k) as `(B, K, D)`.
 
     Source: antoine77340/Youtube-8M-WILLOW, NetVLAGD.
     """
 
     def build(self, input_shape: Any) -> None:
-        """Creates the assignment and the gates."""
+        """Creates W `(D, K)` of the soft assignment, its batch normalisation or bias, and g `(K, D)`."""
         super().build(input_shape)
         self.gates = self._cluster_vectors("gates", input_shape[-1])
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)`."""
+        """Returns V `(B, K, D)` of the weights `shares` `(B, T, K)` and `frames` `(B, T, D)`, before any scaling."""
         return tf.sigmoid(tf.convert_to_tensor(self.gates)) * super().aggregate(shares, frames)
 
 
 class NetVLAD(NetRVLAD):
-    """Sums the residuals of frames to the centre of every cluster.
+    """NetVLAD: the weighted sum of the frames' residuals from the centre of each cluster.
 
         V_k = sum_t a[t, k] (x_t - c_k) = sum_t a[t, k] x_t - (sum_t a[t, k]) c_k
 
-    scaled to unit length as in NetRVLAD. Tied to the centres, the assignment is that of a mixture of round Gaussians:
+    with a = SoftAssignment(x) and y as in NetRVLAD. Tied, a is the posterior of an isotropic Gaussian mixture:
 
         a[t, k] = softmax_k(2 alpha x_t . c_k - alpha |c_k|^2) = softmax_k(-alpha |x_t - c_k|^2)
 
     Args:
         cluster_size: the number of clusters, K.
-        add_batch_norm: whether a decoupled assignment is normalised; if not, it has a bias.
-        flatten: whether to return `(B, K * D)`; if not, the clusters `(B, K, D)`, each of unit length.
-        tied: whether the assignment follows from the centres and a learnt alpha; if not, it has weights of its own.
+        add_batch_norm: whether the logits of SoftAssignment are batch-normalised; if not, a bias is added.
+        flatten: whether to return y `(B, K * D)`; if not, L2(V_k) as `(B, K, D)`.
+        tied: whether a is computed from the centres c and a trained alpha; if not, a = SoftAssignment(x).
 
-    Source: Arandjelovic et al. 2016, "NetVLAD" (tied, where alpha is a constant that only decides the start);
-    Miech, Laptev & Sivic 2017 (decoupled).
+    Source: Arandjelovic et al. 2016, "NetVLAD" (tied; there alpha is a constant of the initialisation); Miech, Laptev &
+    Sivic 2017 (not tied).
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class NetVLAD(NetRVLAD):
         self.tied = tied
 
     def build(self, input_shape: Any) -> None:
-        """Creates the centres, and the assignment or its sharpness."""
+        """Creates c `(K, D)` and either alpha `()` or W `(D, K)` of the soft assignment with BN or a bias `(K,)`."""
         self.centres = self._cluster_vectors("centres", input_shape[-1])
         if self.tied:
             self.alpha = self.add_weight(shape=(), initializer="ones", name="alpha")
@@ -137,7 +141,7 @@ class NetVLAD(NetRVLAD):
             super().build(input_shape)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns the shares `(B, T, K)` of frames in clusters, 0 for padding."""
+        """Returns the weights a `(B, T, K)` of `frames` `(B, T, D)` float in the clusters, 0 for padding."""
         if not self.tied:
             return super().assign(frames, valid, training)
         centres = tf.convert_to_tensor(self.centres)
@@ -145,6 +149,6 @@ class NetVLAD(NetRVLAD):
         return masked_softmax(self.alpha * (2.0 * products - tf.reduce_sum(tf.square(centres), axis=1)), valid)
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)`, without a residual for every frame and cluster."""
+        """Returns V `(B, K, D)` by its second form, without a tensor of residuals `(B, T, K, D)`."""
         mass = tf.cast(cluster_mass(shares), frames.dtype)
         return super().aggregate(shares, frames) - mass[:, :, tf.newaxis] * self.centres

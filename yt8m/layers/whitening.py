@@ -1,4 +1,4 @@
-"""Undoing the whitening that the frame features were stored with."""
+"""Reversal of the PCA whitening that was applied to the image features before they were stored."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from yt8m.schema import QUANTISATION_HALF_STEP, RGB_SIZE, RGB_STANDARD_DEVIATION
 
 
 def rgb_standard_deviations() -> np.ndarray:
-    """Returns the standard deviations `(1024,)` of the image features' principal components before whitening.
+    """Returns the standard deviations `(1024,)` float64 of the image features' principal components before whitening.
 
-    Between the components whose values are known the logarithm is interpolated along the logarithm of the index.
+    Only some are known (RGB_STANDARD_DEVIATIONS); the others are interpolated linearly in log(deviation) over
+    log(index).
     """
     known = np.array(list(RGB_STANDARD_DEVIATIONS.items()))
     indices = np.log(np.arange(1.0, RGB_SIZE + 1.0))
@@ -20,18 +21,18 @@ def rgb_standard_deviations() -> np.ndarray:
 
 
 class ReverseWhitening(keras.layers.Layer):
-    """Gives image features the spread of their principal components back; the scale is learnt from there.
+    """Multiplies every feature by a trained scale that starts as the reversal of the stored PCA whitening.
 
-        y[b, t, d] = valid[b, t] * (x[b, t, d] - shift_d) * scale_d
+        y[b, t, d] = valid[b, t] * (x[b, t, d] - shift) * scale[d]
 
-    The shift is half a step of the quantisation. The scale starts at the components' standard deviations for the 1024
-    features named rgb, and at 1 for any other.
+    The shift is half a quantisation step. For a feature named rgb of size 1024 the scale starts at the standard
+    deviations of the principal components, for any other at 1.
 
     Args:
-        spec: names the features and their sizes.
+        spec: the features' names and sizes.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where only rgb is shifted, the scale is fixed, and
-    padding, which is not 0 after the shift, stays in.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m, where only rgb is shifted, the scale is not trained,
+    and padding is not set to 0 after the shift.
     """
 
     def __init__(self, spec: DataSpec, **kwargs: Any):
@@ -42,7 +43,7 @@ class ReverseWhitening(keras.layers.Layer):
         self.initial_scale[whitened] = rgb_standard_deviations()[: whitened.sum()] + WHITENING_EPSILON
 
     def build(self, input_shape: Any) -> None:
-        """Creates the scale."""
+        """Creates the scale, `(D,)` float32."""
         self.scale = self.add_weight(
             shape=self.initial_scale.shape,
             initializer=lambda shape, dtype: tf.constant(self.initial_scale, dtype, shape),
@@ -50,5 +51,8 @@ class ReverseWhitening(keras.layers.Layer):
         )
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales `frames` `(B, T, D)`; those where `valid` `(B, T)` is false become 0."""
+        """Maps `frames` `(B, T, D)` float32 to y `(B, T, D)` float32, 0 where padded.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         return tf.where(valid[:, :, tf.newaxis], (frames - QUANTISATION_HALF_STEP) * self.scale, 0.0)

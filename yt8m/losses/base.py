@@ -1,4 +1,4 @@
-"""What losses are made of: terms per class, their sum, and the weighted sum of several losses."""
+"""Parts of losses: the cross entropy per class, the sum over classes, and the weighted sum of several losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,12 +16,12 @@ def class_cross_entropies(labels: tf.Tensor, outputs: Mapping[str, Any]) -> tf.T
 
         h[b, c] = - y[b, c] log p[b, c] - (1 - y[b, c]) log (1 - p[b, c])
 
-    From logits where the model offers them: exact at any confidence. From predictions they are kept 1e-7 away from 0
-    and 1.
+    Computed from logits if the model returns them, which is exact for every p; otherwise from predictions p clipped to
+    [1e-7, 1 - 1e-7].
 
     Args:
         labels: `(B, C)` bool, y.
-        outputs: `logits` or `predictions` `(B, C)` float.
+        outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float.
 
     Returns:
         `(B, C)` float32, in nats.
@@ -35,14 +35,19 @@ def class_cross_entropies(labels: tf.Tensor, outputs: Mapping[str, Any]) -> tf.T
 
 
 def sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Tensor:
-    """Sums `terms` `(B, C)`, each multiplied by its `label_weights` `(B, C)` if there are any, to `(B,)`."""
+    """Returns sum_c label_weights[b, c] * terms[b, c], `(B,)` float32.
+
+    Args:
+        terms: `(B, C)` float32.
+        label_weights: `(B, C)` float; 1 if None.
+    """
     if label_weights is not None:
         terms *= tf.cast(label_weights, tf.float32)
     return tf.reduce_sum(terms, axis=1)
 
 
 def weighted_sum(losses: Sequence[tuple[float, Loss]]) -> Loss:
-    """Returns the loss `sum_i weight_i * loss_i`, whose terms are given as pairs (weight, loss)."""
+    """Returns the loss function sum_i weight_i * loss_i of the pairs (weight_i, loss_i)."""
 
     def total(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None) -> tf.Tensor:
         return tf.add_n([weight * loss(labels, outputs, label_weights) for weight, loss in losses])

@@ -1,4 +1,4 @@
-"""Losses of models that consist of several branches."""
+"""Losses of models with several branches, each with its own predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,17 +17,18 @@ def branch_cross_entropy_loss(
 
         loss[b] = BCE(outputs)[b] + sum_m BCE(branch m)[b]
 
-    Of a model without branches it is the binary cross entropy.
+    where BCE is CrossEntropyLoss. For a model without branches the sum over m is empty.
 
     Args:
         labels: `(B, C)` bool.
-        outputs: as for CrossEntropyLoss; `branch_logits` `(B, M, C)` float, if the model has branches.
-        label_weights: `(B, C)` float; 1 if None.
+        outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float; `branch_logits` `(B, M, C)` float, if
+            the model has M branches.
+        label_weights: `(B, C)` float, the weight of each term; 1 if None.
 
     Returns:
         `(B,)` float32, in nats.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD": the mixture of three.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD", for a mixture of M = 3 models.
     """
     branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
     classified = [outputs, *({"logits": logits} for logits in branches)]

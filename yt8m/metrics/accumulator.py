@@ -1,4 +1,4 @@
-"""What a group of metrics is: an accumulator that takes the results of batches and yields names with values."""
+"""The base class of a group of metrics: an accumulator that adds batches and returns values by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-# What an evaluation step says of a batch of B videos, as numpy arrays: all that `top_k_pairs` returns, and
+# The results of an evaluation step on a batch of B videos, as numpy arrays: the results of `top_k_pairs`, and
 #     ids      (B,) bytes
 #     losses   (B,) float32
 #     predictions (B, C) float32 and labels (B, C) bool, if some accumulator needs all predictions.
@@ -14,19 +14,20 @@ BatchResults = Mapping[str, np.ndarray]
 
 
 class Accumulator(ABC):
-    """A registered group of metrics. `--metrics` chooses among the groups; to add one, add a file to yt8m/metrics/.
+    """Base class of a registered group of metrics. To add a group, add a file to yt8m/metrics/.
 
-    Its name, `--metrics=NAME`, is that of its registration; the keyword arguments of its constructor are its settings,
-    `--metrics=NAME:setting=value`.
+    The flag `--metrics=NAME` chooses a group by its registered name; the keyword-only arguments of its constructor are
+    its settings, `--metrics=NAME:setting=value`.
 
     Attributes:
-        values: every name that `result` yields, and what it means, as docs/metrics.md has it.
-        tags: TensorBoard's names of those that are shown there under another one than `Epoch/Eval_<name>`.
-        needs_all_predictions: whether batches have to carry `predictions` and `labels`. They travel to the host then.
+        values: the definition of every metric that `result` yields, by name; docs/metrics.md lists the same.
+        tags: TensorBoard tags by metric name, for metrics whose tag is not `Epoch/Eval_<name>`.
+        needs_all_predictions: whether batches must have `predictions` and `labels` `(B, C)`, which are then copied from
+            the device to the host.
 
     Args:
-        num_classes: C.
-        top_k: k, how many pairs per video count; batches carry at least so many.
+        num_classes: the number of classes, C.
+        top_k: the number k of pairs (score, hit) per video that count; batches have at least so many.
     """
 
     values: ClassVar[Mapping[str, str]]
@@ -35,20 +36,20 @@ class Accumulator(ABC):
 
     @abstractmethod
     def __init__(self, num_classes: int, top_k: int):
-        """Starts with no videos."""
+        """Creates an accumulator without videos."""
 
     @abstractmethod
     def add_batch(self, results: BatchResults) -> None:
-        """Adds the videos of a batch, whose predictions are finite."""
+        """Adds the videos of a batch. All predictions are finite: the evaluation loop has checked that before."""
 
     @abstractmethod
     def result(self) -> Iterator[tuple[str, float | int]]:
         """Yields the name and the value of every metric over all videos added."""
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns columns `(C,)` by name for the table of classes; none by default."""
+        """Returns per-class values `(C,)` by name, the columns of the table of classes; none by default."""
         return {}
 
     def curves(self) -> Mapping[int, Mapping[str, Any]]:
-        """Returns precision-recall curves by class, as TensorBoard's plugin takes them; none by default."""
+        """Returns, by class index, the arrays of a precision-recall curve for TensorBoard's plugin; none by default."""
         return {}

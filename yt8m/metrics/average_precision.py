@@ -1,7 +1,7 @@
-"""Average precision over pooled pairs of (score, hit), and GAP: the same over the k best pairs of all videos.
+"""Average precision over pooled pairs (score, hit), and GAP: the same over the k best pairs of all videos.
 
-Hits and misses are kept apart. Then neither an order nor a bit per pair has to be stored, and a result depends
-on nothing but the two sets of scores.
+The scores of hits and of misses are stored separately, so that neither an order nor a bit per pair has to be stored,
+and a result depends only on the two multisets of scores.
 """
 
 from typing import Self
@@ -24,9 +24,9 @@ def average_precision(
 
     Args:
         scores: `(N,)` float, finite, in any order.
-        hits: `(N,)` bool, whether what was scored is a positive.
-        num_positives: P, which counts positives outside the list as well; by default the hits of the list.
-        top_n: how far down the list to look; by default to its end.
+        hits: `(N,)` bool, True where the scored item is a positive.
+        num_positives: P, including positives that are not in the list; None for the number of hits.
+        top_n: n; None for the whole list.
 
     Returns:
         A number in [0, 1]; 0 without positives.
@@ -47,9 +47,15 @@ def average_precision(
 
 
 def precisions_at_hits(hit_scores: np.ndarray, miss_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the float64 precision at each hit and its int64 rank (from 1), from the worst hit to the best.
+    """Returns the precision at each hit and the rank of the hit in the common ranking of hits and misses.
 
-    Misses precede hits of equal score. Both arrays of scores are in ascending order.
+    Args:
+        hit_scores: `(H,)` float, ascending.
+        miss_scores: `(M,)` float, ascending. Misses rank before hits of equal score.
+
+    Returns:
+        precisions: `(H,)` float64, in the order of `hit_scores`: (hits at or above the rank) / rank.
+        ranks: `(H,)` int64, from 1.
     """
     hits_above = np.arange(hit_scores.size, 0, -1)
     ranks = hits_above + miss_scores.size - np.searchsorted(miss_scores, hit_scores, side="left")
@@ -61,9 +67,9 @@ class GlobalAveragePrecision:
 
         GAP = sum over hits of precision at the hit's rank in the pool / number of labels of all videos
 
-    Labels outside a video's k best count in the denominator. Holds 4 bytes per pair: 80 bytes per video at k = 20,
-    twice that for a moment while the result is computed. Batch size, order and the split over workers have no effect
-    on any bit of the result.
+    Labels outside a video's k best predictions count in the denominator. Memory: 4 bytes per pair, which is 80 bytes
+    per video at k = 20, and twice that while the result is computed. The result is the same, bit for bit, for every
+    batch size, order and split over workers.
 
     Source: the measure of the YouTube-8M competitions; ties as in `average_precision`.
     """
@@ -78,8 +84,8 @@ class GlobalAveragePrecision:
 
         Args:
             scores: `(B, k)` float, the k best predictions of each video.
-            hits: `(B, k)` bool, which of them are labels.
-            num_labels: `(B,)` int, how many labels each video has.
+            hits: `(B, k)` bool, whether each predicted class is a label of the video.
+            num_labels: `(B,)` int, the number of labels of each video.
 
         Raises:
             UserError: if a score is not finite.
@@ -90,7 +96,7 @@ class GlobalAveragePrecision:
         self._num_positives += int(np.sum(num_labels, dtype=np.int64))
 
     def merge(self, other: Self) -> None:
-        """Adds the videos of another instance, as of another worker."""
+        """Adds the videos of another instance, such as that of another worker."""
         self._hit_scores.extend(other._hit_scores.values())
         self._miss_scores.extend(other._miss_scores.values())
         self._num_positives += other._num_positives

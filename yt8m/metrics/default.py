@@ -1,4 +1,4 @@
-"""The metrics of every evaluation, from the k best pairs of each video, and those of one training batch."""
+"""The metrics of every evaluation, from the k best predictions of each video, and those of one training batch."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
@@ -17,15 +17,15 @@ class EvaluationMetrics:
     """GAP, Hit@1, PERR and MAP over all videos added, exact and streaming.
 
         hit_at_one = share of videos whose best class is a label
-        perr = mean over videos of (hits among the n best predictions, those above 0) / n,  n = its number of labels;
+        perr = mean over videos of (labels among the n best predictions that are above 0) / n,  n = number of labels;
                0 for a video without labels
 
-    Holds 6 bytes per pair: 120 bytes per video at k = 20. Batch size, order and the split over devices and workers have
-    no effect on any bit of a result.
+    Memory: 6 bytes per pair, which is 120 bytes per video at k = 20. Results are the same, bit for bit, for every batch
+    size, order and split over devices and workers.
 
     Args:
-        num_classes: C.
-        top_k: k, how many pairs per video count for GAP and MAP.
+        num_classes: the number of classes, C.
+        top_k: the number k of predictions per video that count for GAP and MAP.
 
     Source: google/youtube-8m, eval_util; see `GlobalAveragePrecision` and `MeanAveragePrecision`.
     """
@@ -43,12 +43,12 @@ class EvaluationMetrics:
         """Adds the videos of a batch, or of several batches concatenated.
 
         Args:
-            pairs: what `top_k_pairs` returned for at least `top_k`, as numpy arrays.
+            pairs: the results of `top_k_pairs` with at least `top_k` pairs per video, as numpy arrays.
             ids: `(B,)`, the videos' ids, for error messages only.
 
         Raises:
-            UserError: if a prediction is not finite; nothing is added then.
-            ValueError: if there are fewer pairs per video than `top_k` asks for.
+            UserError: if a prediction is not finite; then no video of the batch is added.
+            ValueError: if there are fewer than min(`top_k`, C) pairs per video.
         """
         scores, classes, hits = (pairs[name][:, : self.top_k] for name in ("scores", "classes", "hits"))
         if scores.shape[1] < min(self.top_k, self.num_classes):
@@ -60,10 +60,10 @@ class EvaluationMetrics:
         np.add.at(self._equal_recall_hits, pairs["num_labels"], pairs["equal_recall_hits"])
 
     def merge(self, other: Self) -> None:
-        """Adds the videos of another instance, as of another worker.
+        """Adds the videos of another instance, such as that of another worker.
 
         Raises:
-            ValueError: if the other one counts another number of classes or of pairs.
+            ValueError: if its `num_classes` or `top_k` differs.
         """
         if other.top_k != self.top_k:
             raise ValueError(f"Cannot merge metrics of top_k={other.top_k} into top_k={self.top_k}.")
@@ -73,10 +73,10 @@ class EvaluationMetrics:
         self._equal_recall_hits += other._equal_recall_hits
 
     def result(self) -> dict[str, float | int]:
-        """Returns each metric by its name.
+        """Returns the metrics by name.
 
-        They are `gap`, `hit_at_one`, `perr`, `map`, `map_all_classes` in [0, 1], 0 without videos or labels, and
-        `num_examples`.
+        `gap`, `hit_at_one`, `perr`, `map` and `map_all_classes` are in [0, 1], 0 without videos or labels;
+        `num_examples` is the number of videos.
         """
         num_examples = max(self._num_examples, 1)
         return {
@@ -88,7 +88,7 @@ class EvaluationMetrics:
         }
 
     def per_class_ap(self) -> np.ndarray:
-        """Returns `(C,)` float64, AP of each class, NaN for classes without positives."""
+        """Returns the average precision of each class, `(C,)` float64, NaN for classes without positives."""
         return self._ranked.per_class_ap()
 
     def positives(self) -> np.ndarray:
@@ -98,12 +98,16 @@ class EvaluationMetrics:
     def precision_recall_curves(
         self, num_curves: int = 10, num_thresholds: int = 127
     ) -> dict[int, dict[str, np.ndarray]]:
-        """Returns the curves of the classes with the most positives, commonest first.
+        """Returns the precision-recall curves of the most frequent classes, in descending order of their positives.
 
-        Predictions outside a video's k best count as 0, so recall ends where these end.
+        Predictions outside a video's k best count as 0, so a curve reaches only the recall of those k.
+
+        Args:
+            num_curves: the largest number of classes.
+            num_thresholds: the number of thresholds, N, equally spaced in [0, 1].
 
         Returns:
-            By class index the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
+            By class index a dict of arrays `(N,)`, the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
         """
         positives = self.positives()
         commonest = np.argsort(-positives, kind="stable")[: min(num_curves, np.count_nonzero(positives))]
@@ -113,7 +117,12 @@ class EvaluationMetrics:
 
 @METRICS.register("default")
 class DefaultMetrics(Accumulator):
-    """What every evaluation reports: `EvaluationMetrics` and the mean loss."""
+    """The metrics that every evaluation reports: those of `EvaluationMetrics`, and the mean loss.
+
+    Args:
+        num_classes: the number of classes, C.
+        top_k: the number k of predictions per video that count for GAP and MAP.
+    """
 
     values: ClassVar[Mapping[str, str]] = {
         "gap": "all videos' k best pairs (score, hit) in one pool, ranked by score: sum over hits of the precision at "
@@ -140,29 +149,35 @@ class DefaultMetrics(Accumulator):
         self._loss_sum = 0.0
 
     def add_batch(self, results: BatchResults) -> None:
-        """Adds the videos of a batch."""
+        """Adds the videos of a batch: the results of `top_k_pairs`, `ids` and `losses`, `(B,)` each."""
         self._metrics.add(results, results["ids"])
         self._loss_sum += float(results["losses"].sum(dtype=np.float64))
 
     def result(self) -> Iterator[tuple[str, float | int]]:
-        """Yields what `values` lists."""
+        """Yields the metrics that `values` defines, over all videos added."""
         result = self._metrics.result()
         yield from result.items()
         yield "loss", self._loss_sum / max(result["num_examples"], 1)
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns `num_positives`, and `average_precision` where there are some, else NaN."""
+        """Returns `num_positives` `(C,)` int64 and `average_precision` `(C,)` float64, NaN without positives."""
         return {"num_positives": self._metrics.positives(), "average_precision": self._metrics.per_class_ap()}
 
     def curves(self) -> Mapping[int, Mapping[str, np.ndarray]]:
-        """Returns the curves of the classes with the most positives."""
+        """Returns the precision-recall curves of the 10 classes with the most positives."""
         return self._metrics.precision_recall_curves()
 
 
 def metrics_of_matrix(
     predictions: np.ndarray, labels: np.ndarray, top_k: int = 20, batch_size: int = 1024
 ) -> EvaluationMetrics:
-    """Returns the metrics of `predictions` `(B, C)` float and `labels` `(B, C)` bool that are in memory already.
+    """Returns the metrics of predictions and labels that are in memory as a whole.
+
+    Args:
+        predictions: `(N, C)` float.
+        labels: `(N, C)` bool, multi-hot.
+        top_k: the number k of predictions per video that count for GAP and MAP.
+        batch_size: the number of videos that are added at a time; it has no influence on the result.
 
     Raises:
         UserError: if a prediction is not finite.
@@ -176,12 +191,13 @@ def metrics_of_matrix(
 
 
 def batch_metrics(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns `hit_at_one`, `perr` and `gap` of one batch, for the training log.
+    """Returns `hit_at_one`, `perr` and `gap` of one batch, in [0, 1], for the training log.
 
-    All are NaN if a prediction is not finite: whether training goes on is for the loop to say. 0 for no videos.
+    All are 0 for a batch without videos, and NaN if a prediction is not finite: the training loop decides whether to
+    stop.
 
     Args:
-        pairs: what `top_k_pairs` returned, as numpy arrays.
+        pairs: the results of `top_k_pairs`, as numpy arrays.
     """
     if not np.isfinite(pairs["scores"]).all():
         return dict.fromkeys(("hit_at_one", "perr", "gap"), float("nan"))

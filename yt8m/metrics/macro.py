@@ -21,13 +21,13 @@ _CLASSES_PER_BLOCK = 64  # so many columns are ranked at a time; a multiple of 8
 
 
 class ClassRankings(NamedTuple):
-    """What the scores of a class, or of many, say about its ranking: float64, NaN where the class decides nothing.
+    """Average precision and ROC AUC of one class, `()` float64, or of all classes, `(C,)` float64.
 
     Attributes:
         ap: average precision; NaN without positives.
         auc: area under the ROC curve; NaN without positives or without negatives.
-        ap_error: `ap` is within this of its exact value.
-        auc_error: `auc` is within this of its exact value.
+        ap_error: an upper bound of |ap - exact value|; NaN where `ap` is NaN.
+        auc_error: an upper bound of |auc - exact value|; NaN where `auc` is NaN.
     """
 
     ap: np.ndarray
@@ -37,21 +37,22 @@ class ClassRankings(NamedTuple):
 
 
 class MacroMetrics:
-    """`macro_ap` and `macro_auc`: AP and AUC of each class over all videos, no k, then the mean over classes.
+    """`macro_ap` and `macro_auc`: AP and ROC AUC of each class over all videos, then the mean over classes.
 
         AP  = mean over positives of  #{positives >= s} / #{videos >= s},              s = the positive's score
         AUC = mean over positives of (#{negatives < s} + #{negatives = s} / 2) / #{negatives}
 
-    Equal scores are one threshold: a ranking is not credited with an order that the scores do not have. The means are
-    over classes with a positive (for AUC: and a negative).
+    All predictions count, not only the k best per video. Videos of equal score share one threshold. The means are over
+    classes with at least one positive (for AUC also one negative).
 
     Exact while the scores fit into `max_bytes`, at 4.125 bytes per prediction. Beyond that, scores are counted in 5,889
-    bins per class (47 KB), fine towards 0 and 1, which take predictions for probabilities, and `result` bounds the
-    error. Which of the two, and every bit of the result, depends on the predictions alone, not on their order or split.
+    bins per class (47 KB), narrower towards 0 and 1, which assumes probabilities in [0, 1], and `result` bounds the
+    error. Whether scores are binned, and every bit of the result, depends on the set of videos alone, not on their order
+    or split over workers.
 
     Args:
-        num_classes: C.
-        max_bytes: memory for scores before they are binned.
+        num_classes: the number of classes, C.
+        max_bytes: the memory for scores, in bytes, above which they are binned.
 
     Source: Gemmeke et al. 2017, Audio Set; Hershey et al. 2017, CNN Architectures for Large-Scale Audio Classification.
     Equal to scikit-learn's average_precision_score and roc_auc_score with average="macro".
@@ -80,10 +81,10 @@ class MacroMetrics:
         self._bin_if_large()
 
     def merge(self, other: Self) -> None:
-        """Adds the videos of another instance with the same arguments, as of another worker.
+        """Adds the videos of another instance with the same arguments, such as that of another worker.
 
         Raises:
-            ValueError: if the other one counts another number of classes.
+            ValueError: if its `num_classes` differs.
         """
         if other._num_classes != self._num_classes:
             raise ValueError(f"Cannot merge metrics of {other._num_classes} classes into {self._num_classes}.")
@@ -97,16 +98,16 @@ class MacroMetrics:
         self._bin_if_large()
 
     def per_class(self) -> ClassRankings:
-        """Returns AP, AUC and the bounds of their errors, `(C,)` each."""
+        """Returns AP, AUC and the bounds of their errors over all videos added, `(C,)` float64 each."""
         if self._rankings is None:
             self._rankings = self._scores.rankings()
         return self._rankings
 
     def result(self) -> dict[str, float]:
-        """Returns each metric by its name.
+        """Returns the metrics by name.
 
-        They are `macro_ap` and `macro_auc` in [0, 1], 0 where no class counts, and `macro_ap_error` and
-        `macro_auc_error`: the exact value is at most that far away (0 unless scores were binned).
+        `macro_ap` and `macro_auc` are in [0, 1], 0 if no class has a defined value. `macro_ap_error` and
+        `macro_auc_error` are upper bounds of their distance to the exact values, 0 unless scores were binned.
         """
         rankings = self.per_class()
         return {f"macro_{name}": _mean_of_defined(values) for name, values in rankings._asdict().items()}
@@ -126,7 +127,12 @@ class MacroMetrics:
 
 @METRICS.register("macro")
 class Macro(Accumulator):
-    """Average precision and ROC AUC of every class over all of its predictions: `MacroMetrics`."""
+    """Average precision and ROC AUC of every class over all predictions, and their means, by `MacroMetrics`.
+
+    Args:
+        num_classes: the number of classes, C.
+        top_k: not used, because all predictions count.
+    """
 
     values: ClassVar[Mapping[str, str]] = {
         "macro_ap": "AP over **every** prediction of a class, no k: mean over its positives of #{positives at or "
@@ -144,21 +150,21 @@ class Macro(Accumulator):
         self._metrics = MacroMetrics(num_classes)
 
     def add_batch(self, results: BatchResults) -> None:
-        """Adds the videos of a batch."""
+        """Adds the videos of a batch: `predictions` `(B, C)` float32, `labels` `(B, C)` bool, `ids` `(B,)`."""
         self._metrics.add(results["predictions"], results["labels"], results["ids"])
 
     def result(self) -> Iterator[tuple[str, float]]:
-        """Yields what `values` lists."""
+        """Yields the metrics that `values` defines, over all videos added."""
         yield from self._metrics.result().items()
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns `macro_ap` and `macro_auc` of every class, NaN where it decides nothing."""
+        """Returns `macro_ap` and `macro_auc`, `(C,)` float64 each, NaN for classes where they are undefined."""
         rankings = self._metrics.per_class()
         return {"macro_ap": rankings.ap, "macro_auc": rankings.auc}
 
 
 class _Scores:
-    """Every score, and every label as one bit."""
+    """All scores as float32, and all labels as one bit each."""
 
     def __init__(self, num_classes: int):
         self._num_classes = num_classes
@@ -209,7 +215,7 @@ def _ap_and_auc(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 class _Bins:
-    """How many positives and how many videos of each class have a score in each bin."""
+    """Histograms of the scores, `(C, 5889)` uint32: of the positives and of all videos of each class."""
 
     def __init__(self, num_classes: int):
         self._positives = np.zeros((num_classes, _NUM_BINS), np.uint32)
@@ -233,7 +239,11 @@ class _Bins:
 
 
 def score_bins(predictions: np.ndarray) -> np.ndarray:
-    """Returns an int32 bin in [0, 5888] for each probability; a higher bin never holds a lower score."""
+    """Returns the bins of `predictions` float of any shape: int32 of the same shape in [0, 5888], increasing in p.
+
+    p is clipped to [0, 1]. Below 1/2 the bins are the octaves [2^-n, 2^(1-n)), each divided into 128 equal parts; above
+    1/2 the same of 1 - p.
+    """
     predictions = np.clip(predictions.astype(np.float32), 0.0, 1.0)
     # 1 - p is exact in float32 for p >= 1/2, so the order is kept.
     near_end = np.maximum(np.minimum(predictions, 1 - predictions), np.float32(2.0**-24))
@@ -243,7 +253,7 @@ def score_bins(predictions: np.ndarray) -> np.ndarray:
 
 
 def _rank_bins(positives: np.ndarray, videos: np.ndarray, harmonic: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns AP, AUC and error bounds of one class: estimates treat a bin as one score."""
+    """Returns AP, AUC and their error bounds of one class; AP and AUC take all scores of a bin as equal."""
     hits, misses = positives[::-1].astype(np.int64), (videos - positives)[::-1].astype(np.int64)
     num_hits, num_misses = int(hits.sum()), int(misses.sum())
     if not num_hits:

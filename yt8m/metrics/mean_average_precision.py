@@ -1,4 +1,4 @@
-"""Average precision class by class, over the k best pairs of each video, and its mean."""
+"""Average precision per class over the k best predictions of each video, and its mean over classes (MAP)."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
@@ -37,7 +37,7 @@ class _PairPool:
         return self._classes.values()
 
     def sorted_keys(self) -> np.ndarray:
-        """Returns a uint64 for each pair, sorted: by class, within a class by score."""
+        """Returns class * 2^32 + ordered bits of the score, uint64, of all pairs: sorted by class, then by score."""
         ordered = _ordered_bits(self.scores)
         # In place: these are the largest arrays of an evaluation.
         keys = self.classes.astype(np.uint64)
@@ -48,7 +48,7 @@ class _PairPool:
 
 
 def _ordered_bits(scores: np.ndarray) -> np.ndarray:
-    """Returns uint32 numbers in the order of float32 scores."""
+    """Maps float32 scores to uint32 numbers of the same order."""
     # -0.0 + 0.0 is 0.0: the two zeros are one score.
     bits = (scores + np.float32(0)).view(np.uint32)
     # As integers, positive floats are in order and negative ones in reverse order, after the positive ones. So the sign
@@ -60,16 +60,16 @@ def _ordered_bits(scores: np.ndarray) -> np.ndarray:
 
 
 class MeanAveragePrecision:
-    """AP of each class and MAP, exact and streaming, over pooled k best pairs.
+    """AP of each class and MAP, exact and streaming, over the pooled k best predictions of all videos.
 
         AP[c] = sum over hits of class c of precision at the hit's rank among all pairs of class c / positives of c
         map = mean of AP over the classes with a positive;  map_all_classes = sum of AP / C
 
-    Holds 6 bytes per pair: 120 bytes per video at k = 20. Batch size, order and the split over workers have no effect
-    on any bit of the result.
+    Memory: 6 bytes per pair, which is 120 bytes per video at k = 20. Results are the same, bit for bit, for every batch
+    size, order and split over workers.
 
     Args:
-        num_classes: C.
+        num_classes: the number of classes, C.
 
     Source: `map` google/youtube-8m, mean_average_precision_calculator; `map_all_classes` tensorflow/models,
     official/projects/yt8m. Ties as in `average_precision`.
@@ -86,9 +86,9 @@ class MeanAveragePrecision:
 
         Args:
             scores: `(B, k)` float, the k best predictions of each video.
-            classes: `(B, k)` int, their classes.
-            hits: `(B, k)` bool, which of them are labels.
-            class_positives: `(..., C)` int, how many of the videos have each label, summed over the leading axes.
+            classes: `(B, k)` int, the class index of each score.
+            hits: `(B, k)` bool, whether that class is a label of the video.
+            class_positives: `(..., C)` int, the number of videos with each label; leading axes are summed.
 
         Raises:
             UserError: if a score is not finite.
@@ -99,10 +99,10 @@ class MeanAveragePrecision:
         self._positives += class_positives.reshape(-1, self._num_classes).sum(axis=0, dtype=np.int64)
 
     def merge(self, other: Self) -> None:
-        """Adds the videos of another instance, as of another worker.
+        """Adds the videos of another instance, such as that of another worker.
 
         Raises:
-            ValueError: if the other one counts another number of classes.
+            ValueError: if its `num_classes` differs.
         """
         if other._num_classes != self._num_classes:
             raise ValueError(f"Cannot merge metrics of {other._num_classes} classes into {self._num_classes}.")
@@ -115,10 +115,10 @@ class MeanAveragePrecision:
         return self._positives.copy()
 
     def per_class_ap(self, top_n: int | None = None) -> np.ndarray:
-        """Returns `(C,)` float64, AP of each class, NaN for classes without positives.
+        """Returns the average precision of each class, `(C,)` float64, NaN for classes without positives.
 
         Args:
-            top_n: AP@n counts hits of rank n or better, and divides by min(positives, n); by default there is no n.
+            top_n: n of AP@n, which counts hits of rank n or better and divides by min(positives, n); None for AP.
         """
         hits, misses = self._hits.sorted_keys(), self._misses.sorted_keys()
         classes = (hits >> np.uint64(32)).astype(np.int64)
@@ -141,13 +141,17 @@ class MeanAveragePrecision:
         return {"map": total / max(num_present, 1), "map_all_classes": total / self._num_classes}
 
     def gap(self) -> float:
-        """Returns GAP of the same pairs, as `GlobalAveragePrecision` does."""
+        """Returns GAP in [0, 1] of the same pairs, equal to `GlobalAveragePrecision.result`."""
         num_positives = int(self._positives.sum())
         precisions, _ = precisions_at_hits(np.sort(self._hits.scores), np.sort(self._misses.scores))
         return float(precisions.sum() / num_positives) if num_positives else 0.0
 
     def precision_recall_curves(self, num_thresholds: int) -> PrecisionRecallCurves:
-        """Returns the curves of all classes over the pooled pairs; predictions outside the k best count as 0."""
+        """Returns the precision-recall curves of all classes; predictions outside a video's k best count as 0.
+
+        Args:
+            num_thresholds: the number of thresholds, equally spaced in [0, 1].
+        """
         curves = PrecisionRecallCurves(self._num_classes, num_thresholds)
         for pairs, is_hit in ((self._hits, True), (self._misses, False)):
             curves.add_pairs(pairs.scores, pairs.classes, np.full(pairs.scores.shape, is_hit))
@@ -156,17 +160,17 @@ class MeanAveragePrecision:
 
 @METRICS.register("ap_at_n")
 class MeanAveragePrecisionAtN(Accumulator):
-    """Average precision of the n best videos of every class, over the k best pairs of each video, and its mean.
+    """AP@n of every class, over the k best predictions of each video, and its mean over classes.
 
         AP@n[c] = sum over hits of class c of rank n or better of precision at the hit's rank / min(positives of c, n)
 
     Args:
-        num_classes: C.
-        top_k: k.
-        n: how far down the ranking of a class to look.
+        num_classes: the number of classes, C.
+        top_k: the number k of predictions per video that count.
+        n: the largest rank of a hit that counts.
 
     Raises:
-        ArgumentError: if n is below 1.
+        UserError: if `n` is below 1.
 
     Source: google/youtube-8m, average_precision_calculator, `ap_at_n`. Ties as in `average_precision`.
     """
@@ -182,16 +186,16 @@ class MeanAveragePrecisionAtN(Accumulator):
         self._ranked = MeanAveragePrecision(num_classes)
 
     def add_batch(self, results: BatchResults) -> None:
-        """Adds the videos of a batch."""
+        """Adds the videos of a batch: `scores`, `classes`, `hits` `(B, k)` and `class_positives` `(..., C)`."""
         scores, classes, hits = (results[name][:, : self._k] for name in ("scores", "classes", "hits"))
         self._ranked.add(scores, classes, hits, results["class_positives"])
 
     def result(self) -> Iterator[tuple[str, float]]:
-        """Yields what `values` lists."""
+        """Yields the metric that `values` defines, over all videos added."""
         ap = self._ranked.per_class_ap(self._n)
         is_present = ~np.isnan(ap)
         yield "map_at_n", float(ap[is_present].mean()) if is_present.any() else 0.0
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns `ap_at_n`, NaN for classes without positives."""
+        """Returns `ap_at_n` `(C,)` float64, NaN for classes without positives."""
         return {"ap_at_n": self._ranked.per_class_ap(self._n)}

@@ -13,21 +13,21 @@ from yt8m.scores import check_finite
 
 @METRICS.register("precision_recall")
 class PrecisionRecallAtK(Accumulator):
-    """Precision and recall when each video is given its k best classes.
+    """Precision and recall when each video's prediction is the set of its k best classes.
 
-        overall:    P = hits / predictions,               R = hits / positives,               counts of all classes
-        per class:  P = mean_c hits[c] / predictions[c],  R = mean_c hits[c] / positives[c]
+        overall:    P = sum_c hits[c] / sum_c predictions[c],  R = sum_c hits[c] / sum_c positives[c]
+        per class:  P = mean_c hits[c] / predictions[c],       R = mean_c hits[c] / positives[c]
 
-    The means are over classes with a positive; one that is never predicted has precision 0. Each is in [0, 1], 0 where
-    nothing is divided by nothing.
+    The means are over classes with a positive; a class that is never predicted has precision 0. All are in [0, 1], and
+    0 / 0 is 0.
 
     Args:
-        num_classes: C.
-        top_k: the number of pairs per video that batches carry.
-        k: how many classes each video is given; 0 for `top_k`.
+        num_classes: the number of classes, C.
+        top_k: the number of pairs per video that a batch has at least.
+        k: the number of classes that are predicted per video; 0 for `top_k`.
 
     Raises:
-        ArgumentError: if k is negative or above `top_k`.
+        UserError: if `k` is negative or above `top_k`.
 
     Source: Gong et al. 2013, Deep Convolutional Ranking for Multilabel Image Annotation, the evaluation protocol.
     """
@@ -54,7 +54,7 @@ class PrecisionRecallAtK(Accumulator):
         self._found += np.bincount(classes[hits], minlength=num_classes)
 
     def result(self) -> Iterator[tuple[str, float]]:
-        """Yields what `values` lists."""
+        """Yields the metrics that `values` defines, over all videos added."""
         is_present = self._positives > 0
         num_present = max(int(is_present.sum()), 1)
         precision, recall = self.per_class().values()
@@ -64,7 +64,7 @@ class PrecisionRecallAtK(Accumulator):
         yield "class_recall", float(recall[is_present].sum() / num_present)
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns `precision` and `recall` of every class, 0 where nothing is divided by nothing."""
+        """Returns `precision` and `recall`, `(C,)` float64 each; 0 / 0 is 0."""
         found = self._found
         return {
             "precision": found / np.maximum(self._predicted, 1),
@@ -73,14 +73,14 @@ class PrecisionRecallAtK(Accumulator):
 
 
 class PrecisionRecallCurves:
-    """Precision and recall of each class at thresholds i / (N - 1), i = 0 ... N - 1, as TensorBoard draws them.
+    """Precision and recall of each class at the thresholds i / (N - 1), i = 0 ... N - 1, for TensorBoard's plugin.
 
-    A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. One that was not added counts as 0.
-    Holds 16 bytes per class and threshold, however many videos there are.
+    A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. A prediction that was not added counts
+    as 0. Memory: 16 bytes per class and threshold, whatever the number of videos.
 
     Args:
-        num_classes: C.
-        num_thresholds: N, at least 2.
+        num_classes: the number of classes, C.
+        num_thresholds: the number of thresholds, N, at least 2.
     """
 
     def __init__(self, num_classes: int, num_thresholds: int = 127):
@@ -89,7 +89,12 @@ class PrecisionRecallCurves:
         self._misses = np.zeros((num_classes, num_thresholds), np.int64)
 
     def add_pairs(self, scores: np.ndarray, classes: np.ndarray, hits: np.ndarray) -> None:
-        """Adds scores, their classes and whether these are labels: three arrays of one shape.
+        """Adds pairs of a video and a class.
+
+        Args:
+            scores: float of any shape, the predictions.
+            classes: int of the shape of `scores`, the class indices.
+            hits: bool of the shape of `scores`, whether the class is a label of the video.
 
         Raises:
             UserError: if a score is not finite.
@@ -102,25 +107,25 @@ class PrecisionRecallCurves:
         self._misses += self._count(places[~hits])
 
     def add(self, predictions: np.ndarray, labels: np.ndarray) -> None:
-        """Adds every prediction of `predictions` `(B, C)` float, with `labels` `(B, C)` bool."""
+        """Adds all `predictions` `(B, C)` float of B videos with their `labels` `(B, C)` bool."""
         classes = np.broadcast_to(np.arange(len(self._hits)), predictions.shape)
         self.add_pairs(predictions, classes, labels)
 
     def merge(self, other: Self) -> None:
-        """Adds the predictions of another instance of equal size."""
+        """Adds the predictions of another instance with the same `num_classes` and `num_thresholds`."""
         self._hits += other._hits
         self._misses += other._misses
 
     def curve(self, class_index: int, num_positives: int, num_examples: int) -> dict[str, np.ndarray]:
-        """Returns the curve of a class.
+        """Returns the precision-recall curve of one class.
 
         Args:
-            class_index: which.
-            num_positives: how many videos have the label.
-            num_examples: how many videos there are.
+            class_index: the class, in [0, C).
+            num_positives: the number of videos with the label.
+            num_examples: the number of all videos.
 
         Returns:
-            Arrays of N, by the names of the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
+            Arrays `(N,)` by name: the arguments of `tensorboard.plugins.pr_curve.summary.raw_data_pb`.
         """
         hits, misses = self._hits[class_index], self._misses[class_index]
         true_positives, false_positives = np.cumsum(hits[::-1])[::-1], np.cumsum(misses[::-1])[::-1]

@@ -1,4 +1,4 @@
-"""Segment MAP@n, the measure of the 2019 challenge: rankings of segments against what raters said of some of them."""
+"""Segment MAP@n, the measure of the 2019 challenge: rankings of video segments, of which only some were rated."""
 
 import itertools
 import math
@@ -10,21 +10,21 @@ from yt8m.arguments import ArgumentError
 
 
 class SegmentMeanAveragePrecision:
-    """Segment MAP@n, exact, one class after another: a ranking is forgotten as soon as it is added.
+    """Segment MAP@n, exact. Classes are added one by one, and rankings are not kept in memory.
 
-        R[c]  = the first n segments of the ranking of class c, without those that nobody rated for c
+        R[c]  = the first n segments of the ranking of class c, without those that were not rated for c
         AP[c] = sum over positives in R[c] of (positives at or above its rank in R[c]) / (its rank in R[c])  /  P[c]
         MAP   = mean of AP[c] over the classes with P[c] > 0;  AP[c] = 0 for a class without a ranking
 
-    P[c] counts the positives of class c, ranked or not. So a model cannot gain by ranking fewer classes or segments,
-    and loses nothing by ranking segments that nobody rated, until these push rated ones beyond the n-th.
+    P[c] is the number of positives of class c, ranked or not. So the score cannot rise by ranking fewer classes or
+    segments, and unrated segments do not lower it, unless they move rated ones beyond rank n.
 
     Args:
-        ratings: for each class the segments that were rated for it, and whether the class is visible there.
-        top_n: how many segments of a ranking count; 0 for all.
+        ratings: by class index, for each rated segment's name whether the class is present in the segment.
+        top_n: the number n of segments of a ranking that count; 0 for all.
 
     Raises:
-        ArgumentError: if `top_n` is negative.
+        UserError: if `top_n` is negative.
 
     Source: the 3rd YouTube-8M challenge, 2019. google/youtube-8m, segment_eval_inference, averages over the classes of
     the submission instead.
@@ -41,20 +41,20 @@ class SegmentMeanAveragePrecision:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the mean is over."""
+        """The number of classes with at least one positive, over which MAP averages."""
         return len(self._num_positives)
 
     @property
     def num_ranked_pairs(self) -> int:
-        """How many of the rated pairs of a segment and a class are in the rankings so far."""
+        """The number of rated pairs (segment, class) in the first n segments of the rankings added so far."""
         return self._num_ranked_pairs
 
     def add(self, class_index: int, ranking: Iterable[str]) -> None:
         """Adds the ranking of a class.
 
         Args:
-            class_index: which; each class is added once at most.
-            ranking: names of segments, best first, each once.
+            class_index: the class, added at most once.
+            ranking: segment names `<id>:<second>`, best first, each at most once.
         """
         rated = self._ratings.get(class_index, {})
         counted = itertools.islice(ranking, self._top_n)
@@ -65,7 +65,7 @@ class SegmentMeanAveragePrecision:
             self._aps[class_index] = float(precisions[hits].sum()) / self._num_positives[class_index]
 
     def per_class_ap(self) -> dict[int, float]:
-        """Returns AP of each class that has positives."""
+        """Returns, by class index, AP in [0, 1] of each class with at least one positive."""
         return dict(self._aps)
 
     def result(self) -> float:

@@ -1,4 +1,4 @@
-"""The k best predictions of each video, taken on the device: all that most metrics and a submission need."""
+"""The k best predictions of each video, computed on the device: the input of most metrics and of a submission."""
 
 import tensorflow as tf
 
@@ -7,15 +7,14 @@ _GROUP_SIZE = 32
 
 
 def top_k_predictions(predictions: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Takes the k best classes of each video, best first, the lower class index first among equal scores.
+    """Returns the k best classes of each video, best first; among equal scores the lower class index comes first.
 
     Args:
         predictions: `(B, C)` float.
-        k: how many; all C where there are fewer.
+        k: the number of classes per video, an int or a scalar int32 tensor; more than C means C.
 
     Returns:
-        scores: `(B, min(k, C))` float32. All NaN for a video with a NaN or infinite prediction anywhere, so that
-            whoever receives the scores sees it.
+        scores: `(B, min(k, C))` float32; all NaN for a video with any NaN or infinite prediction.
         classes: `(B, min(k, C))` int32.
     """
     predictions = tf.cast(predictions, tf.float32)
@@ -29,7 +28,7 @@ def top_k_predictions(predictions: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Te
 
 
 def _in_groups(predictions: tf.Tensor) -> tf.Tensor:
-    """Returns `(B, G, 32)`, the last group filled up with minus infinity."""
+    """Splits predictions `(B, C)` into groups of neighbouring classes, `(B, G, 32)`, padded with minus infinity."""
     num_classes = _num_classes(predictions)
     padded = tf.pad(predictions, [[0, 0], [0, -num_classes % _GROUP_SIZE]], constant_values=float("-inf"))
     num_groups = (num_classes + _GROUP_SIZE - 1) // _GROUP_SIZE
@@ -37,10 +36,10 @@ def _in_groups(predictions: tf.Tensor) -> tf.Tensor:
 
 
 def _candidates(groups: tf.Tensor, num_best: tf.Tensor, is_sound: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns scores and classes of the groups with the best maxima, in the order of classes.
+    """Returns the scores and classes of the `num_best` groups with the largest maxima, in the order of classes.
 
-    No class outside these groups is among the best: each of the `num_best` groups has one before it, of a higher score
-    or of an equal score and a lower index.
+    All of the `num_best` best classes are in these groups: for a class outside, each of the groups has a class with a
+    higher score, or with an equal score and a lower index.
     """
     # Sorting is undefined where a comparison with NaN takes part; with all scores 0, the first classes are taken.
     maxima = tf.where(is_sound, tf.reduce_max(groups, axis=2), 0.0)
@@ -52,26 +51,26 @@ def _candidates(groups: tf.Tensor, num_best: tf.Tensor, is_sound: tf.Tensor) -> 
 
 
 def top_k_pairs(predictions: tf.Tensor, labels: tf.Tensor, k: int) -> dict[str, tf.Tensor]:
-    """Reduces a batch of predictions and labels to what accumulators and `batch_metrics` take.
+    """Reduces predictions and labels to the k best pairs (score, hit) and counts, the input of accumulators.
 
         equal_recall_hits[b] = |{the n best predictions of video b that are above 0} & {its labels}|,  n = num_labels[b]
 
-    Runs eagerly and in a `tf.function`, for any batch size, 0 included. The number of predictions looked at follows
-    the video with the most labels, a dynamic shape, so XLA cannot compile it.
+    Works eagerly and in a `tf.function`, for any batch size, 0 included, but not under XLA: the number of predictions
+    that are sorted depends on the video with the most labels, which is a dynamic shape.
 
     Args:
         predictions: `(B, C)` float, usually probabilities.
         labels: `(B, C)` bool, multi-hot.
-        k: how many pairs of (score, hit) to keep per video; K below is `min(k, C)`.
+        k: the number of pairs to keep per video; K below is min(k, C).
 
     Returns:
-        A dict of tensors that can be concatenated along the first axis over batches and devices:
+        A dict of tensors, which may be concatenated along the first axis over batches and devices:
             scores: `(B, K)` float32, best first; all NaN for a video with a non-finite prediction.
             classes: `(B, K)` int32.
             hits: `(B, K)` bool, whether the class is a label of the video.
             num_labels: `(B,)` int32.
             equal_recall_hits: `(B,)` int32.
-            class_positives: `(1, C)` int32, the batch's videos with each label.
+            class_positives: `(1, C)` int32, the number of videos of the batch with each label.
     """
     labels = tf.cast(labels, tf.bool)
     ones = tf.cast(labels, tf.int32)

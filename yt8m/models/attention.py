@@ -1,4 +1,4 @@
-"""Registered models that pool by attention over the frames."""
+"""Registered models that pool the frames by attention: Attention Clusters and a Transformer."""
 
 from typing import Any
 
@@ -16,22 +16,23 @@ from yt8m.schema import DataSpec
 
 @FRAME_LEVEL_MODELS.register(defaults={"cluster_size": 32, "iterations": 100, "sampling": "uniform"})
 class AttentionClusterModel(LateFusionModel):
-    """Several weighted means of the frames per feature, moved apart, then a hidden layer, a gate and the classifier.
+    """Attention Clusters per feature: K shifted weighted means of the frames, then hidden layer, gate and classifier.
 
         y_k = (alpha_k v_k + beta_k) / (sqrt(K) |alpha_k v_k + beta_k|),   v_k = sum_t a[t, k] x_t
         a[:, k] = softmax_t(tanh(x_t V + b) W)_k
 
-    One cluster that is not shifted is plain attention pooling. The widest feature has `cluster_size`, others half.
+    With K = 1 and no shift this is plain attention pooling. K is `cluster_size` for the widest feature and half of it
+    for others.
 
     Args:
-        spec: what the records hold.
-        cluster_size: the number of means of the widest feature.
-        attention_size: the width of x V; 0 scores a frame by x W alone.
-        shift: whether there are alpha and beta.
-        inherited: see LateFusionModel.
+        spec: the features' names and sizes, and the number of classes.
+        cluster_size: the number of means of the widest feature, K.
+        attention_size: the width of x V; 0 for a[:, k] = softmax_t(x_t W)_k.
+        shift: whether to learn alpha and beta, two scalars per mean; if not, y = v / |v|.
+        inherited: further keyword arguments, those of LateFusionModel.
 
     Raises:
-        UserError: if there is no cluster, or a width is below 0.
+        UserError: if `cluster_size` is below 1 or `attention_size` is below 0.
 
     Source: Long et al. 2018, "Attention Clusters: purely attention based local feature integration for video
     classification".
@@ -52,33 +53,33 @@ class AttentionClusterModel(LateFusionModel):
 
 @FRAME_LEVEL_MODELS.register()
 class TransformerModel(SampledModel):
-    """A Transformer over the frames, pooled and classified.
+    """A pre-norm Transformer encoder over the frames, pooled over time, then the classifier.
 
-        x_0 = BN(x) [P + positions],   a = x + SelfAttention(LN(x)),   x_l = a + FeedForward(LN(a))
+        x_0 = BN(x) P + positions,   a = x_{l-1} + SelfAttention(LN(x_{l-1})),   x_l = a + FeedForward(LN(a))
         p = classifier(pool_t LN(x_L))
 
-    Without positions the order of the frames has no influence, unless it pools the first.
+    With `positions=none` the output does not depend on the order of the frames, except with `pooling=first`.
 
     Args:
-        spec: what the records hold.
-        num_layers: L.
-        model_size: the width in which it works; 0 for that of the frames, without P.
-        head_size: the width of an attention head; the number of heads is the largest that divides the frame's width
-            into heads of that width or more.
-        feedforward_size: the width of the hidden layer of FeedForward; 0 for four times the one it works in.
-        activation: after that layer: `gelu` or `relu`.
-        positions: the encoding of its position that is added to a frame: `none`, `sinusoidal` or `learnt`.
-        pooling: `mean`, `first` or `attention`.
-        dropout: the share of features that the output of each part loses in training.
-        separate_encoders: whether every feature has a Transformer of its own, whose outputs are concatenated.
-        inherited: see SampledModel.
+        spec: the features' names and sizes, and the number of classes.
+        num_layers: the number of encoder layers, L.
+        model_size: the width of x_0; 0 for the width of the frames, without P.
+        head_size: the least width of an attention head; the number of heads is the largest divisor h of the width of
+            x_0 with width / h >= head_size.
+        feedforward_size: the width of the hidden layer of FeedForward; 0 for four times the width of x_0.
+        activation: the activation of that hidden layer, `gelu` or `relu`.
+        positions: the positional encoding: `none`, `sinusoidal` or `learnt`.
+        pooling: over time: `mean`, `first` (the first frame) or `attention` (a weighted mean).
+        dropout: the dropout rate after SelfAttention and FeedForward, in [0, 1).
+        separate_encoders: whether every feature has its own encoder, whose outputs are concatenated.
+        inherited: further keyword arguments, those of SampledModel.
 
     Raises:
-        UserError: if a name is not known or a number out of range.
+        UserError: if a name is none of those listed, a size is too small, or `dropout` is outside [0, 1).
 
-    Source: Vaswani et al. 2017, "Attention is all you need"; over frames of YouTube-8M: hughshaoqz/3rd-Youtube8M-TM,
-    Bert, which normalises after each part, drops attention weights too, attends to padding, and whose first frame is
-    the last. Here the frames are normalised by the batch first.
+    Source: Vaswani et al. 2017, "Attention is all you need"; on YouTube-8M: hughshaoqz/3rd-Youtube8M-TM, Bert, which is
+    post-norm, applies dropout to attention weights too, attends to padding, and pools the last frame as the first.
+    Here the frames are batch-normalised first.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class TransformerModel(SampledModel):
         self.encoders = LayerList(self, "encoder", encoders)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to the pooled outputs of all encoders, `(B, E)`."""
+        """Maps `frames` `(B, T, D)` to the concatenated outputs of all encoders, `(B, E)`."""
         frames = self.input_norm(frames, valid=valid, training=training)
         streams = zip(self.encoders, tf.split(frames, self.widths, axis=-1), strict=True)
         pooled = [encoder(stream, valid, random_key=random_key, training=training) for encoder, stream in streams]

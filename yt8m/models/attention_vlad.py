@@ -12,7 +12,7 @@ from yt8m.models.vlad import VLADModel
 from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
-_SHARE = 4  # any feature but the widest has a quarter of the clusters
+_SHARE = 4  # features other than the widest have a quarter of its clusters
 
 
 @hyper_parameters(
@@ -26,11 +26,11 @@ _SHARE = 4  # any feature but the widest has a quarter of the clusters
     }
 )
 class KmiecModel(VLADModel):
-    """What the models of Kmiec et al. have in common: 256 frames at equal distances, a linear hidden layer, a gate.
+    """Base class of the models of Kmiec et al.: 256 equally spaced frames, a linear hidden layer, a context gate.
 
     Args:
-        spec: what the records hold.
-        inherited: see VLADModel.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of VLADModel.
 
     Source: Kmiec, Bae & An 2018; pomonam/LearnablePoolingMethods.
     """
@@ -38,29 +38,29 @@ class KmiecModel(VLADModel):
 
 @FRAME_LEVEL_MODELS.register()
 class SecondOrderVLADModel(KmiecModel):
-    """Sums of directions and of their products per feature, then a hidden layer, a gate and the classifier.
+    """T-embedding and FAemb per feature (first and second order), then a hidden layer, a gate and the classifier.
 
-        V_k = sum_t a[t, k] white(u[t, k]),   u[t, k] = (x_t - c_k) / |x_t - c_k|; see TEmbedding
-        G_k = sum_t a'[t, k] (u'[t, k] u'[t, k]^T - E[u' u'^T]), the same of z_t = x_t P; see FAEmbedding
+        V_k = sum_t a[t, k] white(u[t, k]),   u[t, k] = (x_t - c_k) / |x_t - c_k|;   see TEmbedding
+        G_k = sum_t a'[t, k] (u'[t, k] u'[t, k]^T - E[u' u'^T]),   u' the same of z_t = x_t P;   see FAEmbedding
 
-    The widest feature has `cluster_size` clusters of directions, others a quarter of it.
+    V has `cluster_size` clusters for the widest feature, a quarter of it for others.
 
     Args:
-        spec: what the records hold.
-        second_cluster_size: clusters of the products of the widest feature; others have a quarter, at least 1.
-        projected_size: the width of z for the widest feature; half of it for others.
+        spec: the features' names and sizes, and the number of classes.
+        second_cluster_size: the number of clusters of G for the widest feature; a quarter of it for others, at least 1.
+        projected_size: the width of z for the widest feature; half of it for others, at least 1.
         weighted: whether a = SoftAssignment(x); if not, a = 1, as in T-embedding.
-        whitening: of directions: `diagonal`, `full` (features of at most 256 numbers) or `none`.
+        whitening: of the directions u: `diagonal`, `full` (for features of at most 256 numbers) or `none`.
         approximation_penalty: the factor of FAemb's approximation error, which is added to the loss.
-        cubic: mu of that error: see approximation_error.
-        inherited: see KmiecModel.
+        cubic: the weight mu of the cubic term of that error, see approximation_error.
+        inherited: further keyword arguments, those of KmiecModel.
 
     Raises:
-        UserError: if there is no such whitening, a size is below 1 or a penalty below 0.
+        UserError: if `whitening` is none of the three, a size is below 1, or a factor is below 0.
 
-    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", third model, after its
-    description: no code of it was published, and neither were the sizes of the second order. T-embedding: Jegou &
-    Zisserman 2014; FAemb: Do, Tran & Cheung 2015.
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", third model, from its
+    description: neither its code nor the sizes of G were published. T-embedding: Jegou & Zisserman 2014; FAemb: Do,
+    Tran & Cheung 2015.
     """
 
     def __init__(
@@ -97,7 +97,10 @@ class SecondOrderVLADModel(KmiecModel):
     def pool(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> tf.Tensor | Pooled:
-        """Maps `frames` `(B, T, D)` to the hidden layer, `(B, hidden_size)`; the approximation error may be a loss."""
+        """Maps `frames` `(B, T, D)` to the hidden layer, `(B, hidden_size)`.
+
+        If `approximation_penalty` is above 0, the result is a `Pooled` with the loss `approximation` `(B,)`.
+        """
         pooled = self.describe(frames, valid, random_key, training)
         vector = self.fuse([descriptor for descriptor, _ in pooled], random_key, training)
         if not self.approximation_penalty:
@@ -107,16 +110,17 @@ class SecondOrderVLADModel(KmiecModel):
 
 
 class AttentionVLADModel(KmiecModel):
-    """What Kmiec's attention models share: pooling layers that attend, and drop by the examples' keys.
+    """Base class of Kmiec's models whose pooling layers contain self-attention with dropout.
 
     Args:
-        spec: what the records hold.
-        head_size: the width of an attention head; a feature has as many heads as its width can be divided into.
-        attention_dropout: the share of features that the output of attention loses in training.
-        inherited: see KmiecModel.
+        spec: the features' names and sizes, and the number of classes.
+        head_size: the least width of an attention head; the number of heads is the largest divisor h of a feature's
+            width with width / h >= head_size.
+        attention_dropout: the dropout rate after self-attention, in [0, 1).
+        inherited: further keyword arguments, those of KmiecModel.
 
     Raises:
-        UserError: if the heads have no width, or the share is not in [0, 1).
+        UserError: if `head_size` is below 1, or `attention_dropout` is outside [0, 1).
     """
 
     def __init__(self, spec: DataSpec, *, head_size: int = 16, attention_dropout: float = 0.1, **inherited: Any):
@@ -128,22 +132,25 @@ class AttentionVLADModel(KmiecModel):
     def describe(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> list[tf.Tensor]:
-        """Pools every feature of `frames` `(B, T, D)` with its own layer: `(B, K size)` each."""
+        """Pools every feature of `frames` `(B, T, D)` by its own layer to `(B, K size)`, for K clusters.
+
+        `random_key` `(B,)` int64 is passed to the pooling layers, for their dropout.
+        """
         streams = zip(self.pools, self.streams(frames, valid, random_key, training), strict=True)
         return [pool(stream, valid, random_key=random_key, training=training) for pool, stream in streams]
 
 
 @FRAME_LEVEL_MODELS.register(aliases=("NetVladV1",))
 class AttentionEnhancedVLADModel(AttentionVLADModel):
-    """One NetVLAD per feature, between two encoders, then a hidden layer, a gate and the classifier.
+    """One NetVLAD per feature between two Transformer encoders, then a hidden layer, a gate and the classifier.
 
-        y = L2(E'(NetVLAD(E(x)))): frames attend to each other in E, clusters in E'; see AttentionEnhancedVLAD
+        y = L2(E'(NetVLAD(E(x))))   with self-attention over frames in E and over clusters in E'
 
-    The widest feature has `cluster_size` clusters, others a quarter of it.
+    See AttentionEnhancedVLAD. The widest feature has `cluster_size` clusters, others a quarter of it.
 
     Args:
-        spec: what the records hold.
-        inherited: see AttentionVLADModel.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of AttentionVLADModel.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", first model;
     pomonam/LearnablePoolingMethods, NetVladV1, whose audio has heads half as wide.
@@ -161,19 +168,19 @@ class AttentionEnhancedVLADModel(AttentionVLADModel):
 
 @FRAME_LEVEL_MODELS.register(aliases=("NetVladV2",))
 class AttentionSimilarityVLADModel(AttentionVLADModel):
-    """One VLAD per feature, assigned by self-attention, then a hidden layer, a gate and the classifier.
+    """One VLAD per feature, its soft assignment by self-attention, then a hidden layer, a gate and the classifier.
 
-        V_k = sum_t a[t, k] (x_t - c_k),   a by self-attention over the frames; see AttentionSimilarityVLAD
+        V_k = sum_t a[t, k] (x_t - c_k),   a computed by self-attention over the frames
 
-    The widest feature has `cluster_size` clusters, others a quarter of it.
+    See AttentionSimilarityVLAD. The widest feature has `cluster_size` clusters, others a quarter of it.
 
     Args:
-        spec: what the records hold.
-        similarity: `bn_relu`, the paper's, or `softmax`.
-        inherited: see AttentionVLADModel.
+        spec: the features' names and sizes, and the number of classes.
+        similarity: how a follows from the logits z: `bn_relu`, a = BN(relu(z)) as in the paper, or `softmax`.
+        inherited: further keyword arguments, those of AttentionVLADModel.
 
     Raises:
-        UserError: if there is no such similarity.
+        UserError: if `similarity` is neither.
 
     Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification", second model;
     pomonam/LearnablePoolingMethods, NetVladV2.

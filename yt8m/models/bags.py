@@ -1,4 +1,4 @@
-"""Registered models that pool every feature to a bag of frames."""
+"""Registered models that pool every feature by a (soft or deep) bag of frames."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from yt8m.models.late_fusion import LateFusionModel
 from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.schema import DataSpec
 
-_SHARE = 8  # a bag of any feature but the widest has an eighth of the clusters
+_SHARE = 8  # features other than the widest have an eighth of its clusters
 
 
 @hyper_parameters(
@@ -22,25 +22,25 @@ _SHARE = 8  # a bag of any feature but the widest has an eighth of the clusters
     },
 )
 class BagModel(LateFusionModel):
-    """What the models with bags of frames share: many clusters, and the flags that set them.
+    """Base class of the models with bags of frames: default sizes, and the flags that set them.
 
     Args:
-        spec: what the records hold.
+        spec: the features' names and sizes, and the number of classes.
         cluster_size: the number of clusters of the widest feature; others have an eighth of it, at least 1.
-        inherited: see LateFusionModel.
+        inherited: further keyword arguments, those of LateFusionModel.
     """
 
 
 @FRAME_LEVEL_MODELS.register(flags={"softdbof_maxpool": "max_pool"})
 class SoftDbofModelLF(BagModel):
-    """One soft bag of frames per feature, then a hidden layer and the classifier.
+    """One soft histogram of frames over clusters per feature, then a hidden layer and the classifier.
 
-        y = L2(sum_t a[t]),   a = softmax(BN(x W))
+        y = L2(sum_t a[t])   or, with max_pool,   [L2(sum_t a[t]), L2(max_t a[t])],   a = softmax(BN(x W))
 
     Args:
-        spec: what the records hold.
-        max_pool: whether the largest share of each cluster follows the sums.
-        inherited: see BagModel.
+        spec: the features' names and sizes, and the number of classes.
+        max_pool: whether to append the maximum over time.
+        inherited: further keyword arguments, those of BagModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, SoftDbofModelLF.
     """
@@ -53,14 +53,15 @@ class SoftDbofModelLF(BagModel):
 
 @FRAME_LEVEL_MODELS.register(flags={"softdbof_maxpool": "max_pool"})
 class GatedDbofModelLF(BagModel):
-    """One soft bag of frames per feature, that of the widest gated, then a hidden layer and the classifier.
+    """One soft histogram of frames per feature, gated for the widest feature, then a hidden layer and the classifier.
 
-        y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = softmax(BN(x W))
+        y = L2(sigmoid(BN(L2(max_t a[t]) A B)) * sum_t a[t]),   a = softmax(BN(x W))   for the widest feature
+        y = L2(sum_t a[t])                                                             for others
 
     Args:
-        spec: what the records hold.
-        max_pool: whether the largest share of each cluster follows the sums of the other features.
-        inherited: see BagModel.
+        spec: the features' names and sizes, and the number of classes.
+        max_pool: whether to append L2(max_t a[t]) for the other features.
+        inherited: further keyword arguments, those of BagModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, GatedDbofModelLF.
     """
@@ -83,12 +84,12 @@ class DbofModelLF(BagModel):
         y = [L2(mean_t f(BN(x_t W))), L2(max_t f(BN(x_t W)))]
 
     Args:
-        spec: what the records hold.
-        activation: f, `relu6`, which WILLOW calls `relu`, `sigmoid` or `glu`.
-        inherited: see BagModel.
+        spec: the features' names and sizes, and the number of classes.
+        activation: f: `relu6` (also called `relu`, as in WILLOW's code), `sigmoid` or `glu`.
+        inherited: further keyword arguments, those of BagModel.
 
     Raises:
-        UserError: if there is no such activation.
+        UserError: if another activation is given.
 
     Source: antoine77340/Youtube-8M-WILLOW, DbofModelLF.
     """

@@ -1,4 +1,4 @@
-"""What frame-level models share: from the bytes of a batch to frames, and from a pooled vector to a classifier."""
+"""Base classes of frame-level models: they read frames from a batch, pool them, and classify the pooled vector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,9 +21,14 @@ from yt8m.schema import DataSpec
 def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | None = None) -> keras.Model:
     """Builds a registered video-level model for vectors of any width.
 
+    Args:
+        name: the registered name, such as `MoeModel`.
+        num_classes: the number of classes, C.
+        hparams: values of hyper-parameters by name; the others keep their defaults.
+
     Raises:
-        UserError: if there is no such model, it has no such hyper-parameter, or one is out of range; the message names
-            it as `classifier` or `classifier.l2_penalty`.
+        UserError: if no model is registered under `name`, it lacks a hyper-parameter, or a value is out of range; the
+            message calls it `classifier` or `classifier.l2_penalty`.
     """
     if name not in VIDEO_LEVEL_MODELS:
         check_one_of(VIDEO_LEVEL_MODELS.names(), classifier=name)
@@ -34,18 +39,18 @@ def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | N
 
 
 def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
-    """Returns the number of clusters per feature: `size` for the widest, `size // share` but at least 1 for others."""
+    """Returns one size per feature of `spec`: `size` for the widest ones, max(1, size // share) for others."""
     widest = max(spec.feature_sizes)
     return [size if width == widest else max(1, size // share) for width in spec.feature_sizes]
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What `pool` returns if it is more than a vector per video.
+    """A pooled vector together with terms of the loss, as `FrameLevelModel.pool` may return it.
 
     Attributes:
-        vector: what `classify` is given, `(B, E)`; of another form only for a `classify` of the model's own.
-        losses: terms that are added to the loss in training, `(B,)` float32 each, by name.
+        vector: the argument of `classify`, `(B, E)` float; any other form needs an override of `classify`.
+        losses: terms that are added to the training loss, `(B,)` float32 each, by name.
     """
 
     vector: tf.Tensor
@@ -54,24 +59,26 @@ class Pooled:
 
 @hyper_parameters(flags={"video_level_classifier_model": "classifier"})
 class FrameLevelModel(keras.Model):
-    """What frame-level models share: bytes become frames of unit length, the model pools them, a classifier follows.
+    """Base class of frame-level models.
 
-    A model overrides `pool`. What else it may override, each with a default:
+        frames = normalise(concatenated, dequantised features),   outputs = classify(pool(frames))
 
-    * `frame_sampling`, if it does not want all frames;
-    * `normalise`, if it scales frames in its own way;
-    * `classify`, if the classifier's predictions are not all of its outputs.
+    A subclass overrides `pool`, and may override:
+
+    * `frame_sampling`, to read only some of a video's frames (default: all);
+    * `normalise`, to scale frames differently (default: to unit length);
+    * `classify`, to return more outputs than the classifier's (default: predictions and logits).
 
     Args:
-        spec: names the features and their sizes, and has the number of classes.
+        spec: the features' names and sizes, and the number of classes.
         classifier: the name of a registered video-level model.
-        classifier_hparams: its hyper-parameters, where they differ from its defaults.
+        classifier_hparams: values of the classifier's hyper-parameters by name; the others keep their defaults.
         unit_frames: whether frames are scaled to unit length.
 
     Raises:
-        UserError: if a hyper-parameter is not known or out of range.
+        UserError: if no such classifier is registered, or a hyper-parameter is unknown or out of range.
 
-    Source: google/youtube-8m, train.py: features side by side, then one joint L2 normalisation of every frame.
+    Source: google/youtube-8m, train.py: features are concatenated, then every frame is L2-normalised as a whole.
     """
 
     def __init__(
@@ -89,11 +96,14 @@ class FrameLevelModel(keras.Model):
         self.classifier = self.make_classifier()
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """Returns which frames the reader should pick; None for all of them."""
+        """Returns how the reader chooses frames in training or at evaluation; None for all frames."""
         return None
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Scales `frames` `(B, T, D)` float32, 0 where `valid` `(B, T)` is false, to unit length, if asked for."""
+        """Scales each of the `frames` `(B, T, D)` float32 to unit length, unless `unit_frames` is False: `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames; padding is 0 and stays 0.
+        """
         return l2_normalise(frames) if self.unit_frames else frames
 
     def pool(
@@ -102,44 +112,48 @@ class FrameLevelModel(keras.Model):
         """Pools the frames of each video.
 
         Args:
-            frames: `(B, T, D)` in the type that layers compute in, 0 where `valid` is false.
-            valid: `(B, T)` bool, whether a frame exists.
-            random_key: `(B,)` int64, the examples' random keys; None where nothing is drawn.
-            training: whether to drop features and to use the moments of the batch.
+            frames: `(B, T, D)` of the compute dtype of the layers, 0 where padded.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
+            random_key: `(B,)` int64, each example's source of randomness; may be None at evaluation.
+            training: whether to apply dropout and to normalise by the moments of the batch.
 
         Returns:
-            `(B, E)` float or, with terms of the loss, `Pooled`.
+            `(B, E)` float, or a `Pooled` of it with terms of the loss.
         """
         raise NotImplementedError
 
     def classify(
         self, vector: tf.Tensor, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> dict[str, Any]:
-        """Computes a model's outputs from what it pooled; by default those of the classifier.
+        """Computes the model's outputs from the pooled vector; by default those of the classifier.
 
         Args:
-            vector: what `pool` returned, `(B, E)` float.
-            frames: `(B, T, D)` float32, as `normalise` left them.
-            valid: as of `pool`.
-            random_key: as of `pool`.
-            training: as of `pool`.
+            vector: `(B, E)` float, the result of `pool`.
+            frames: `(B, T, D)` float32, the result of `normalise`.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
+            random_key: `(B,)` int64, each example's source of randomness; may be None at evaluation.
+            training: whether to apply dropout and to normalise by the moments of the batch.
 
         Returns:
-            `predictions` and `logits` `(B, C)` float32. Optionally `losses`, as of `Pooled`, and outputs of the model's
-            own, such as `branch_logits` `(B, M, C)`.
+            `predictions` and `logits`, `(B, C)` float32 each; optionally `losses`, terms of the loss `(B,)` float32 by
+            name, and outputs for a special loss, such as `branch_logits` `(B, M, C)`.
         """
         return self.classifier(vector, random_key=random_key, training=training)
 
     def build(self, batch_shape: Any = None) -> None:
-        """Creates the weights by calling the model on a batch of one blank frame; shapes follow from the spec."""
+        """Creates the weights by calling the model on a batch of one zero frame; `batch_shape` is ignored."""
         self.call(blank_batch(self.spec), training=False)
 
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, Any]:
-        """Maps a batch of `(B, T, size)` features and `num_frames` `(B,)` to the model's outputs.
+        """Maps a batch, as yt8m/batch.py defines it, to the model's outputs.
+
+        Args:
+            batch: features `(B, T, size)` by name, `num_frames` `(B,)` int32, and in training `key` `(B,)` int64.
+            training: whether to apply dropout and to normalise by the moments of the batch.
 
         Returns:
-            What `classify` returns. In training `losses` has the terms of pooling and classification; at evaluation
-            there is none.
+            The outputs of `classify`. In training `losses` has the terms of `pool` and of `classify`, `(B,)` float32 by
+            name; at evaluation there are no losses.
         """
         random_key = batch.get(KEY)
         frames, valid = read_frames(batch, self.spec)
@@ -152,24 +166,28 @@ class FrameLevelModel(keras.Model):
         return outputs | {"losses": losses} if training and losses else outputs
 
     def start_at_prior(self, prior: np.ndarray) -> None:
-        """Starts the classifier at the class prior `(C,)`."""
+        """Sets the classifier's bias from `prior` `(C,)`, each class's frequency p in training.
+
+        For a zero vector the classifier then predicts p: bias = log(p / (1 - p)) for logistic regression.
+        """
         self.classifier.start_at_prior(prior)
 
 
 @hyper_parameters(flags={"iterations": "iterations", "sample_random_frames": "sample_random_frames"})
 class SampledModel(FrameLevelModel):
-    """A frame-level model that may be trained on some of a video's frames.
+    """Base class of frame-level models that can be trained on a sample of a video's frames.
 
     Args:
-        spec: what the records hold.
-        iterations: how many frames a training example has; 0 for all.
-        sample_random_frames: whether they are drawn one by one; if not, they are consecutive, from a random start.
-        sampling: how they are drawn: a method of yt8m/sampling.py, or `all`.
-        evaluation_sampling: which frames are evaluated: `all`, or `uniform` for `iterations` of them.
-        inherited: see FrameLevelModel.
+        spec: the features' names and sizes, and the number of classes.
+        iterations: the number of frames per training example; 0 for all.
+        sample_random_frames: whether `sampling` chooses these frames; if False, they are consecutive frames from a
+            random start.
+        sampling: the method that chooses frames in training, one of yt8m/sampling.py, or `all`.
+        evaluation_sampling: the frames at evaluation: `all`, or `uniform` for `iterations` equally spaced ones.
+        inherited: further keyword arguments, those of FrameLevelModel.
 
     Raises:
-        UserError: if there is no such sampling, or a number of frames is below 0, or 0 where some are sampled.
+        UserError: if a sampling is none of those listed, or `iterations` is below 0, or 0 with `uniform` evaluation.
     """
 
     def __init__(
@@ -188,5 +206,5 @@ class SampledModel(FrameLevelModel):
         self.evaluation_sampling = fixed_sampling(evaluation_sampling, iterations)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """The frames of `sampling` in training, those of `evaluation_sampling` at evaluation."""
+        """Returns the sampling of training or of evaluation; None for all frames."""
         return self.training_sampling if training else self.evaluation_sampling

@@ -1,4 +1,4 @@
-"""Late fusion: every feature is pooled on its own, and the descriptors are fused by a hidden layer."""
+"""Late fusion: every feature is pooled separately, and a hidden layer combines the concatenated descriptors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,35 +23,36 @@ from yt8m.schema import DataSpec
     flags={"hidden_size": "hidden_size", "gating": "gating", "gating_remove_diag": "gating_remove_diag"},
 )
 class LateFusionModel(SampledModel):
-    """Fuses descriptors: one pooling per feature, then a hidden layer over all of them, a gate and the classifier.
+    """Base class for late fusion: one pooling layer per feature, then a hidden layer, a gate and the classifier.
 
         x = BN(frames),   h = f([pool_1(x_1), pool_2(x_2), ...] H + b),   y = classifier(gate(h))
 
-    H starts from a normal distribution of standard deviation 1 / sqrt(K) for the K clusters of the widest feature,
-    whatever the width of the descriptor: its parts have unit length, so h starts with numbers of that size.
+    H is initialised with standard deviation 1 / sqrt(K), K the number of clusters of the widest feature, whatever the
+    width of the concatenated descriptors: each has unit length, so the entries of h start at about that size.
 
-    A subclass only chooses its pooling layers: it calls `pool_each` when it is constructed.
+    A subclass only chooses its pooling layers: its constructor calls `pool_each`.
 
     Args:
-        spec: what the records hold.
-        cluster_size: clusters of the widest feature, K.
-        dimred: the width to which the descriptor is projected before the hidden layer; 0 or -1 for no projection.
+        spec: the features' names and sizes, and the number of classes.
+        cluster_size: the number of clusters of the widest feature, K.
+        dimred: the width to which the concatenated descriptors are projected before H; 0 or -1 for no projection.
         hidden_size: the width of h.
-        add_batch_norm: whether to normalise by the batch; if not, there are biases.
-        relu: whether f is relu6 after batch normalisation; if not, the hidden layer is linear.
-        gating: whether the hidden layer is gated.
-        gating_form: `context`, `squeeze_excitation`, `bottleneck` or `glu`: see yt8m/layers/gating.py.
-        gating_remove_diag: whether to keep a hidden unit from influencing its own gate.
-        reverse_whitening: whether the whitening of image features is undone first, by a scale that is learnt.
-        input_dropout: the share of the frames' features to drop in training, after the normalisation.
-        dropout: the share of the descriptor's features to drop in training.
-        inherited: see SampledModel.
+        add_batch_norm: whether to batch-normalise frames, pooling and gate; if not, biases are added.
+        relu: whether h = relu6(BN(...)); if not, the hidden layer is linear.
+        gating: whether h is multiplied by a gate.
+        gating_form: the gate: `context`, `squeeze_excitation`, `bottleneck` or `glu`, see yt8m/layers/gating.py.
+        gating_remove_diag: whether the gate's weight matrix has no diagonal, so that no unit influences its own gate.
+        reverse_whitening: whether the PCA whitening of image features is first reversed, by a scale that is trained.
+        input_dropout: the dropout rate of the frames' features after batch normalisation, in [0, 1).
+        dropout: the dropout rate of the concatenated descriptors, in [0, 1).
+        inherited: further keyword arguments, those of SampledModel.
 
     Raises:
-        UserError: if a name is not known or a number out of range.
+        UserError: if a name is none of those listed, a size is too small, a dropout rate is outside [0, 1), or a
+            diagonal is to be removed where there is none.
 
-    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW. Unlike
-    in the latter, no frames are drawn at evaluation.
+    Source: Miech, Laptev & Sivic 2017, "Learnable pooling with Context Gating"; antoine77340/Youtube-8M-WILLOW, which,
+    unlike this model, samples frames at evaluation too.
     """
 
     def __init__(
@@ -100,18 +101,18 @@ class LateFusionModel(SampledModel):
         self.gate = make_gate(add_batch_norm=add_batch_norm, dtype=self.dtype_policy, **options) if gating else None
 
     def pool_each(self, make_pool: Callable[[int, bool], keras.layers.Layer], share: int) -> None:
-        """Makes the layers that pool, one per feature.
+        """Creates one pooling layer per feature.
 
         Args:
-            make_pool: `(clusters, is_widest) -> layer`.
-            share: by how much the number of clusters of the widest feature is divided for the others.
+            make_pool: a function `(clusters, is_widest) -> layer`, called once per feature with its number of clusters.
+            share: the divisor s: features other than the widest have max(1, K // s) clusters.
         """
         widest = max(self.spec.feature_sizes)
         sizes = zip(self.spec.feature_sizes, stream_sizes(self.cluster_size, share, self.spec), strict=True)
         self.pools = LayerList(self, "pool", [make_pool(clusters, width == widest) for width, clusters in sizes])
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening of `frames` `(B, T, D)` and scales them to unit length, each if asked for."""
+        """Reverses the whitening of `frames` `(B, T, D)` and scales them to unit length, each if configured."""
         if self.reverse_whitening is not None:
             frames = self.reverse_whitening(frames, valid)
         return super().normalise(frames, valid)
@@ -123,21 +124,35 @@ class LateFusionModel(SampledModel):
         return self.fuse(self.describe(frames, valid, random_key, training), random_key, training)
 
     def describe(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> list[Any]:
-        """Pools every feature of `frames` `(B, T, D)` and returns the outputs of the pooling layers, `(B, E)` each."""
+        """Returns the descriptor `(B, E)` of each feature, E its own, the outputs of the pooling layers.
+
+        Args:
+            frames: `(B, T, D)` float.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
+            random_key: `(B,)` int64, each example's source of randomness; may be None at evaluation.
+            training: whether to apply dropout and to normalise by the moments of the batch.
+        """
         streams = zip(self.pools, self.streams(frames, valid, random_key, training), strict=True)
         return [pool(stream, valid, training=training) for pool, stream in streams]
 
     def streams(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> list[tf.Tensor]:
-        """Normalises `frames` `(B, T, D)` and splits them into their features, `(B, T, size)` each."""
+        """Batch-normalises `frames` `(B, T, D)`, applies dropout and splits them into features `(B, T, size)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         frames = self.input_dropout(frames, random_key=random_key, training=training)
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
     def fuse(self, descriptors: list[tf.Tensor], random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Concatenates descriptors `(B, E)` and maps them to the hidden layer, `(B, hidden_size)`."""
+        """Concatenates `descriptors` `(B, E)`, E per feature, and maps them to gate(h), `(B, hidden_size)`.
+
+        `random_key` `(B,)` int64 is each video's source of randomness, for dropout.
+        """
         descriptor = tf.cast(tf.concat(descriptors, axis=-1), self.compute_dtype)
         descriptor = self.dropout(descriptor, random_key=random_key, training=training)
         if self.reduction is not None:

@@ -1,4 +1,4 @@
-"""Registered NeXtVLAD models: one, and a mixture of several that teach each other."""
+"""Registered NeXtVLAD models: a single one, and a mixture of branches trained with mutual distillation."""
 
 import math
 from functools import partial
@@ -23,22 +23,22 @@ from yt8m.schema import DataSpec
 
 
 class NeXtVLADTrunk(keras.layers.Layer):
-    """From frames to the vector that is classified.
+    """One NeXtVLAD per feature, concatenated, then a hidden layer and a squeeze-and-excitation gate.
 
         h = BN(dropout([NeXtVLAD(x_1), NeXtVLAD(x_2), ...]) H),   y = h * sigmoid(relu(BN(h W1)) W2)
 
     Args:
-        spec: names the features and their sizes.
-        cluster_size: clusters of the widest feature; others have half of it, at least 1.
-        groups: groups of the widest feature; others have half of it, at least 1.
-        expansion: by how much a frame is widened.
+        spec: the features' names and sizes.
+        cluster_size: the number of clusters of the widest feature; half of it for others, at least 1.
+        groups: the number of groups of the widest feature; half of it for others, at least 1.
+        expansion: the factor by which frames are widened before they are split into groups.
         hidden_size: the width of h.
-        gating_ratio: by how much h W1 is narrower than h.
-        dropout: the share of descriptor features to drop in training.
-        salt: names the draws of the dropout.
+        gating_ratio: the width of h divided by the width of h W1.
+        dropout: the dropout rate of the concatenated descriptors, in [0, 1).
+        salt: a name that makes this layer's random numbers independent of those of other layers.
 
     Raises:
-        UserError: if a size is below 1, or the share to drop is not in [0, 1).
+        UserError: if a size or ratio is below 1, or `dropout` is outside [0, 1).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class NeXtVLADTrunk(keras.layers.Layer):
         self.gate = SqueezeExcitation(ratio=gating_ratio, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of pooling, hidden layer and gate."""
+        """Creates the weights of every NeXtVLAD, H `(sum of descriptor sizes, hidden_size)`, BN, W1 and W2."""
         size = 0
         for pool, width in zip(self.pools, self.spec.feature_sizes, strict=True):
             pool.build((*input_shape[:-1], width))
@@ -78,7 +78,11 @@ class NeXtVLADTrunk(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` where `valid` `(B, T)` is true to `(B, hidden_size)`."""
+        """Pools `frames` `(B, T, D)` float to `(B, hidden_size)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         streams = zip(self.pools, tf.split(frames, self.spec.feature_sizes, axis=-1), strict=True)
         descriptor = tf.concat([pool(stream, valid, training=training) for pool, stream in streams], axis=-1)
         descriptor = self.dropout(descriptor, random_key=random_key, training=training)
@@ -87,23 +91,23 @@ class NeXtVLADTrunk(keras.layers.Layer):
 
 @hyper_parameters(defaults={"classifier": "LogisticModel", "unit_frames": False}, flags={"hidden_size": "hidden_size"})
 class NeXtVLADBase(SampledModel):
-    """What the NeXtVLAD models share: frames whose whitening is undone, trunks of one size, a logistic classifier.
+    """Base class of the NeXtVLAD models: reversed whitening of the frames, equal trunks, a logistic classifier.
 
         x = (stored - shift) * scale
 
-    Frames are not scaled to unit length: their whitening is undone, by a scale that is trained further. The authors'
-    penalty is classifier.l2_penalty=1e-5.
+    where scale starts as the reversal of the PCA whitening and is trained. By default frames are not scaled to unit
+    length. The authors' penalty is classifier.l2_penalty=1e-5.
 
     Args:
-        spec: what the records hold.
-        cluster_size: clusters of the widest feature; others have half of it, at least 1.
-        groups: groups of the widest feature; others have half of it, at least 1.
-        expansion: by how much a frame is widened before it is cut into groups.
-        hidden_size: the width of a trunk's hidden layer.
-        gating_ratio: by how much the hidden layer of its gate is narrower.
-        dropout: the share of descriptor features to drop in training.
-        unit_frames: whether frames are scaled to unit length after their whitening is undone.
-        inherited: see SampledModel.
+        spec: the features' names and sizes, and the number of classes.
+        cluster_size: the number of clusters of the widest feature; half of it for others, at least 1.
+        groups: the number of groups of the widest feature; half of it for others, at least 1.
+        expansion: the factor by which frames are widened before they are split into groups.
+        hidden_size: the width of the hidden layer of a trunk.
+        gating_ratio: `hidden_size` divided by the width of the hidden layer of the gate.
+        dropout: the dropout rate of the concatenated descriptors, in [0, 1).
+        unit_frames: whether frames are scaled to unit length after their whitening is reversed.
+        inherited: further keyword arguments, those of SampledModel.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class NeXtVLADBase(SampledModel):
         )
 
     def normalise(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Undoes the whitening of `frames` `(B, T, D)`, and scales them to unit length, if asked for."""
+        """Reverses the whitening of `frames` `(B, T, D)`, and scales them to unit length if `unit_frames`."""
         return super().normalise(self.reverse_whitening(frames, valid), valid)
 
 
@@ -144,11 +148,11 @@ class NeXtVLADModel(NeXtVLADBase):
         h = BN(dropout([NeXtVLAD(x_1), ...]) H),   p = classifier(gate(h))
 
     Args:
-        spec: what the records hold.
-        inherited: see NeXtVLADBase.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of NeXtVLADBase.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m. Padding is left out of all moments here, and the
-    classifier's bias is free of the penalty.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; linrongc/youtube-8m. Unlike there, padding is left out of all batch
+    moments, and the L2 penalty does not include the classifier's bias.
     """
 
     def __init__(self, spec: DataSpec, **inherited: Any):
@@ -162,27 +166,27 @@ class NeXtVLADModel(NeXtVLADBase):
 
 @FRAME_LEVEL_MODELS.register(defaults={"cluster_size": 112, "gating_ratio": 16}, loss="BranchCrossEntropyLoss")
 class MixNeXtVLADModel(NeXtVLADBase):
-    """Several NeXtVLAD models in one, blended by a gate on the mean frame, and taught by their blend.
+    """A mixture of M NeXtVLAD branches, weighted by a gate on the mean frame, each distilled from the mixture.
 
         z = sum_m a_m z_m,   a = softmax(BN(mean_t(x_t)) W + b),   p = sigmoid(z)
         losses["distillation"] = w * sum_m KL(softmax(z / tau) || softmax(z_m / tau))   over classes
 
-    The branches' own losses need labels: BranchCrossEntropyLoss, which this model is trained with, adds them.
+    z_m are the logits of branch m. The default loss, BranchCrossEntropyLoss, adds the cross entropy of every branch.
 
     Args:
-        spec: what the records hold.
-        num_branches: how many models, M.
-        temperature: tau.
-        distillation_weight: w; 0 for no distillation.
-        fixed_teacher: whether the distillation has no gradient to the blend and trains the branches only.
-        inherited: see NeXtVLADBase.
+        spec: the features' names and sizes, and the number of classes.
+        num_branches: the number of branches, M.
+        temperature: the temperature tau of both softmaxes in the distillation loss.
+        distillation_weight: the factor w of the distillation loss; 0 for no distillation.
+        fixed_teacher: whether the teacher z is a constant in the distillation loss, which then trains only z_m.
+        inherited: further keyword arguments, those of NeXtVLADBase.
 
     Raises:
-        UserError: if there is no branch, the temperature is not above 0, or the weight is below 0.
+        UserError: if `num_branches` is below 1, `temperature` is not above 0, or `distillation_weight` is below 0.
 
     Source: Lin, Xiao & Fan 2018, "NeXtVLAD"; Lan, Zhu & Gong 2018, "Knowledge distillation by on-the-fly native
-    ensemble"; linrongc/youtube-8m, whose gate averages over padding too. w = tau^2 = 9 is theirs, and so is a teacher
-    that has a gradient.
+    ensemble"; linrongc/youtube-8m, from which w = tau^2 = 9 and the teacher with a gradient are taken; its gate
+    averages over padding too.
     """
 
     def __init__(
@@ -212,13 +216,16 @@ class MixNeXtVLADModel(NeXtVLADBase):
     def pool(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> list[tf.Tensor]:
-        """Pools `frames` `(B, T, D)` once per branch: `(B, hidden_size)` each."""
+        """Pools `frames` `(B, T, D)` by the trunk of each branch to `(B, hidden_size)`."""
         return [trunk(frames, valid, random_key=random_key, training=training) for trunk in self.trunks]
 
     def classify(
         self, vector: list[tf.Tensor], frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> dict[str, Any]:
-        """Classifies the vectors `(B, E)` of all branches and blends their logits; `branch_logits` are `(B, M, C)`."""
+        """Classifies the `vector` `(B, E)` of each branch and averages the logits by the softmax gate.
+
+        Returns `predictions` and `logits` `(B, C)`, `branch_logits` `(B, M, C)` and the loss `distillation` `(B,)`.
+        """
         branches = zip(self.classifiers, vector, strict=True)
         branch_logits = tf.stack(
             [own(part, random_key=random_key, training=training)["logits"] for own, part in branches], axis=1
@@ -231,13 +238,16 @@ class MixNeXtVLADModel(NeXtVLADBase):
         return outputs
 
     def _distillation(self, logits: tf.Tensor, branch_logits: tf.Tensor) -> tf.Tensor:
-        """Returns sum_m KL(softmax(z / tau) || softmax(z_m / tau)) as `(B,)`."""
+        """Returns sum_m KL(softmax(z / tau) || softmax(z_m / tau)), `(B,)`, in nats."""
         blend = tf.stop_gradient(logits) if self.fixed_teacher else logits
         teacher = tf.nn.log_softmax(blend / self.temperature)[:, tf.newaxis, :]
         student = tf.nn.log_softmax(branch_logits / self.temperature)
         return tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=(1, 2))
 
     def start_at_prior(self, prior: np.ndarray) -> None:
-        """Starts the classifier of every branch at the class prior `(C,)`."""
+        """Sets the bias of every branch's classifier from `prior` `(C,)`, each class's frequency p in training.
+
+        For a zero vector every branch then predicts p: bias = log(p / (1 - p)) for logistic regression.
+        """
         for classifier in self.classifiers:
             classifier.start_at_prior(prior)

@@ -1,4 +1,4 @@
-"""Registered recurrent models: stacks of LSTM and GRU layers that read a video frame by frame."""
+"""Registered recurrent models: stacks of LSTM or GRU layers over the frames of a video."""
 
 from typing import Any
 
@@ -16,24 +16,24 @@ from yt8m.schema import DataSpec
 
 @hyper_parameters(flags={"iterations": "iterations"})
 class RecurrentModel(FrameLevelModel):
-    """What the recurrent models share: a stack that reads the frames, in time, backwards or as a shuffled bag.
+    """Base class of the recurrent models: a stack of layers over the frames in temporal, reversed or random order.
 
     Args:
-        spec: what the records hold.
+        spec: the features' names and sizes, and the number of classes.
         cell: `lstm` or `gru`.
         units: the width of every layer.
-        num_layers: how many.
-        random_sequence: whether to read frames in random order: `iterations` draws in training, all at evaluation, in
-            an order that is the video's own.
-        backward: whether to read from the end.
-        iterations: how many frames `random_sequence` draws.
-        input_batch_norm: whether their features are normalised by the moments of all frames that exist.
-        input_dropout: the share of their features to drop in training.
-        dropout: the share of features to drop between two layers.
-        inherited: see FrameLevelModel.
+        num_layers: the number of layers in the stack.
+        random_sequence: whether to read frames in random order: `iterations` frames drawn with replacement in training,
+            all frames at evaluation, in an order that depends on the video alone.
+        backward: whether to read the frames in reversed order.
+        iterations: the number of frames that `random_sequence` draws in training.
+        input_batch_norm: whether the frames are batch-normalised; padding does not count in the moments.
+        input_dropout: the dropout rate of the frames' features, in [0, 1).
+        dropout: the dropout rate between two layers, in [0, 1).
+        inherited: further keyword arguments, those of FrameLevelModel.
 
     Raises:
-        UserError: if a number is out of range.
+        UserError: if a size is too small, or a dropout rate is outside [0, 1).
     """
 
     def __init__(
@@ -62,13 +62,17 @@ class RecurrentModel(FrameLevelModel):
         self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
-        """All frames in order or, for a random sequence, draws in training and all frames shuffled at evaluation."""
+        """Returns None for all frames in order or, for `random_sequence`, random draws or all frames shuffled."""
         return self.training_sampling if training else self.evaluation_sampling
 
     def read(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> list[list[tf.Tensor]]:
-        """Reads `frames` `(B, T, D)` and returns the last states of every layer, `(B, units)` each."""
+        """Runs the stack over `frames` `(B, T, D)` float and returns the last states of every layer, `(B, units)` each.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
+        source of randomness, for dropout.
+        """
         if self.input_norm is not None:
             frames = self.input_norm(frames, valid=valid, training=training)
         frames = self.input_dropout(frames, random_key=random_key, training=training)
@@ -86,17 +90,17 @@ class RecurrentModel(FrameLevelModel):
     }
 )
 class LstmModel(RecurrentModel):
-    """A stack of LSTM layers whose last state is classified.
+    """A stack of LSTM layers; the states after the last frame are classified.
 
     Args:
-        spec: what the records hold.
+        spec: the features' names and sizes, and the number of classes.
         lstm_cells: the width of every layer.
-        lstm_layers: how many.
-        state: what is classified: `last_h`, the output of the top layer; `all`, [c, h] of every layer.
-        inherited: see RecurrentModel.
+        lstm_layers: the number of layers in the stack.
+        state: the input of the classifier: `last_h`, the output h of the top layer; `all`, [c, h] of every layer.
+        inherited: further keyword arguments, those of RecurrentModel.
 
     Raises:
-        UserError: if there is no such state, no layer, or a layer has no width.
+        UserError: if another state is given, or `lstm_cells` or `lstm_layers` is below 1.
 
     Source: google/youtube-8m, LstmModel (`last_h`); antoine77340/Youtube-8M-WILLOW, LstmModel (`all`).
     """
@@ -115,7 +119,7 @@ class LstmModel(RecurrentModel):
         self.summarise = choose(LSTM_STATES, state=state)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads `frames` `(B, T, D)` and returns the chosen part of the last states, `(B, E)`."""
+        """Runs the stack over `frames` `(B, T, D)` and returns the states chosen by `state`, `(B, E)`."""
         return self.summarise(self.read(frames, valid, random_key, training))
 
 
@@ -139,16 +143,16 @@ LSTM_STATES = {"last_h": _top_output, "all": _all_states}
     }
 )
 class GruModel(RecurrentModel):
-    """A stack of GRU layers; the last outputs of all layers are classified.
+    """A stack of GRU layers; the outputs of all layers after the last frame are classified.
 
     Args:
-        spec: what the records hold.
+        spec: the features' names and sizes, and the number of classes.
         gru_cells: the width of every layer.
-        gru_layers: how many.
-        inherited: see RecurrentModel.
+        gru_layers: the number of layers in the stack.
+        inherited: further keyword arguments, those of RecurrentModel.
 
     Raises:
-        UserError: if there is no layer, or a layer has no width.
+        UserError: if `gru_cells` or `gru_layers` is below 1.
 
     Source: antoine77340/Youtube-8M-WILLOW, GruModel.
     """
@@ -165,5 +169,5 @@ class GruModel(RecurrentModel):
         super().__init__(spec, "gru", gru_cells, gru_layers, **inherited)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Reads `frames` `(B, T, D)` and returns the last outputs of all layers, `(B, gru_layers * gru_cells)`."""
+        """Maps `frames` `(B, T, D)` to the last outputs of all layers, `(B, gru_layers * gru_cells)`."""
         return tf.concat([h for (h,) in self.read(frames, valid, random_key, training)], axis=-1)

@@ -1,4 +1,4 @@
-"""Registered models that pool every feature to VLAD or a Fisher vector."""
+"""Registered models that pool every feature by VLAD or a Fisher vector."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,11 +24,11 @@ from yt8m.schema import DataSpec
     }
 )
 class VLADModel(LateFusionModel):
-    """What the models with a VLAD per feature share: the flags that set their sizes.
+    """Base class of the models with one VLAD per feature: the flags that set their sizes.
 
     Args:
-        spec: what the records hold.
-        inherited: see LateFusionModel.
+        spec: the features' names and sizes, and the number of classes.
+        inherited: further keyword arguments, those of LateFusionModel.
     """
 
 
@@ -41,14 +41,14 @@ class NetVLADModelLF(VLADModel):
     The widest feature has `cluster_size` clusters, others half of it.
 
     Args:
-        spec: what the records hold.
-        lightvlad: whether to sum frames instead of residuals: NetRVLAD.
-        vlagd: whether to sum frames and gate every feature of every cluster: GatedVLAD.
-        tied: whether the assignment follows from the centres, as in the original NetVLAD.
-        inherited: see VLADModel.
+        spec: the features' names and sizes, and the number of classes.
+        lightvlad: whether to sum frames instead of residuals, V_k = sum_t a[t, k] x_t: NetRVLAD.
+        vlagd: whether to sum frames and multiply by a trained gate, V_k = sigmoid(g_k) * sum_t a[t, k] x_t: GatedVLAD.
+        tied: whether a is computed from the centres c, as in the original NetVLAD; if not, W is separate.
+        inherited: further keyword arguments, those of VLADModel.
 
     Raises:
-        UserError: if more than one kind of VLAD is asked for.
+        UserError: if more than one of `lightvlad`, `vlagd` and `tied` is True.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetVLADModelLF, which reads dimred and does not
     use it.
@@ -72,19 +72,19 @@ def _vlad_kind(lightvlad: bool, vlagd: bool, tied: bool) -> Callable[..., keras.
 
 @FRAME_LEVEL_MODELS.register(defaults={"relu": False, "gating": True, "iterations": 300})
 class NonLocalVLADModel(VLADModel):
-    """One NetVLAD per feature whose clusters attend to each other, then a hidden layer, a gate and the classifier.
+    """One NetVLAD per feature with self-attention over its clusters, then a hidden layer, a gate and the classifier.
 
-        y = V + softmax(s (V Q) (V K)^T) (V G) O,   V_k = sum_t a[t, k] (x_t - c_k): see NonLocalVLAD
+        y = V + softmax(s (V Q) (V K)^T) (V G) O,   V_k = sum_t a[t, k] (x_t - c_k)
 
-    The widest feature has `cluster_size` clusters, others half of it.
+    See NonLocalVLAD. The widest feature has `cluster_size` clusters, others half of it.
 
     Args:
-        spec: what the records hold.
-        light: whether to sum frames instead of residuals, and to work in half the width of a feature.
-        inherited: see VLADModel.
+        spec: the features' names and sizes, and the number of classes.
+        light: whether to sum frames instead of residuals, and to attend in half the width of a feature.
+        inherited: further keyword arguments, those of VLADModel.
 
-    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, which has
-    8 mixtures and gated probabilities after it.
+    Source: Tang et al. 2018, "Non-local NetVLAD encoding for video classification"; 17Skye17/2nd-YouTube8M, whose
+    classifier has 8 mixtures and gated probabilities.
     """
 
     def __init__(self, spec: DataSpec, *, light: bool = False, **inherited: Any):
@@ -108,16 +108,17 @@ class NonLocalVLADModel(VLADModel):
 class NetFVModelLF(LateFusionModel):
     """One Fisher vector per feature, then a hidden layer, a gate and the classifier.
 
-        first and second order of (x_t - c_k) / s_k: see NetFV
+        V1_k = sum_t a[t, k] (x_t - c_k) / s_k,   a = softmax(BN(x W))
+        V2_k = sum_t a[t, k] ((x_t - c_k)^2 / s_k^2 - 1)
 
-    The widest feature has `cluster_size` clusters, others half of it.
+    See NetFV. The widest feature has `cluster_size` clusters, others half of it.
 
     Args:
-        spec: what the records hold.
-        couple_weights: whether the centres are `coupling_factor` times the weights of the assignment.
-        coupling_factor: see `couple_weights`.
-        mixture_gradient: whether the gradient of mixture weights joins the other two.
-        inherited: see LateFusionModel.
+        spec: the features' names and sizes, and the number of classes.
+        couple_weights: whether c = coupling_factor * W^T; if not, c is trained separately.
+        coupling_factor: the factor in c = coupling_factor * W^T.
+        mixture_gradient: whether to append the gradient by the mixture weights, V0 of NetFV.
+        inherited: further keyword arguments, those of LateFusionModel.
 
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetFVModelLF.
     """

@@ -1,1 +1,1 @@
-"""Files that people take away: submissions and archives."""
+"""Output files for use outside the project: submissions to the competition and archives of runs."""

@@ -1,4 +1,4 @@
-"""A run as one file: its description and its newest checkpoint in a .tgz, to be passed on and predicted from."""
+"""Packs a run's config.json and newest checkpoint into one .tgz file, and unpacks it for inference elsewhere."""
 
 import filecmp
 import gzip
@@ -17,15 +17,18 @@ from yt8m.files import AtomicFile
 from yt8m.runs.directory import CHECKPOINT_NAMES, CONFIG, checkpoint_files, has_run, load_config, require_checkpoint
 
 _GIGABYTE = 1e9
-_USUAL_RATIO = 20  # weights hardly shrink; what unpacks to more is no run, or one to be trusted by name
+_USUAL_RATIO = 20  # weights hardly compress, so a larger ratio is suspicious and needs --untar_max_gb
 
 
 def pack_run(train_dir: str, archive: str) -> None:
-    """Writes the description and the newest checkpoint of a run into a gzipped tar file.
+    """Writes the config.json and the newest checkpoint of a run into a gzipped tar file.
+
+    Args:
+        train_dir: the run's directory.
+        archive: the path of the .tgz file; an existing file is replaced only when the new one is complete.
 
     Raises:
-        UserError: if the directory holds no run with a checkpoint, or a file cannot be read or written; an archive that
-            was there is then as it was.
+        UserError: if `train_dir` holds no run with a checkpoint, or a file cannot be read or written.
     """
     load_config(train_dir)
     checkpoint = require_checkpoint(train_dir)
@@ -51,7 +54,7 @@ def _add(tar: tarfile.TarFile, path: str) -> None:
 
 
 def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
-    """Adds the file by which TensorFlow finds a checkpoint; that of the run may name a newer one by now."""
+    """Adds a `checkpoint` state file that names the packed checkpoint; the run's own may name a newer one by now."""
     text = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
     info = tarfile.TarInfo(CHECKPOINT_NAMES.name)
     info.size = len(text)
@@ -59,19 +62,19 @@ def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
 
 
 def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None:
-    """Unpacks what `pack_run` wrote, whole or not at all.
+    """Unpacks an archive of `pack_run` completely, or leaves the directory unchanged.
 
-    An archive may come from a stranger: only plain files are taken, and only into the directory itself, so that no
-    member can write elsewhere, and only up to a limit. Files of the directory stay as they are.
+    The archive is not trusted: only regular files without a path in their name are unpacked, so that no member is
+    written outside the directory, and only up to a total size. Existing files are never changed.
 
     Args:
         archive: the path of the archive, any that `tf.io.gfile` reads.
-        directory: where to, a local path.
-        max_gigabytes: how much may come out; 0 for 20 times the size of the archive, but at least 1 GB.
+        directory: the local directory to unpack into.
+        max_gigabytes: the largest unpacked size, in 10^9 bytes; 0 for 20 times the size of the archive, at least 1.
 
     Raises:
-        UserError: if the archive cannot be read to its end, holds anything but plain files without a path, more than
-            the limit, or no run; if the directory cannot be written or holds another run.
+        UserError: if the archive cannot be read to its end, contains anything but regular files without a path, exceeds
+            the limit, or contains no run; if the directory cannot be written or holds another run.
     """
     target = Path(directory).absolute()
     # In the nearest folder that is there, so that it can be renamed and no folder is left if it fails.
@@ -122,7 +125,7 @@ def _check_member(archive: str, member: tarfile.TarInfo, fits: bool) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Moves a directory to its place, or its files into the one that is there; the same files may be there already."""
+    """Renames `source` to `target`, or moves its files there if `target` exists; equal files may exist already."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)

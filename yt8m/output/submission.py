@@ -1,4 +1,6 @@
-"""The competition's CSV. In 2017 and 2018: one video per row, its best classes with their scores, best first.
+"""Writes and reads the competition's CSV files.
+
+In 2017 and 2018: one video per row, its best classes with their scores, best first.
 
 VideoId,LabelConfidencePairs
 <id>,<class> <score> <class> <score> ...
@@ -32,10 +34,10 @@ _RANKING_ROW = re.compile(rf"([0-9]{{1,19}}),((?:{SEGMENT_NAME}(?: ++{SEGMENT_NA
 
 
 def format_rows(ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> str:
-    """Returns the rows for a batch, in its order, each with a line end.
+    """Returns the CSV rows of a batch of videos, in order, each ended by a newline.
 
     Args:
-        ids: `(B,)` bytes or str.
+        ids: `(B,)` bytes or str, the videos' ids.
         classes: `(B, k)` int, written with `%i`.
         scores: `(B, k)` float, best first, written with `%g`: six significant digits.
     """
@@ -50,21 +52,21 @@ def format_rows(ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> str:
 
 
 class SubmissionWriter:
-    """Writes a submission under another name and renames it to its target when it is whole.
+    """Context manager that writes a submission to a temporary file and renames it to its target when complete.
 
         with SubmissionWriter(path) as writer:
             writer.add(ids, classes, scores)
 
-    The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
-    with an exception, nothing is left and an existing target is as it was. Memory: the text of one batch, and
-    about 100 bytes per video for the ids that were written.
+    The file is opened on entry, so that an unwritable target is reported before any work. If the block ends with an
+    exception, the temporary file is removed and an existing target is unchanged. Memory: the text of one batch, and
+    about 100 bytes per video for the ids written so far.
 
     Args:
         path: the target, any path that `tf.io.gfile` writes to.
-        flag: the flag that holds the path, for error messages.
+        flag: the name of the flag that holds the path, for error messages.
 
     Raises:
-        UserError: if the target cannot be written.
+        UserError: on entry, if the target cannot be written.
     """
 
     def __init__(self, path: str, flag: str = "output_file"):
@@ -76,11 +78,16 @@ class SubmissionWriter:
         return self
 
     def add(self, ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> None:
-        """Writes the rows of a batch; arguments as of `format_rows`.
+        """Writes the rows of a batch of videos.
+
+        Args:
+            ids: `(B,)` bytes or str, the videos' ids.
+            classes: `(B, k)` int.
+            scores: `(B, k)` float, best first.
 
         Raises:
-            UserError: if a score is not finite, or an id was there before or cannot be written to a CSV (each names the
-                video), or the file cannot be written, as on a full disk.
+            UserError: if a score is not finite, an id was written before or contains a comma, quote or line end (the
+                message names the video), or the file cannot be written, for example on a full disk.
         """
         check_finite(scores, ids)
         names = [name_of(video_id) for video_id in ids]
@@ -109,13 +116,13 @@ class SubmissionWriter:
 
 
 class Submission(NamedTuple):
-    """A submission in memory: 8 bytes per pair and the ids.
+    """A submission in memory, with 8 bytes per pair (class, score).
 
     Attributes:
-        ids: N video ids, in the file's order.
-        num_pairs: `(N,)` int64, how many pairs each video has.
-        classes: `(sum of num_pairs,)` int32, the classes of all pairs, video after video.
-        scores: `(sum of num_pairs,)` float32, their scores.
+        ids: the N video ids, in the order of the file.
+        num_pairs: `(N,)` int64, the number of pairs per video.
+        classes: `(sum of num_pairs,)` int32, the classes of all pairs, video by video.
+        scores: `(sum of num_pairs,)` float32, the scores of all pairs, in the same order.
     """
 
     ids: list[str]
@@ -125,10 +132,10 @@ class Submission(NamedTuple):
 
 
 def read_submission(path: str) -> Submission:
-    """Reads a submission of any origin; videos may have different numbers of pairs.
+    """Reads a submission of 2017 or 2018, written by any program; videos may have different numbers of pairs.
 
     Raises:
-        UserError: if the file cannot be read or is no submission; the message names the line.
+        UserError: if the file cannot be read or has another format; the message names the line.
     """
     ids: list[str] = []
     num_pairs, classes, scores = array("q"), array("i"), array("f")
@@ -142,19 +149,20 @@ def read_submission(path: str) -> Submission:
 
 
 def read_rankings(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Reads a submission of 2019. The header is checked at once; rows, of 100,000 segments or more, one by one.
+    """Reads a submission of 2019 row by row; a row may have 100,000 segments. The header is checked at once.
 
-    Yields:
-        A class and the names of its segments, `<id>:<second>`, best first, each once. No class comes twice.
+    Returns:
+        An iterator over pairs of a class index, no class twice, and the names `<id>:<second>` of its segments, best
+        first, no segment twice.
 
     Raises:
-        UserError: if the file cannot be read or is no submission of 2019; the message names the line.
+        UserError: if the file cannot be read or has another format; the message names the line.
     """
     return _rankings(_rows(path, SEGMENT_HEADER))
 
 
 def _rows(path: str, header: str) -> Iterator[tuple[str, str]]:
-    """Checks the header, then returns an iterator over the places and texts of the rows."""
+    """Checks the header and returns an iterator over the rows as pairs ("path, line n", text)."""
     rows = _lines(path, header)
     next(rows)
     return rows

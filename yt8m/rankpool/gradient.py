@@ -1,4 +1,4 @@
-"""The derivative of rank pooling by implicit differentiation, on the factorisation that the solver ended with."""
+"""The derivative of rank pooling by implicit differentiation, with the final factorisation of the solver."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,16 @@ GradientName = Literal["exact", "diagonal", "sherman_morrison"]
 
 
 class Solved(NamedTuple):
-    """A problem as it was given, as it was solved, and its solution.
+    """A rank pooling problem as given, as solved, and its solution.
 
     Attributes:
-        given: what is differentiated; frames and targets that do not count may hold anything.
-        finite: the same numbers with everything replaced that does not count; a constant.
-        is_usable: `(B,)` bool; the others get NaN, as descriptor and as gradient of their frames.
-        solution: of `finite`; a constant.
-        factor: `(B, T, T)` of the solver, or None to compute it again; not used for sequences of float64 among others.
-        precision: of the computation.
+        given: the problem that is differentiated; padding may have any values.
+        finite: the problem that was solved, from `finite_problem`; constant, no gradient flows through it.
+        is_usable: `(B,)` bool, whether the sequence could be solved; if not, descriptor and gradient are NaN.
+        solution: the solution of `finite`; constant.
+        factor: `(B, T, T)` float, the solver's Cholesky factor, or None to compute it again. Not used for sequences
+            that were solved in float64 among float32 ones.
+        precision: the precision in which each sequence was solved.
     """
 
     given: Problem
@@ -52,8 +53,10 @@ def differentiable_descriptor(solved: Solved, gradient: GradientName) -> tf.Tens
         dL/dv_t = alpha_t z - beta_t u                dL/dy_t = beta_t
         dL/dc = sum alpha_t z.v_t / c                 dL/depsilon = - sum s_t beta_t
 
-    `gradient` is `exact`, `diagonal` (the diagonal of H in its place) or `sherman_morrison` (H^-1 by one rank-one
-    update per frame, O(T D^2): the paper's algorithm, kept as a reference).
+    Args:
+        solved: the problem and its solution.
+        gradient: `exact`; `diagonal`, which replaces H by its diagonal; or `sherman_morrison`, which computes H^-1 by
+            one rank-one update per frame in O(T D^2), the paper's algorithm, kept as a reference.
 
     Source: Fernando & Gould 2016, equations 20 and 21 with the signs that finite differences confirm, and Lemma 3.
     """
@@ -70,10 +73,13 @@ def differentiable_descriptor(solved: Solved, gradient: GradientName) -> tf.Tens
 
 
 def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
-    """Zeroes frames and targets that do not count, whatever they hold; unusable sequences get c = 1, epsilon = 0.
+    """Sets padding and all frames and targets of unusable sequences to 0; the latter get c = 1 and epsilon = 0.
 
-    `tf.where`, because a product with a mask would keep NaN.
+    Args:
+        problem: the problem as given.
+        is_usable: `(B,)` bool, False for a sequence with a number that is not finite or out of range.
     """
+    # By tf.where, because a product with a mask would keep NaN.
     is_frame = problem.is_frame & is_usable[:, tf.newaxis]
     return Problem(
         frames=tf.where(is_frame[..., tf.newaxis], problem.frames, 0),

@@ -1,4 +1,4 @@
-"""Which sequences are computed in float64, and a computation in both precisions at once."""
+"""Solving some sequences of a batch in float32 and others in float64."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ _LARGEST_CANCELLATION = 2.0
 
 
 class Precision(NamedTuple):
-    """One precision for all sequences, or float32 for some and float64 for others.
+    """The precision of each sequence: one dtype for all, or float32 for some and float64 for others.
 
     Attributes:
-        dtype: of all sequences, unless `is_wide` says otherwise.
-        is_wide: None, or `(B,)` bool: sequences that are computed in float64 while the others use float32.
+        dtype: the dtype of all sequences if `is_wide` is None.
+        is_wide: `(B,)` bool, True for float64 and False for float32, or None.
     """
 
     dtype: tf.DType
@@ -26,16 +26,17 @@ class Precision(NamedTuple):
 def solve_in(
     precision: Precision, problem: Problem, squares: tf.Tensor
 ) -> tuple[Precision, Solution, tf.Tensor | None]:
-    """Solves each sequence in its precision, and once more in float64 where float32 turned out to lose digits.
+    """Solves each sequence in its precision, and again in float64 if its frames nearly cancel in u.
 
     Args:
-        precision: of the first attempt.
-        problem: finite, in the dtype of its frames.
-        squares: `(B, T)`, |v_t|^2.
+        precision: the precision of the first attempt.
+        problem: a problem with finite numbers only, see `finite_problem`.
+        squares: `(B, T)` float, |v_t|^2.
 
     Returns:
-        The precision of the solution; the solution, in float32 where precisions differ; and the factor of the solver.
-        Of float64 sequences among others there is no factor: room for it would cost every batch.
+        The precision that each sequence was solved in; the solution, cast to float32 if precisions differ; and the
+        solver's Cholesky factor `(B, T, T)`, valid for float32 sequences only if precisions differ, because memory for
+        a float64 factor would be needed in every batch.
     """
     if precision.is_wide is None:
         return precision, *solve(as_dtype(problem, precision.dtype))
@@ -59,28 +60,28 @@ def solve_in(
 
 
 def _is_rough(problem: Problem, squares: tf.Tensor, solution: Solution) -> tf.Tensor:
-    """Whether frames cancel in u = sum alpha_t v_t, so that the rounding of each weighs more in what is left."""
+    """Returns `(B,)` bool: whether frames cancel in u = sum alpha_t v_t, which magnifies the rounding errors of u."""
     parts = tf.reduce_sum(tf.where(problem.is_frame, tf.square(solution.alpha) * squares, 0), axis=1)
     return parts > _LARGEST_CANCELLATION**2 * tf.reduce_sum(tf.square(solution.descriptor), axis=1)
 
 
 def are_all(is_wide: tf.Tensor) -> tf.Tensor:
-    """False for an empty batch, which then is computed like any other."""
+    """Returns a scalar bool: whether all of `is_wide` `(B,)` bool are True and the batch is not empty."""
     return tf.reduce_any(is_wide) & tf.reduce_all(is_wide)
 
 
 def only(problem: Problem, is_own: tf.Tensor) -> Problem:
-    """Empties the sequences of the other precision, so that they cost no iterations and change nothing."""
+    """Masks all frames of the sequences where `is_own` `(B,)` bool is False, so that they need no iterations."""
     return problem._replace(is_frame=problem.is_frame & is_own[:, tf.newaxis])
 
 
 def as_dtype(problem: Problem, dtype: tf.DType) -> Problem:
-    """Casts the numbers of a problem; which frames there are stays as it is."""
+    """Casts all fields of a problem but the mask `is_frame` to `dtype`."""
     return Problem(*(field if field.dtype == tf.bool else tf.cast(field, dtype) for field in problem))
 
 
 def select(is_wide: tf.Tensor, wide: tuple[tf.Tensor, ...], narrow: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
-    """Takes each sequence, `(B,)` or `(B, N)`, from its own computation."""
+    """Takes each field, `(B,)` or `(B, N)`, from `wide` where `is_wide` `(B,)` bool is True, else from `narrow`."""
     pairs = zip(wide, narrow, strict=True)
     return [tf.where(is_wide if a.shape.rank == 1 else is_wide[:, tf.newaxis], a, b) for a, b in pairs]
 

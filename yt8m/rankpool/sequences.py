@@ -1,6 +1,6 @@
-"""What is done to the frames of a sequence before it is pooled, and pooling with fixed weights.
+"""Preprocessing of the frames before rank pooling, and approximate rank pooling with fixed weights.
 
-Padding, the frames after the end of a sequence, changes no result, whatever it holds, and comes out as 0.
+Padding, the frames after the first `num_frames` of a sequence, has no influence, whatever its values, and becomes 0.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,12 @@ _FRAMES_PER_BLOCK = 20
 
 
 def is_frame(frames: tf.Tensor, num_frames: tf.Tensor | None) -> tf.Tensor:
-    """Returns a `(B, T)` bool mask: the first `num_frames` of each sequence, or all of them for None."""
+    """Returns the padding mask `(B, T)` bool, True for the first `num_frames` frames of each sequence.
+
+    Args:
+        frames: `(B, T, D)` float, of which only the shape is used.
+        num_frames: `(B,)` int; None for T.
+    """
     batch, longest = tf.shape(frames)[0], tf.shape(frames)[1]
     if num_frames is None:
         return tf.ones([batch, longest], tf.bool)
@@ -29,10 +34,10 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
 
     Args:
         frames: `(B, T, D)` float.
-        num_frames: `(B,)` int, or None where all T frames count.
+        num_frames: `(B,)` int, the number of real frames; None for T.
 
     Returns:
-        `(B, T, D)`, 0 after the end of a sequence.
+        m, `(B, T, D)` of the dtype of the frames, 0 for padding.
 
     Source: Fernando et al. 2015 ("Modeling video evolution for action recognition"), time varying mean vectors.
     """
@@ -57,7 +62,10 @@ def _running_sum(frames: tf.Tensor) -> tf.Tensor:
 
 
 def reversed_frames(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns `(B, T, D)` frames in reverse order of time; padding stays at the end, as 0."""
+    """Reverses the order of the real frames of `frames` `(B, T, D)`: the same shape; padding stays at the end, as 0.
+
+    `num_frames` `(B,)` int is the number of real frames; None for T.
+    """
     if num_frames is None:
         return tf.reverse(frames, axis=[1])
     lengths = tf.clip_by_value(tf.cast(num_frames, tf.int32), 0, tf.shape(frames)[1])
@@ -67,16 +75,16 @@ def reversed_frames(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> t
 def forward_and_reverse(
     pool: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor], frames: tf.Tensor, num_frames: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Pools a sequence in both directions of time.
+    """Pools the frames in temporal and in reversed order and concatenates the results.
 
     Args:
-        pool: of frames `(B, T, D)` and their number, `(B, E)`; includes the running mean and whatever follows it,
-            because it is the raw frames that are reversed.
-        frames: `(B, T, D)`.
-        num_frames: `(B,)` int or None.
+        pool: a function from frames `(B, T, D)` and num_frames `(B,)` to `(B, E)`. It includes the running mean,
+            because the raw frames are reversed.
+        frames: `(B, T, D)` float.
+        num_frames: `(B,)` int, the number of real frames; None for T.
 
     Returns:
-        `(B, 2 E)`: forward, then reverse.
+        `(B, 2 E)` float: forward, then reverse.
 
     Source: Fernando et al. 2015, forward and reverse rank pooling.
     """
@@ -85,10 +93,10 @@ def forward_and_reverse(
 
 @tf.custom_gradient
 def signed_sqrt(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Returns sign(x) sqrt|x|, element by element.
+    """Returns sign(x) sqrt|x| elementwise, for `x` float of any shape.
 
-    The true derivative 1 / (2 sqrt|x|) is infinite at 0, the most frequent value of rectified features. Here it is
-    1 / (2 sqrt(max(|x|, 1e-6))), at most 500, and 0 at exactly 0: an absent feature has no gradient.
+    The true derivative 1 / (2 sqrt|x|) is infinite at 0, the most frequent value of rectified features. The one used is
+    1 / (2 sqrt(max(|x|, 1e-6))), at most 500, and 0 at exactly 0.
 
     Source: Perronnin et al. 2010 (power normalisation), as public rank pooling code applies it after the running mean.
     """
@@ -101,7 +109,10 @@ def signed_sqrt(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tenso
 
 
 def unit_length(frames: tf.Tensor) -> tf.Tensor:
-    """Divides each frame `(..., D)` by its Euclidean norm. A zero frame stays 0 and gets a zero gradient."""
+    """Divides each of the `frames` `(..., D)` float by its Euclidean norm; one shorter than 1e-12 becomes 0.
+
+    A frame that becomes 0 has a zero gradient.
+    """
     squared = tf.einsum("...d,...d->...", frames, frames)[..., tf.newaxis]
     has_length = squared > tf.constant(_SMALLEST_SQUARED_LENGTH, frames.dtype)
     scale = tf.where(has_length, tf.math.rsqrt(tf.where(has_length, squared, 1)), 0)
@@ -111,22 +122,22 @@ def unit_length(frames: tf.Tensor) -> tf.Tensor:
 def approximate_rank_pool(
     frames: tf.Tensor, num_frames: tf.Tensor | None = None, *, includes_running_mean: bool = True
 ) -> tf.Tensor:
-    """Rank pooling after one gradient step from 0: one fixed weight per frame, and no problem to solve.
+    """Approximate rank pooling: a weighted sum of the frames with fixed weights, the first gradient step from u = 0.
 
-        u = sum_t alpha_t v_t,   alpha_t = sum over i = t ... N of (2 i - N - 1) / i     with the running mean inside
-                                 alpha_t = 2 t - N - 1                                   without it
+        u = sum_t alpha_t v_t,   alpha_t = sum over i = t ... N of (2 i - N - 1) / i     with the running mean included
+                                 alpha_t = 2 t - N - 1                                   without
 
     The first form equals 2 (N - t + 1) - (N + 1) (H_N - H_(t-1)) with harmonic numbers H, and equals the second form
-    applied to `running_mean(frames)`. Both weights are 0 for a sequence of one frame; as in the authors' code, which
-    differs from the paper there, such a sequence is its frame.
+    applied to `running_mean(frames)`. Both weights are 0 for N = 1; as in the authors' code, but not in the paper, the
+    result is then the frame itself.
 
     Args:
-        frames: `(B, T, D)` float.
-        num_frames: `(B,)` int, N, or None where all T frames count.
-        includes_running_mean: False where the frames are running means already, or are to be pooled as they are.
+        frames: v, `(B, T, D)` float.
+        num_frames: N, `(B,)` int; None for N = T.
+        includes_running_mean: whether to use the first form; False if the frames are running means already.
 
     Returns:
-        `(B, D)` of the dtype of the frames, 0 for a sequence without frames.
+        u, `(B, D)` of the dtype of the frames, 0 for a sequence without frames.
 
     Source: Bilen et al. 2016, "Dynamic Image Networks for Action Recognition", and its released code.
     """

@@ -19,14 +19,16 @@ _ROUNDINGS_ON_THE_RIM = 8
 
 
 class Problem(NamedTuple):
-    """minimise over u:  |u|^2 / 2 + c / 2 * sum over frames of max(0, |y_t - u.v_t| - epsilon)^2, per sequence.
+    """The rank pooling problem of every sequence of a batch.
+
+        minimise over u:  |u|^2 / 2 + c / 2 * sum over real frames of max(0, |y_t - u.v_t| - epsilon)^2
 
     Attributes:
-        frames: `(B, T, D)` float32 or float64; for the solver finite everywhere, also in the padding.
-        is_frame: `(B, T)` bool.
-        targets: `(B, T)`, y; finite everywhere.
-        c: `(B,)` positive.
-        epsilon: `(B,)` not negative.
+        frames: v, `(B, T, D)` float32 or float64; the solver needs finite values, in the padding too.
+        is_frame: `(B, T)` bool, the padding mask: True for real frames.
+        targets: y, `(B, T)` float; the solver needs finite values, in the padding too.
+        c: `(B,)` float, positive.
+        epsilon: `(B,)` float, not negative.
     """
 
     frames: tf.Tensor
@@ -37,16 +39,16 @@ class Problem(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What the solver found.
+    """The solution of a `Problem`, with float fields in its dtype.
 
     Attributes:
         descriptor: `(B, D)`, u = sum over frames of alpha_t v_t.
         alpha: `(B, T)`, the dual solution: at the optimum c sign(r_t) max(0, |r_t| - epsilon), r_t = y_t - u.v_t.
-        signs: `(B, T)` of the same dtype, in {-1, 0, 1}: the side on which a frame leaves the epsilon tube.
-        iterations: `(B,)` int32, linear systems solved until the signs stopped changing.
-        converged: `(B,)` bool, False where they never did, or where the factorisation was lost to rounding.
-        is_sound: `(B,)` bool, False where the factorisation was lost to rounding.
-        duality_gap: `(B,)`, primal minus dual objective; half of |u - optimum|^2 is never larger.
+        signs: `(B, T)` in {-1, 0, 1}, the sign of r_t for frames outside the epsilon tube, 0 inside.
+        iterations: `(B,)` int32, the linear systems solved until `signs` stopped changing.
+        converged: `(B,)` bool, whether `signs` stopped changing and `is_sound`.
+        is_sound: `(B,)` bool, False if the factorisation was lost to rounding.
+        duality_gap: `(B,)`, primal minus dual objective, an upper bound of |u - optimum|^2 / 2.
     """
 
     descriptor: tf.Tensor
@@ -83,14 +85,14 @@ def solve(problem: Problem) -> tuple[Solution, tf.Tensor]:
 
         (I / c + V V^T) alpha = y - s epsilon,
 
-    and its solution says which signs were wrong. This is a semismooth Newton step of the primal. The first steps are
-    taken in full, which mostly ends within three; since full steps can cycle, later ones end where the objective is
-    least on their way, which always converges: the objective is strongly convex and piecewise quadratic. Signs that
-    no longer change are optimal. A sequence that has converged keeps its signs, so that further iterations, needed by
-    others, do not change its result.
+    and its solution determines the signs of the next system: a semismooth Newton step of the primal. The first 12 steps
+    are taken in full; most problems converge within three. Since full steps can cycle, later ones use an exact line
+    search, which always converges, because the objective is strongly convex and piecewise quadratic. Signs that no
+    longer change are optimal. A converged sequence keeps its signs while others iterate.
 
     Returns:
-        The solution, and `factorised` of its signs: `(B, T, T)`, garbage where it is not sound.
+        The solution, and the Cholesky factor `(B, T, T)` of its last system, see `factorised`; undefined where
+        `is_sound` is False.
 
     Source: the primal of Fernando & Gould 2016, equation 5, by the active set method of Hintermueller, Ito & Kunisch
     2002; exact line search for piecewise quadratics as in Mangasarian 2002 ("A finite Newton method").
@@ -116,16 +118,16 @@ def solve(problem: Problem) -> tuple[Solution, tf.Tensor]:
 
 
 def regression_system(frames: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-    """Returns I / c + V V^T, `(B, T, T)`."""
+    """Returns I / c + V V^T, `(B, T, T)`, for V = `frames` `(B, T, D)` and `c` `(B,)`, both float."""
     gram = tf.matmul(frames, frames, transpose_b=True)
     return tf.linalg.set_diag(gram, tf.linalg.diag_part(gram) + 1 / c[:, tf.newaxis])
 
 
 def factorised(system: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
-    """Returns the lower Cholesky factor, `(B, T, T)`, of a system in which frames of sign 0 take no part.
+    """Returns the lower Cholesky factor `(B, T, T)` of `system` `(B, T, T)`, restricted to frames with a sign.
 
-    Their diagonal is made so large that they are uncoupled to well below rounding: cheaper than to clear their rows
-    and columns, which costs half as much as the factorisation.
+    Frames whose `signs` `(B, T)` are 0 are uncoupled by multiplying their diagonal element by 2^64, which is cheaper
+    than setting their rows and columns to 0.
     """
     diagonal = tf.linalg.diag_part(system)
     return tf.linalg.cholesky(tf.linalg.set_diag(system, tf.where(signs != 0, diagonal, diagonal * _UNCOUPLED)))
