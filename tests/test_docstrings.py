@@ -20,8 +20,11 @@ _ENTRY = re.compile(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", re.MULTILINE)
 _ERRORS = ("UserError", "ArgumentError", "ValueError")
 # Words that by themselves explain nothing.
 _EMPTY_WORDS = set(
-    "a all an and any are as at by each every for from given has here how i if in is it its many much of on one or own "
-    "see some such that the them there these they this those to used was what where whether which with".split()
+    re.findall(
+        r"\w+",
+        "a all an and any are as at by each every for from given has here how i if in is it its many much of on one or "
+        "own some such that the them there these they this those to used was what where whether which with",
+    )
 )
 
 
@@ -54,7 +57,7 @@ def documented(path: Path) -> Iterator[Documented]:
 
     def walk(body: list[ast.stmt], owner: ast.ClassDef | None) -> Iterator[Documented]:
         for node in body:
-            if isinstance(node, (*Function.__args__, ast.ClassDef)) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
                 yield Documented(path, node, owner)
                 if isinstance(node, ast.ClassDef):
                     yield from walk(node.body, node)
@@ -73,7 +76,7 @@ def classes() -> dict[str, ast.ClassDef]:
 
 
 def method(owner: ast.ClassDef, name: str) -> Function | None:
-    return next((node for node in owner.body if isinstance(node, Function.__args__) and node.name == name), None)
+    return next((node for node in owner.body if isinstance(node, Function) and node.name == name), None)
 
 
 def overridden(item: Documented) -> Iterator[Documented]:
@@ -98,7 +101,7 @@ def own_nodes(function: Function) -> Iterator[ast.AST]:
     while left:
         node = left.pop()
         yield node
-        if not isinstance(node, (*Function.__args__, ast.Lambda)):
+        if not isinstance(node, Function | ast.Lambda):
             left += ast.iter_child_nodes(node)
 
 

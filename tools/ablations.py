@@ -2,8 +2,9 @@
 
     YT8M_REAL_DATA=... python -m tools.ablations [--only=NAME,...] [--seeds=0,1,2] [--split=validation]
 
-A row is a recipe, with some flags changed or as it is. Every run of a changed one becomes a line of docs/ablations.csv;
-those of recipes as they are come from docs/results.csv (tools/results.py). The tables are made from these lines.
+A row is a recipe, unchanged or with some flags changed. Every run of a changed recipe adds a line to
+docs/ablations.csv; runs of unchanged recipes are lines of docs/results.csv (tools/results.py). The tables are computed
+from both files.
 """
 
 import logging
@@ -24,18 +25,18 @@ LINES = ROOT / "docs" / "ablations.csv"
 
 @dataclass(frozen=True)
 class Configuration:
-    """A recipe, with or without changes.
+    """A recipe, unchanged or with some flags changed.
 
     Attributes:
-        recipe: its name.
-        changes: flags that follow those of the recipe.
+        recipe: the name of recipes/<recipe>.flags.
+        changes: flags that override those of the recipe.
     """
 
     recipe: str
     changes: tuple[str, ...] = ()
 
     def arguments(self) -> tuple[str, ...]:
-        """The flags of train.py, apart from data and directory."""
+        """Returns the flags of train.py, apart from those of the data and the directory."""
         return (f"--flagfile={ROOT / 'recipes' / self.recipe}.flags", *self.changes)
 
 
@@ -78,12 +79,12 @@ CHANGED = [name for name, configuration in CONFIGURATIONS.items() if configurati
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper.
+    """A table of a paper and the configurations that repeat its rows.
 
     Attributes:
-        title: what it compares.
-        source: the paper, and what its numbers are.
-        rows: (the row as the paper names it, the configuration here, the paper's GAP in % or "" where it has none).
+        title: the heading in docs/ablations.md.
+        source: the paper, and the videos that its GAP is measured on.
+        rows: triples: the paper's name of the row, a key of CONFIGURATIONS, the paper's GAP in % or "" if it has none.
     """
 
     title: str
@@ -142,7 +143,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Measures configurations and rewrites the tables."""
+    """Trains and scores configurations once per seed, and rewrites the tables.
+
+    Raises:
+        UserError: if `--only` names an unknown configuration, or a program fails.
+    """
     check_names(values.only, CHANGED)
     for name in values.only or CHANGED:
         for seed in values.seeds:
@@ -169,7 +174,12 @@ def write_tables() -> None:
 
 
 def table_rows(table: Table, runs: dict[str, pd.DataFrame]) -> list[str]:
-    """Writes a table in Markdown; a configuration that was not measured leaves its cells empty."""
+    """Returns the lines of a table in Markdown; a configuration that was not measured has empty cells.
+
+    Args:
+        table: the table of a paper.
+        runs: by configuration, one row per run with the columns gap, macro_ap and hit_at_one.
+    """
     rows = [f"\n### {table.title}\n", f"{table.source}.\n"]
     rows += ["| row | paper, GAP % | here, GAP | macro AP | Hit@1 | runs |", "| --- " * 6 + "|"]
     for label, name, published in table.rows:

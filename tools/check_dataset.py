@@ -24,10 +24,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Prints what the shards hold and what is wrong with them.
+    """Prints the numbers of files, records and labels, and a line for every damaged record or file.
 
     Raises:
-        UserError: if a record or a file is damaged.
+        UserError: if no file matches the patterns, or a record or a file is damaged.
     """
     files = readers.find_files(values.data_pattern, "data_pattern")
     options = readers.ReadOptions(on_bad_record="skip")

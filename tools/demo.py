@@ -1,4 +1,4 @@
-"""A whole competition on made-up videos: shards, training, evaluation, submission. `make demo` runs it."""
+"""A whole competition on synthetic videos: shards, training, evaluation, submission. `make demo` runs it."""
 
 import json
 import subprocess
@@ -31,7 +31,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Makes shards, trains, evaluates, writes a submission, and says where everything is."""
+    """Writes synthetic shards, trains, evaluates, writes a submission, and prints the scores and the paths.
+
+    Raises:
+        UserError: if one of the programs fails.
+    """
     start = time.monotonic()
     place = Path(values.directory).resolve()
     make_shards(place)
@@ -65,7 +69,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def make_shards(place: Path) -> None:
-    """Writes the three splits; the test split has no labels."""
+    """Writes shards of the three splits into `place`; the test split has no labels."""
     for seed, (split, num_videos) in enumerate(SPLITS.items()):
         say(f"making {num_videos} videos: {place}/{split}*.tfrecord")
         write_frame_shards(
@@ -80,14 +84,18 @@ def make_shards(place: Path) -> None:
 
 
 def run_program(program: str, *arguments: str) -> None:
-    """Runs one of the programs as a user would."""
+    """Runs one of the project's programs in a process of its own, with its output on the terminal.
+
+    Raises:
+        UserError: if the program ends with a status other than 0.
+    """
     say(f"python {program} {' '.join(arguments)}")
     if subprocess.run([sys.executable, program, *arguments], cwd=ROOT, check=False).returncode:
         raise UserError(f"{program} failed: its message is above.")
 
 
 def class_prior_gap(place: Path) -> float:
-    """GAP of predicting for every video how often each class occurs in training: what a model must beat."""
+    """Returns the validation GAP, in [0, 1], of predicting each class's frequency in training for every video."""
     counts, num_videos = readers.class_counts(
         readers.find_files(f"{place}/train*.tfrecord", "train"), SPEC, SPLITS["train"]
     )
@@ -99,7 +107,14 @@ def class_prior_gap(place: Path) -> float:
 
 
 def tell(place: Path, run: Path, submission: Path, seconds: float) -> None:
-    """Says what was reached and where everything is."""
+    """Prints the metrics, the baseline and the paths.
+
+    Args:
+        place: the directory of the shards.
+        run: the directory of the run.
+        submission: the CSV.
+        seconds: the time that the demo took.
+    """
     metrics = json.loads(Path(EVALUATION.path(str(run))).read_text())
     first_row = submission.read_text().splitlines()[1]
     print(
@@ -118,7 +133,7 @@ To watch it:  .venv/bin/tensorboard --logdir={run}"""
 
 
 def say(text: str) -> None:
-    """Prints what comes next, before the programs' own output."""
+    """Prints a heading, before the output of the next program."""
     print(f"\n== {text}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Names next to the points of a scatter plot, placed so that they touch neither a point nor each other."""
+"""Labels for the points of a scatter plot, placed so that they overlap neither a point nor each other."""
 
 import itertools
 import math
@@ -23,7 +23,14 @@ Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle, in pixels."""
+    """A rectangle, in pixels.
+
+    Attributes:
+        left: the smallest x.
+        bottom: the smallest y.
+        right: the largest x.
+        top: the largest y.
+    """
 
     left: float
     bottom: float
@@ -31,13 +38,13 @@ class Box(NamedTuple):
     top: float
 
     def overlaps(self, other: "Box") -> bool:
-        """Tells whether two boxes have an inner point in common."""
+        """Returns whether two boxes have an inner point in common."""
         return (
             self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
         )
 
     def contains(self, other: "Box") -> bool:
-        """Tells whether all of another box is in this one."""
+        """Returns whether the other box lies within this one."""
         return (
             self.left <= other.left
             and other.right <= self.right
@@ -46,27 +53,27 @@ class Box(NamedTuple):
         )
 
     def nearest(self, point: Point) -> Point:
-        """Returns the point of the box that is nearest to a given one."""
+        """Returns the point of the box that is nearest to `point`."""
         return min(max(point[0], self.left), self.right), min(max(point[1], self.bottom), self.top)
 
     def distance(self, point: Point) -> float:
-        """Returns how far the box is from a point."""
+        """Returns the Euclidean distance from the box to `point`, in pixels; 0 inside the box."""
         return math.dist(point, self.nearest(point))
 
 
 def box_around(point: Point, half_width: float, half_height: float) -> Box:
-    """Returns the box with a given centre."""
+    """Returns the box with the centre `point`, 2 * half_width wide and 2 * half_height high, in pixels."""
     x, y = point
     return Box(x - half_width, y - half_height, x + half_width, y + half_height)
 
 
 class Place(NamedTuple):
-    """What a label takes up, margin included.
+    """A possible position of a label.
 
     Attributes:
-        label: its box.
-        line: small boxes along the line from its point; none if the label is near.
-        cost: its distance from its point, and more where it is nearer to another.
+        label: the box of the label, margin included.
+        line: boxes of one pixel along the line from the point to the label; none if the label is near its point.
+        cost: the distance from the point to the label, in pixels, plus 30 if another point is nearer to the label.
     """
 
     label: Box
@@ -74,23 +81,23 @@ class Place(NamedTuple):
     cost: float
 
     def touches(self, boxes: Iterable[Box]) -> bool:
-        """Tells whether the label or its line overlaps one of some boxes."""
+        """Returns whether the label or its line overlaps any of the boxes."""
         return any(own.overlaps(other) for other in boxes for own in (self.label, *self.line))
 
 
 def label_points(panel: Axes, xs: Iterable[float], ys: Iterable[float], names: Sequence[str]) -> list[Annotation]:
-    """Writes a name next to each point, with a thin line to it where the name is further away.
+    """Writes a name next to each point, with a thin line to the point if the label is not adjacent.
 
-    Call it when the layout of the figure is final, because places are counted in pixels.
+    The layout of the figure must be final, because positions are computed in pixels.
 
     Args:
-        panel: holds the points.
-        xs: N coordinates, in the panel's data.
-        ys: N coordinates.
-        names: N labels.
+        panel: the axes with the points.
+        xs: the N x coordinates, in data units.
+        ys: the N y coordinates, in data units.
+        names: the N texts.
 
     Returns:
-        The N labels.
+        The N labels, as Matplotlib annotations.
 
     Raises:
         ValueError: if there is no room for all labels.
@@ -109,15 +116,18 @@ def label_points(panel: Axes, xs: Iterable[float], ys: Iterable[float], names: S
 
 
 def find_places(points: Sequence[Point], sizes: Sequence[tuple[float, float]], panel: Box) -> list[Place]:
-    """Finds a free place for the label of each point, as near to it as possible.
+    """Finds a free position for the label of each point, as near to it as possible.
 
-    In a random order, each label takes the best place that is free. Of many orders, the one counts whose places are
-    best in sum.
+    A greedy search: in a random order, each label takes the free position of least cost. Of 100 orders, the one with
+    the least total cost is returned.
 
     Args:
         points: N pairs of coordinates, in pixels.
-        sizes: N pairs of width and height of a label.
-        panel: what the labels have to stay in.
+        sizes: N pairs (width, height) of the labels, in pixels.
+        panel: the box that all labels must lie within.
+
+    Returns:
+        The N positions, in the order of the points.
 
     Raises:
         ValueError: if there is no room for all labels.
@@ -133,7 +143,7 @@ def find_places(points: Sequence[Point], sizes: Sequence[tuple[float, float]], p
 
 
 def _candidates(i: int, points: Sequence[Point], size: tuple[float, float], panel: Box) -> list[Place]:
-    """Returns the places of a label that are inside the panel and touch no point, the best first."""
+    """Returns the positions of the label of point i within the panel that overlap no point, in order of cost."""
     half_width, half_height = size[0] / 2 + _MARGIN, size[1] / 2 + _MARGIN
     (x, y), others = points[i], [*points[:i], *points[i + 1 :]]
     taken = [box_around(point, _HALF_POINT, _HALF_POINT) for point in others]

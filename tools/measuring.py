@@ -1,4 +1,4 @@
-"""How programs that fill tables measure a run: trained through train.py, scored through eval.py, on the real data."""
+"""Shared by the programs that fill the tables of docs/: trains with train.py, scores with eval.py, on the real data."""
 
 import json
 import os
@@ -37,7 +37,7 @@ METRICS = ["gap", "hit_at_one", "map", "macro_ap"]
 
 
 def define_measuring_flags(values: flags.FlagValues) -> None:
-    """Defines which part of the data is scored, and how often."""
+    """Defines the flags `--seeds` and `--split`."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "One run for each.", flag_values=values)
     flags.DEFINE_enum(
         "split",
@@ -49,10 +49,10 @@ def define_measuring_flags(values: flags.FlagValues) -> None:
 
 
 def real_data() -> Path:
-    """The folder of real records.
+    """Returns the folder of the real records, from the environment variable YT8M_REAL_DATA.
 
     Raises:
-        UserError: if the environment does not name one.
+        UserError: if the variable is not set to an existing folder.
     """
     folder = Path(os.environ.get("YT8M_REAL_DATA") or "-")
     if not folder.is_dir():
@@ -61,10 +61,10 @@ def real_data() -> Path:
 
 
 def check_names(given: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses names of runs that there are not.
+    """Checks that all names given to `--only` are known.
 
     Raises:
-        UserError: if there is such a name.
+        UserError: if a name is not in `known`; the message lists those that are.
     """
     unknown = sorted(set(given) - set(known))
     if unknown:
@@ -72,7 +72,21 @@ def check_names(given: Sequence[str], known: Sequence[str]) -> None:
 
 
 def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flags: str) -> dict:
-    """Trains into `run` and returns rounded metrics, steps, and the seconds of the whole training program."""
+    """Trains and evaluates a model.
+
+    Args:
+        run: the directory of the run.
+        data_set: a key of SPLITS, `video` or `audioset`.
+        split: `evaluation` or `validation`.
+        seed: the value of `--seed`.
+        train_flags: further flags of train.py.
+
+    Returns:
+        `train_seconds`, the duration of train.py; the metrics of METRICS, rounded to 5 digits; `steps`.
+
+    Raises:
+        UserError: if a program fails, or YT8M_REAL_DATA is not set.
+    """
     from yt8m.runs.directory import EVALUATION  # TensorFlow comes with it
 
     start = time.monotonic()
@@ -86,18 +100,24 @@ def train_and_score(run: Path, data_set: str, split: str, seed: str, *train_flag
 
 
 def train(run: Path, data_set: str, split: str, *train_flags: str) -> str:
-    """Trains into `run`, and returns what train.py logs."""
+    """Runs train.py on the training shards of a split, with `run` as its directory, and returns its log."""
     pattern = f"--train_data_pattern={shards(data_set, SPLITS[data_set][split][0])}"
     return run_program("train.py", *train_flags, pattern, f"--train_dir={run}", "--start_new_model")
 
 
 def shards(data_set: str, patterns: str) -> str:
-    """The patterns of shards, in the folder of a data set."""
+    """Returns comma-separated `patterns` of shards with the path of the data set's folder before each."""
     return ",".join(str(real_data() / FOLDERS[data_set] / pattern) for pattern in patterns.split(","))
 
 
 def cost_in_log(log: str) -> dict[str, int]:
-    """Finds in what train.py logs the number of weights and the median speed, which leaves out the start."""
+    """Returns `parameters`, the number of trainable weights, and the median `examples_per_second` of train.py's log.
+
+    The median is insensitive to the slow first steps.
+
+    Raises:
+        ValueError: if the log has no number of weights or no speed.
+    """
     weights = re.search(r"([\d,]+) weights to train", log)
     rates = [float(rate) for rate in re.findall(r"Examples/sec: ([\d.]+)", log)]
     if weights is None or not rates:
@@ -109,10 +129,10 @@ def cost_in_log(log: str) -> dict[str, int]:
 
 
 def run_program(program: str, *arguments: str) -> str:
-    """Runs one of the programs as a user would, and returns what it logs.
+    """Runs one of the project's programs in a process of its own, and returns its standard error, which is its log.
 
     Raises:
-        UserError: if it fails; the message ends with what it said.
+        UserError: if the program ends with a status other than 0; the message has the end of its log.
     """
     done = subprocess.run(
         [sys.executable, program, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
@@ -123,7 +143,13 @@ def run_program(program: str, *arguments: str) -> str:
 
 
 def add_line(path: Path, line: dict, keys: Sequence[str]) -> None:
-    """Adds a run to a CSV file, in place of an older one with the same `keys`."""
+    """Adds a line to a CSV file, replaces an older line with equal values in the columns `keys`, and sorts by them.
+
+    Args:
+        path: the CSV file, created if it does not exist.
+        line: the values by column name.
+        keys: the names of the columns that identify a run.
+    """
     lines = pd.DataFrame([line]).astype(str)
     if path.exists():
         lines = pd.concat([pd.read_csv(path, dtype=str), lines])
@@ -131,12 +157,12 @@ def add_line(path: Path, line: dict, keys: Sequence[str]) -> None:
 
 
 def replace_table(path: Path, rows: Sequence[str]) -> None:
-    """Puts rows between the marks of a Markdown file."""
+    """Replaces the lines of a Markdown file between the comments `table` and `end of table` by `rows`."""
     head, _, rest = path.read_text().partition(TABLE_START)
     _, _, tail = rest.partition(TABLE_END)
     path.write_text("\n".join([f"{head}{TABLE_START}", *rows, f"{TABLE_END}{tail}"]))
 
 
 def spread(values: pd.Series) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Returns mean and standard deviation over the seeds, as "0.4053 ± 0.0012"; only the value for one seed."""
     return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")

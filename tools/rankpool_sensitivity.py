@@ -1,9 +1,9 @@
-"""Measures how much rank pooling depends on its settings, on AudioSet, and writes docs/notes/rank-pooling.md.
+"""Measures the sensitivity of rank pooling to its settings on AudioSet, and writes docs/notes/rank-pooling.md.
 
     YT8M_REAL_DATA=... python -m tools.rankpool_sensitivity [--only=NAME,...] [--seeds=0]
 
-A row changes one setting of RankPoolModel, once for the features as they are and once for a projection of them that is
-trained through the pooling. Every run becomes a line of docs/rankpool_sensitivity.csv, from which the table is made.
+A row changes one setting of RankPoolModel, once for the stored features and once for a projection of them that is
+trained through the pooling. Every run adds a line to docs/rankpool_sensitivity.csv, from which the table is computed.
 """
 
 import logging
@@ -72,7 +72,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Measures every row and rewrites the table."""
+    """Trains and scores every row once per seed, and rewrites the table after each run.
+
+    Raises:
+        UserError: if `--only` names unknown features, or a program fails.
+    """
     check_names(values.only, list(FEATURES))
     for features in values.only or FEATURES:
         for row in ROWS:
@@ -82,7 +86,11 @@ def main(values: flags.FlagValues) -> None:
 
 
 def is_measured(features: str, row: str) -> bool:
-    """Fixed features get no gradient, of whatever kind; through trained ones c and the gradient are looked at."""
+    """Returns whether a row is measured for these features.
+
+    For `fixed` features all rows but that of the gradient, which has no influence there; for `trained` ones the first
+    row and those of c and the gradient.
+    """
     about_training = not ROWS[row] or ROWS[row][0].split("=")[0] in ("c", "learns_c", "gradient")
     return about_training if features == "trained" else row != GRADIENT_ROW
 

@@ -1,9 +1,9 @@
 """Measures recipes on the real data and fills the table of docs/results.md: python -m tools.results [--only=NAME,...]
 
-A recipe is a flag file recipes/<data>-<model>.flags. Each is trained through train.py and scored through eval.py, once
-for each seed; every run becomes a line of docs/results.csv. With --speed, its parameters and the examples per second
-of a short training become a line of docs/speed.csv; that wants an idle machine. Table and figure are made from both,
-and the recipes of published runs quote the scores of their architectures here.
+A recipe is a flag file recipes/<data>-<model>.flags. Each is trained with train.py and scored with eval.py, once per
+seed; every run adds a line to docs/results.csv. With --speed, the number of parameters and the examples per second of
+a short training are added to docs/speed.csv; the machine must be idle then. The table and the figure are computed from
+both files, and the recipes of published runs quote the scores of their architectures.
 """
 
 import logging
@@ -49,7 +49,11 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Measures recipes and rewrites the table."""
+    """Trains and scores recipes once per seed, or measures their speed, and rewrites table, figure and quotations.
+
+    Raises:
+        UserError: if `--only` names an unknown recipe, or a program fails.
+    """
     recipes = sorted(path.stem for data_set in SPLITS for path in ROOT.glob(f"recipes/{data_set}-*.flags"))
     check_names(values.only, recipes)
     for name in values.only or recipes:
@@ -72,14 +76,14 @@ def measure(name: str, seed: str, split: str) -> None:
 
 
 def measure_speed(name: str) -> None:
-    """Trains one recipe for some steps, and adds a line to docs/speed.csv."""
+    """Trains one recipe for 100 steps, and adds its parameters and examples per second to docs/speed.csv."""
     recipe = f"--flagfile={ROOT / 'recipes' / name}.flags"
     log = train(RUNS / f"{name}-speed", name.split("-")[0], "evaluation", recipe, f"--max_steps={STEPS_OF_A_SPEED}")
     add_line(SPEEDS, {"recipe": name} | cost_in_log(log), ["recipe"])
 
 
 def write_table() -> None:
-    """Rewrites the table of docs/results.md."""
+    """Rewrites the table of docs/results.md from docs/results.csv and docs/speed.csv."""
     columns = ["recipe", "parameters", "runs", "GAP", "Hit@1", "MAP", "macro AP", "steps", "examples/s"]
     rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     speeds = known_speeds()
@@ -92,18 +96,18 @@ def write_table() -> None:
 
 
 def evaluated_runs() -> pd.DataFrame:
-    """The lines of docs/results.csv that are scores of evaluation shards."""
+    """Returns the lines of docs/results.csv with `split` = evaluation, one row per run."""
     lines = pd.read_csv(LINES)
     return lines[lines["split"] == "evaluation"]
 
 
 def known_speeds() -> pd.DataFrame:
-    """The lines of docs/speed.csv, by recipe."""
+    """Returns docs/speed.csv, indexed by recipe."""
     return pd.read_csv(SPEEDS).set_index("recipe")
 
 
 def scores_figure() -> Figure:
-    """Draws GAP of the models over frames against their parameters, and against the time of their training."""
+    """Draws GAP of the AudioSet models against their number of parameters and their training time in seconds."""
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "results", "font.size": 8}
     runs = evaluated_runs()
     models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").mean(numeric_only=True)
@@ -140,7 +144,7 @@ def quote_scores() -> None:
 
 
 def training_examples(recipe: str) -> int:
-    """How many clips a recipe for AudioSet sees."""
+    """Returns the number of training examples of an AudioSet recipe: clips times epochs."""
     epochs = re.search(r"--num_epochs=(\d+)", (ROOT / "recipes" / f"{recipe}.flags").read_text())
     return AUDIOSET_CLIPS * int(epochs[1] if epochs else 0)
 

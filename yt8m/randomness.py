@@ -44,7 +44,11 @@ def keys_from_positions(seed: int | tf.Tensor, positions: tf.Tensor) -> tf.Tenso
 
 
 def keys_from_ids(ids: tf.Tensor) -> tf.Tensor:
-    """Returns random keys, int64 hashes of the videos' `ids`, string of any shape, whatever their file and position."""
+    """Returns random keys, int64 hashes of the videos' ids, whatever their file and position.
+
+    Args:
+        ids: string of any shape, which the keys have too.
+    """
     return tf.strings.to_hash_bucket_fast(ids, (1 << 63) - 1)
 
 

@@ -47,8 +47,8 @@ class MacroMetrics:
 
     Exact while the scores fit into `max_bytes`, at 4.125 bytes per prediction. Beyond that, scores are counted in 5,889
     bins per class (47 KB), narrower towards 0 and 1, which assumes probabilities in [0, 1], and `result` bounds the
-    error. Whether scores are binned, and every bit of the result, depends on the set of videos alone, not on their order
-    or split over workers.
+    error. Whether scores are binned, and every bit of the result, depends on the set of videos alone, not on their
+    order or split over workers.
 
     Args:
         num_classes: the number of classes, C.

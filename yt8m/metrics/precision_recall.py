@@ -75,8 +75,8 @@ class PrecisionRecallAtK(Accumulator):
 class PrecisionRecallCurves:
     """Precision and recall of each class at the thresholds i / (N - 1), i = 0 ... N - 1, for TensorBoard's plugin.
 
-    A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. A prediction that was not added counts
-    as 0. Memory: 16 bytes per class and threshold, whatever the number of videos.
+    A prediction counts as positive at threshold i if floor(score * (N - 1)) >= i. A prediction that was not added
+    counts as 0. Memory: 16 bytes per class and threshold, whatever the number of videos.
 
     Args:
         num_classes: the number of classes, C.

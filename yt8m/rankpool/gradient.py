@@ -76,7 +76,7 @@ def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
     """Sets padding and all frames and targets of unusable sequences to 0; the latter get c = 1 and epsilon = 0.
 
     Args:
-        problem: the problem as given.
+        problem: the problem to be differentiated, whose numbers may be NaN or infinite.
         is_usable: `(B,)` bool, False for a sequence with a number that is not finite or out of range.
     """
     # By tf.where, because a product with a mask would keep NaN.
