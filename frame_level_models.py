@@ -116,7 +116,7 @@ class DbofModel(SampledModel):
         self.activate = choose(ACTIVATIONS, hidden_activation=hidden_activation or activation)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to h `(B, hidden_size)`."""
+        """Maps `frames` `(B, T, D)` to the hidden layer over the pooled projection, `(B, hidden_size)`."""
         frames = self.input_dropout(frames, random_key=random_key, training=training)
         bag = self.bag(frames, valid, training=training)
         return self.activate(self.hidden(bag, training=training))
@@ -175,7 +175,7 @@ class SequencePoolModel(FrameLevelModel):
         self.takes_unit_length, self.takes_pooled_sqrt = takes_unit_length, takes_pooled_sqrt
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` to L2(sqrt(pool(z))), `(B, E)`."""
+        """Projects `frames` `(B, T, D)`, pools them by `pool_sequence` to `(B, E)` and scales these to unit length."""
         frames = self._projected(self.input_dropout(frames, random_key=random_key, training=training), valid, training)
         # In float32: the regression depends on small differences between frames, which float16 would round away.
         pooled = self.pool_sequence(tf.cast(frames, tf.float32), valid)
@@ -189,14 +189,14 @@ class SequencePoolModel(FrameLevelModel):
         return self.activate(self.projection(frames, valid=valid, training=training))
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Computes pool(z), `(B, E)` float32, of the projected `frames` x' `(B, T, D)` float32.
+        """Pools projected `frames` `(B, T, D)` float32 to `(B, E)` float32, running mean and frame norms included.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
         raise NotImplementedError
 
     def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Returns z of the projected `frames` x', `(B, T, D)` each, as `RankPooling` computes it."""
+        """Applies running mean, square root and unit length, each if configured, to `frames` `(B, T, D)`."""
         if self.takes_running_mean:
             frames = running_mean(frames, _num_frames(valid))
         if self.takes_frame_sqrt:
@@ -257,8 +257,8 @@ class RankPoolModel(SequencePoolModel):
         )
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Maps the projected `frames` x' `(B, T, D)` to u, `(B, D)`, or `(B, 2 D)` for both directions."""
-        # RankPooling computes z itself, because the running means of the reversed frames are different ones.
+        """Rank-pools projected `frames` `(B, T, D)` to `(B, D)`, or `(B, 2 D)` for `direction=both`."""
+        # RankPooling takes the running means itself, because those of the reversed frames are different.
         return self.rank_pooling(frames, _num_frames(valid))
 
 
@@ -277,7 +277,7 @@ class AveragePoolModel(SequencePoolModel):
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Averages z of the projected `frames` x' `(B, T, D)` over time to `(B, D)`."""
+        """Averages projected `frames` `(B, T, D)` over time to `(B, D)`, after the optional preprocessing."""
         return masked_mean(self._prepared(frames, valid), valid)
 
 
@@ -296,7 +296,7 @@ class MaxPoolModel(SequencePoolModel):
     """
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Takes the maximum over time of z of the projected `frames` x' `(B, T, D)`: `(B, D)`."""
+        """Takes the maximum of projected `frames` `(B, T, D)` over time, `(B, D)`, after the optional preprocessing."""
         return masked_max(self._prepared(frames, valid), valid)
 
 

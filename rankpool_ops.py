@@ -174,7 +174,7 @@ def _pooled(problem: Problem, gradient: GradientName, internal_dtype: InternalDt
 
 
 def _precision(problem: Problem, squares: tf.Tensor, internal_dtype: InternalDtype) -> Precision:
-    """Chooses float32 or float64 per sequence. A precision that no sequence of a batch needs costs nothing."""
+    """Chooses float32 or float64 for the sequences of a batch; `squares` are |v_t|^2, `(B, T)`."""
     dtype = problem.frames.dtype
     if dtype == tf.float64 or internal_dtype != "auto":
         return Precision(tf.float64 if internal_dtype == "float64" else dtype, None)
@@ -187,7 +187,10 @@ def _all_finite(values: tf.Tensor) -> tf.Tensor:
 
 
 def _is_usable(problem: Problem, squares: tf.Tensor) -> tf.Tensor:
-    """Returns `(B,)` bool: every number of the sequence is finite, its square too, and c and epsilon are in range."""
+    """Returns whether each sequence can be solved, `(B,)` bool: finite numbers, c > 0 and epsilon >= 0.
+
+    `squares` `(B, T)` are the squared norms of the frames.
+    """
     is_fine = tf.math.is_finite(squares) & tf.math.is_finite(problem.targets)
     is_c_fine = (problem.c > 0) & tf.math.is_finite(problem.c)
     is_epsilon_fine = (problem.epsilon >= 0) & tf.math.is_finite(problem.epsilon)
@@ -320,6 +323,6 @@ _LAYER_ARGUMENTS = (
 
 
 def _relative_times(frames: tf.Tensor, num_frames: tf.Tensor | None) -> tf.Tensor:
-    """Returns t / N, `(B, T)` float64."""
+    """Returns t / N for t = 1 ... T, `(B, T)` float64, N the number of real frames of each sequence."""
     lengths = tf.reduce_sum(tf.cast(is_frame(frames, num_frames), tf.float64), axis=1, keepdims=True)
     return tf.cast(tf.range(1, tf.shape(frames)[1] + 1), tf.float64) / tf.maximum(lengths, 1)

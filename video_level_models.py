@@ -66,7 +66,7 @@ class LogisticModel(keras.Model):
         self.dense = keras.layers.Dense(num_classes, kernel_regularizer=l2_regulariser(l2_penalty), dtype="float32")
 
     def build(self, vector_shape: Any) -> None:
-        """Creates W `(E, C)` and b `(C,)`, for vectors of `vector_shape` `(B, E)`."""
+        """Creates the kernel W `(E, C)` and the bias b `(C,)`, for vectors of `vector_shape` `(B, E)`."""
         self.dense.build(vector_shape)
 
     def call(self, vector: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> Outputs:
@@ -160,7 +160,11 @@ class MoeModel(keras.Model):
             self.prob_gate = GateLogits(num_classes, remove_diagonal=prob_gating_remove_diag, dtype="float32")
 
     def build(self, vector_shape: Any) -> None:
-        """Creates G `(E, (M + 1) C)`, the experts `(E, M C)`, b `(M C,)` and W for `vector_shape` `(B, E)`."""
+        """Creates the weights for vectors of `vector_shape` `(B, E)`.
+
+        These are the kernels of the gates `(E, (M + 1) C)` and of the experts `(E, M C)`, the experts' bias `(M C,)`,
+        and optionally the kernel of the gate of the probabilities, `(C, C)` or `(E, C)`.
+        """
         gated_shape = vector_shape
         if self.narrow_gates is not None:
             self.narrow_gates.build(vector_shape)

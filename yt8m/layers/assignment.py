@@ -62,7 +62,7 @@ class SoftAssignment(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` and the batch normalisation or a bias `(K,)`."""
+        """Creates the kernel W `(D, K)`, and batch normalisation or a bias `(K,)`."""
         self.projection = NormalisedDense(
             self.cluster_size,
             add_batch_norm=self.add_batch_norm,

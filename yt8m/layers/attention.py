@@ -48,9 +48,9 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Ten
 def _attend_rows(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
-    """Attends in rows `(B * H, T, W)`.
+    """`attend` for tensors `(B * H, T, W)`, with its gradient.
 
-    With upstream gradients g and d_i = g_i . o_i, which is the sum over j of a_ij g_i . v_j:
+    With upstream gradients g and d_i = g_i . o_i, which equals sum_j a_ij g_i . v_j:
 
         to logits: z_ij = a_ij (g_i . v_j - d_i),   to q_i: sum_j z_ij k_j,   to k_j: sum_i z_ij q_i,
         to v_j: sum_i a_ij g_i
@@ -90,7 +90,10 @@ def _blend_gradient(
 
 
 def _in_chunks(work: Callable[..., Rows], rows: Rows, num_results: int) -> Rows:
-    """Applies `work` to a few rows of all tensors at a time, in float32; results have the dtype of the first tensor."""
+    """Applies `work` to slices of all `rows` `(N, ...)` along the first axis, in float32, and concatenates the results.
+
+    `work` returns `num_results` tensors `(n, T, W)`, which are cast to the dtype of the first of the `rows`.
+    """
     count, length = tf.unstack(tf.shape(rows[0])[:2])
     size = tf.maximum(_WEIGHTS_AT_A_TIME // tf.maximum(length * length, 1), 1)
     num_chunks = tf.maximum((count + size - 1) // size, 1)  # a batch of no videos is a chunk of no rows
@@ -167,7 +170,7 @@ class LogitNormalization(keras.layers.Layer):
 
 
 def _logit_variance(queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the variance `(H,)` of q . k over the pairs of all videos and replicas, and their number."""
+    """Returns the variance `(H,)` of q . k over all pairs of real frames on all replicas, and the number of pairs."""
     exists = tf.cast(valid, tf.float32)[:, tf.newaxis, :, tf.newaxis]
     num_frames = tf.reduce_sum(exists, axis=(2, 3))
     query, from_query = _centred(queries, exists, num_frames)
@@ -183,7 +186,7 @@ def _logit_variance(queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor) -> tu
 
 
 def _centred(rows: tf.Tensor, exists: tf.Tensor, num_frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the means `(B, H, W)` of rows that exist, and the sums `(B, H, W, W)` of x x^T of the centred rows x."""
+    """Returns the means `(B, H, W)` of the real rows, and sum_t x x^T `(B, H, W, W)` of the centred rows x."""
     mean = tf.reduce_sum(rows * exists, axis=2) / tf.maximum(num_frames, 1.0)[:, :, tf.newaxis]
     centred = (rows - mean[:, :, tf.newaxis, :]) * exists
     return mean, tf.matmul(centred, centred, transpose_a=True)
@@ -237,7 +240,7 @@ class SelfAttention(keras.layers.Layer):
             self.output_norm = MaskedBatchNormalization(gamma_initializer="zeros", dtype=policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates P `(D, 3 D)` and O `(D, D)`, of which each `(D, D)` block is Glorot-uniform, and b `(D,)`."""
+        """Creates the kernels P `(D, 3 D)` and O `(D, D)`, each `(D, D)` block Glorot-uniform, and a bias b `(D,)`."""
         size = input_shape[-1]
         self.num_heads = num_heads(size, self.head_size)
         glorot = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")

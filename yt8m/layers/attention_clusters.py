@@ -60,7 +60,7 @@ class FrameAttention(keras.layers.Layer):
             self.hidden = NormalisedDense(attention_size, add_batch_norm=False, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` or, for two layers of width A, V `(D, A)`, b `(A,)` and W `(A, K)`."""
+        """Creates the kernel W `(D, K)` or, with a hidden layer of width A, V `(D, A)`, its bias b, and W `(A, K)`."""
         size = input_shape[-1]
         if self.hidden is not None:
             self.hidden.build(input_shape)

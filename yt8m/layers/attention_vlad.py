@@ -106,7 +106,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         self.similarity_norm = MaskedBatchNormalization(dtype=policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates both attention layers, W1 `(D, 4 D)`, b1, W2 `(4 D, K)`, b2, the normalisations and c `(K, D)`."""
+        """Creates the attention layers, dense layers W1 `(D, 4 D)` and W2 `(4 D, K)`, BN, and centres `(K, D)`."""
         size, clusters = input_shape[-1], (*input_shape[:-1], self.cluster_size)
         hidden = (*input_shape[:-1], 4 * size)
         self.widening = keras.layers.Dense(4 * size, activation="relu", dtype=self.dtype_policy)
@@ -133,7 +133,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         return unit_clusters(clusters)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Returns a `(B, T, K)`, 0 for padding, of `frames` `(B, T, D)` float.
+        """Returns the assignment of `frames` `(B, T, D)` float to clusters, `(B, T, K)`, 0 for padding.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.

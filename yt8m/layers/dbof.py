@@ -65,7 +65,7 @@ class DeepBagOfFrames(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` and the normalisations of x `(D,)` and x W `(K,)`, or a bias `(K,)`."""
+        """Creates the kernel W `(D, K)`, and batch normalisation before and after it, or a bias `(K,)`."""
         size = input_shape[-1]
         self.projection = NormalisedDense(
             self.cluster_size, add_batch_norm=self.add_batch_norm, bias_stddev=size**-0.5, dtype=self.dtype_policy
@@ -106,11 +106,11 @@ class SoftBagOfFrames(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of the soft assignment, `(D, K)` and `(K,)`."""
+        """Creates the kernel `(D, K)` of the soft assignment, and batch normalisation or a bias `(K,)`."""
         self.assignment.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K)`, or `(B, 2 K)` with the maximum.
+        """Pools `frames` `(B, T, D)` float to `(B, K)`, or `(B, 2 K)` if `max_pool` is True.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
@@ -146,7 +146,7 @@ class GatedBagOfFrames(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` of the soft assignment, A `(K, D)` and B `(D, K)`, and their normalisations or biases."""
+        """Creates the kernel W `(D, K)` of the assignment and A `(K, D)`, B `(D, K)` of the gate, with BN or biases."""
         self.assignment.build(input_shape)
         self.gate = BottleneckGate(input_shape[-1], self.add_batch_norm, dtype=self.dtype_policy)
         self.gate.build((None, self.cluster_size))
@@ -187,7 +187,7 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)`, or `(D, 2 K)` for `glu`, and the batch normalisation or a bias of that width."""
+        """Creates the kernel W `(D, K)`, or `(D, 2 K)` for `glu`, and batch normalisation or a bias of that width."""
         self.projection = NormalisedDense(
             self.num_projections,
             add_batch_norm=self.add_batch_norm,

@@ -48,7 +48,7 @@ class NormalisedDense(keras.layers.Layer):
         self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, units)` and the batch normalisation or b `(units,)`."""
+        """Creates the kernel W `(D, units)`, and batch normalisation or a bias b `(units,)`."""
         size = input_shape[-1]
         stddev = 1.0 / math.sqrt(size) if self.kernel_stddev is None else self.kernel_stddev
         self.kernel = self.add_weight(

@@ -35,7 +35,7 @@ class KeyedDropout(keras.layers.Layer):
         self.salt = salt
 
     def build(self, input_shape: Any) -> None:
-        """There are no weights."""
+        """Creates nothing: dropout has no weights."""
 
     def call(self, x: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         """Drops features of `x` `(B, ..., E)` float: the same shape and dtype.

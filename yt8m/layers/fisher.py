@@ -62,7 +62,10 @@ class NetFV(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype="float32")
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` of the assignment, w `(K, D)`, c `(K, D)` unless coupled, and v `(K,)` for V0."""
+        """Creates the kernel W `(D, K)` of the assignment, BN or a bias, and the roots w `(K, D)` of the deviations.
+
+        Optional are the centres c `(K, D)`, unless they are coupled to W, and the mixture logits v `(K,)`.
+        """
         self.assignment.build(input_shape)
         self.spread_roots = self._cluster_vectors("spread_roots", input_shape[-1], mean=1.0)
         if not self.couple_weights:
@@ -75,13 +78,13 @@ class NetFV(keras.layers.Layer):
         return self.add_weight(shape=(self.cluster_size, size), initializer=initializer, name=name)
 
     def centres(self) -> tf.Tensor:
-        """Returns c, the cluster centres, `(K, D)` float32."""
+        """Returns the cluster centres, `(K, D)` float32."""
         if self.couple_weights:
             return self.coupling_factor * tf.transpose(self.assignment.projection.kernel)
         return tf.convert_to_tensor(self.own_centres)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, 2 K D)`, or `(B, 2 K D + K)` with V0.
+        """Pools `frames` `(B, T, D)` float to `(B, 2 K D)`, or `(B, 2 K D + K)` if `mixture_gradient` is True.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

@@ -37,7 +37,7 @@ class GateLogits(keras.layers.Layer):
         self.batch_norm = MaskedBatchNormalization(dtype=self.dtype_policy) if add_batch_norm else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, units)` and the batch normalisation or b `(units,)`."""
+        """Creates the kernel W `(D, units)`, and batch normalisation or a bias b `(units,)`."""
         normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(self.units))
         self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer=normal, name="kernel")
         if self.batch_norm is None:
@@ -72,12 +72,12 @@ class ContextGating(keras.layers.Layer):
         self.remove_diagonal = remove_diagonal
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, D)` and the batch normalisation or a bias `(D,)`."""
+        """Creates the gate's kernel W `(D, D)`, and batch normalisation or a bias `(D,)`."""
         self.gate = GateLogits(input_shape[-1], self.add_batch_norm, self.remove_diagonal, dtype=self.dtype_policy)
         self.gate.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` float to y `(B, D)`."""
+        """Returns `x` `(B, D)` float times its gate, `(B, D)`."""
         return x * tf.sigmoid(self.gate(x, training=training))
 
 
@@ -94,13 +94,13 @@ class GatedLinearUnit(ContextGating):
     """
 
     def build(self, input_shape: Any) -> None:
-        """Creates U `(D, D)`, b `(D,)`, W `(D, D)` and the batch normalisation or a bias of the gate."""
+        """Creates U `(D, D)` and b `(D,)` of the linear map, and the gate's kernel W `(D, D)` with BN or a bias."""
         super().build(input_shape)
         self.linear = NormalisedDense(input_shape[-1], add_batch_norm=False, dtype=self.dtype_policy)
         self.linear.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` float to y `(B, D)`."""
+        """Returns the linear map of `x` `(B, D)` float times its gate, `(B, D)`."""
         return self.linear(x) * tf.sigmoid(self.gate(x, training=training))
 
 
@@ -126,7 +126,10 @@ class BottleneckGate(keras.layers.Layer):
         self.add_batch_norm = add_batch_norm
 
     def build(self, input_shape: Any) -> None:
-        """Creates A `(D, units)` and B `(units, D)`, normal with deviation 1 / sqrt(units), and BN or a bias `(D,)`."""
+        """Creates the kernels A `(D, units)` and B `(units, D)`, and batch normalisation or a bias `(D,)`.
+
+        All but the normalisation are initialised from a normal distribution of standard deviation 1 / sqrt(units).
+        """
         stddev, size = 1.0 / math.sqrt(self.units), input_shape[-1]
         normal = keras.initializers.RandomNormal(stddev=stddev)
         self.narrowing = self.add_weight(shape=(size, self.units), initializer=normal, name="narrowing")
@@ -136,7 +139,7 @@ class BottleneckGate(keras.layers.Layer):
         self.widening.build((*input_shape[:-1], self.units))
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` float to g `(B, D)` in [0, 1]."""
+        """Returns the gate of `x` `(B, D)` float, `(B, D)` in [0, 1]."""
         return tf.sigmoid(self.widening(tf.matmul(x, tf.convert_to_tensor(self.narrowing)), training=training))
 
 
@@ -162,13 +165,13 @@ class BottleneckGating(keras.layers.Layer):
         self.ratio = ratio
 
     def build(self, input_shape: Any) -> None:
-        """Creates A `(D, D / ratio)`, B `(D / ratio, D)` and the batch normalisation or a bias `(D,)`."""
+        """Creates the gate's kernels A `(D, D / ratio)` and B `(D / ratio, D)`, and BN or a bias `(D,)`."""
         width = max(1, input_shape[-1] // self.ratio)
         self.gate = BottleneckGate(width, self.add_batch_norm, dtype=self.dtype_policy)
         self.gate.build(input_shape)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` float to y `(B, D)`."""
+        """Returns `x` `(B, D)` float times its gate, `(B, D)`."""
         return x * self.gate(x, training=training)
 
 
@@ -195,7 +198,7 @@ class SqueezeExcitation(keras.layers.Layer):
         self.ratio = ratio
 
     def build(self, input_shape: Any) -> None:
-        """Creates W1 `(D, D / ratio)`, W2 `(D / ratio, D)` and BN or a bias of the hidden layer."""
+        """Creates the gate's kernels W1 `(D, D / ratio)` and W2 `(D / ratio, D)`, and BN or a bias after W1."""
         size = input_shape[-1]
         width = max(1, size // self.ratio)
         self.squeeze = NormalisedDense(
@@ -205,7 +208,7 @@ class SqueezeExcitation(keras.layers.Layer):
         self.excitation = self.add_weight(shape=(width, size), initializer="he_normal", name="excitation")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `x` `(B, D)` float to y `(B, D)`."""
+        """Returns `x` `(B, D)` float times its gate, `(B, D)`."""
         hidden = tf.nn.relu(self.squeeze(x, training=training))
         return x * tf.sigmoid(tf.matmul(hidden, tf.convert_to_tensor(self.excitation)))
 

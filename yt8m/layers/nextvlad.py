@@ -38,7 +38,9 @@ class NeXtVLAD(keras.layers.Layer):
         self.expansion = expansion
 
     def build(self, input_shape: Any) -> None:
-        """Creates W0 `(D, E D)`, A `(E D, G)`, W `(E D, G K)`, c `(K, E D / G)`, all He-normal; b0 = b = 0; both BN.
+        """Creates kernels W0 `(D, E D)`, A `(E D, G)` and W `(E D, G K)`, centres c `(K, E D / G)`, zero biases and BN.
+
+        Kernels and centres are initialised from He's normal distribution.
 
         Raises:
             UserError: if `groups` does not divide E D.
@@ -87,7 +89,7 @@ class NeXtVLAD(keras.layers.Layer):
         return self.descriptor_norm(descriptor, training=training)
 
     def _assign(self, wide: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns a, `(B, T * G, K)`, 0 for padding."""
+        """Returns the weighted assignment of the groups of `wide` `(B, T, E D)` to clusters, `(B, T * G, K)`."""
         count, length = tf.unstack(tf.shape(valid))
         logits = tf.cast(self.assignment(wide, valid=valid, training=training), tf.float32)
         shares = tf.nn.softmax(tf.reshape(logits, (count, length, self.groups, self.cluster_size)))

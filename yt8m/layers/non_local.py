@@ -1,4 +1,4 @@
-"""Non-local VLAD: the clusters of a video attend to each other before they are scaled to unit length."""
+"""Non-local VLAD: self-attention over the clusters of a video before they are scaled to unit length."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ class NonLocalBlock(keras.layers.Layer):
         self.scale = scale
 
     def build(self, input_shape: Any) -> None:
-        """Creates Q, K, G `(D, inner_size)` and O `(inner_size, D)`, normal with deviation 1 / sqrt(number of rows)."""
+        """Creates the kernels Q, K, G `(D, inner_size)` and O `(inner_size, D)`, normal with deviation rows^-1/2."""
         size, inner = input_shape[-1], self.inner_size
         self.query, self.key, self.value = (self._matrix(name, size, inner) for name in ("query", "key", "value"))
         self.output_map = self._matrix("output_map", inner, size)
@@ -48,7 +48,7 @@ class NonLocalBlock(keras.layers.Layer):
         return self.add_weight(shape=(rows, columns), initializer=normal, name=name)
 
     def call(self, tokens: tf.Tensor) -> tf.Tensor:
-        """Maps `tokens` `(B, K, D)` float to y `(B, K, D)` float32."""
+        """Returns `tokens` `(B, K, D)` float plus their self-attention, `(B, K, D)` float32."""
         query, key, value = (
             tf.tensordot(tokens, tf.convert_to_tensor(matrix), axes=1) for matrix in (self.query, self.key, self.value)
         )
@@ -89,7 +89,7 @@ class NonLocalVLAD(keras.layers.Layer):
         self.vlad = kind(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` and c `(K, D)` of the VLAD and the weights of the block, for tokens of width D."""
+        """Creates the weights of the VLAD, kernel `(D, K)` and centres `(K, D)`, and of NonLocalBlock."""
         clusters, size = self.vlad.cluster_size, input_shape[-1]
         inner, scale = (max(1, size // 2), size**-0.5) if self.light else (clusters, 1.0 / clusters)
         self.vlad.build(input_shape)

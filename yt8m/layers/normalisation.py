@@ -180,7 +180,7 @@ def _moments(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf
 
 
 def _weighted_sum(weights: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """`(N,)` times `(N, F)`, as a product of matrices: the rows are read once."""
+    """Returns sum_n weights[n] rows[n], `(F,)`, of `weights` `(N,)` and `rows` `(N, F)`, as one matrix product."""
     return tf.linalg.matvec(rows, weights, transpose_a=True)
 
 
@@ -242,5 +242,5 @@ def _normalise_rows(
 
 
 def _row_means(rows: tf.Tensor) -> tf.Tensor:
-    """`(N, F)` to `(N, 1)`, as a product of matrices."""
+    """Returns the mean of each of the `rows` `(N, F)`, `(N, 1)`, as one matrix product."""
     return tf.linalg.matvec(rows, tf.fill((rows.shape[1],), 1.0 / rows.shape[1]))[:, tf.newaxis]

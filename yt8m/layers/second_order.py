@@ -89,7 +89,7 @@ class TEmbedding(keras.layers.Layer):
         self.whitening = DirectionWhitening(whitening)
 
     def build(self, input_shape: Any) -> None:
-        """Creates c `(K, D)`, W `(D, K)` of the assignment if weighted, and the moving moments of the whitening."""
+        """Creates the centres `(K, D)`, the kernel `(D, K)` of the assignment if weighted, and the moving moments."""
         self.centres = _centres(self, self.cluster_size, input_shape[-1])
         self.whitening.build((None, self.cluster_size, input_shape[-1]))
         if self.assignment is not None:
@@ -158,7 +158,7 @@ class FAEmbedding(keras.layers.Layer):
         self.sum_norm = MaskedBatchNormalization()
 
     def build(self, input_shape: Any) -> None:
-        """Creates the projection `(D, P)`, c `(K, P)`, the assignment `(P, K)`, the moving E `(K, P, P)` and BN."""
+        """Creates kernels of projection `(D, P)` and assignment `(P, K)`, centres `(K, P)`, E `(K, P, P)` and BN."""
         size = self.projected_size
         normal = keras.initializers.RandomNormal(stddev=1.0 / math.sqrt(input_shape[-1]))
         self.projection = self.add_weight(shape=(input_shape[-1], size), initializer=normal, name="projection")

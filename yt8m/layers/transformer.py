@@ -75,7 +75,7 @@ class FeedForward(keras.layers.Layer):
         self.activate = choose(ACTIVATIONS, activation=activation)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W1 `(D, F)` and W2 `(F, D)` from Glorot's uniform distribution, b1 `(F,)` and b2 `(D,)` as zeros."""
+        """Creates kernels W1 `(D, F)` and W2 `(F, D)`, Glorot-uniform, and zero biases b1 `(F,)` and b2 `(D,)`."""
         width = self.feedforward_size or 4 * input_shape[-1]
         self.widening = keras.layers.Dense(width, dtype=self.dtype_policy)
         self.narrowing = keras.layers.Dense(input_shape[-1], dtype=self.dtype_policy)
@@ -83,7 +83,7 @@ class FeedForward(keras.layers.Layer):
         self.narrowing.build((*input_shape[:-1], width))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Maps `x` `(..., D)` float to y `(..., D)`."""
+        """Maps `x` `(..., D)` float to the output of the second dense layer, `(..., D)`."""
         return self.narrowing(self.activate(self.widening(x)))
 
 
@@ -256,7 +256,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.num_positions = num_positions
 
     def build(self, input_shape: Any) -> None:
-        """Creates p `(num_positions, D)` if it is learnt, normal with standard deviation 0.02 as in BERT."""
+        """Creates learnt encodings `(num_positions, D)`, normal with standard deviation 0.02 as in BERT."""
         if self.positions == "learnt":
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.embedding = self.add_weight(
@@ -264,7 +264,7 @@ class PositionEmbedding(keras.layers.Layer):
             )
 
     def call(self, frames: tf.Tensor) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float to y `(B, T, D)`."""
+        """Returns `frames` `(B, T, D)` float plus their positional encodings, `(B, T, D)`."""
         length = tf.shape(frames)[1]
         if self.positions == "none":
             return frames
@@ -327,7 +327,7 @@ class TransformerEncoder(keras.layers.Layer):
         self.scorer = FrameAttention(1, dtype=policy) if pooling == "attention" else None
 
     def build(self, input_shape: Any) -> None:
-        """Creates P `(D, model_size)` and p, then the encodings, layers, LN and w for that width."""
+        """Creates the input projection `(D, model_size)`, and the encodings, encoder layers, LN and pooling weights."""
         if self.entrance is not None:
             self.entrance.build(input_shape)
             input_shape = (*input_shape[:-1], self.entrance.units)
@@ -338,7 +338,7 @@ class TransformerEncoder(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, D)`, or `(B, model_size)`.
+        """Pools `frames` `(B, T, D)` float to `(B, model_size)`, or `(B, D)` if `model_size` is 0.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.

@@ -220,7 +220,7 @@ class DirectionWhitening(keras.layers.Layer):
 
 
 def _direction_square_sums(weights: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
-    """Returns sum_t a[t, k] (x_t - c_k)^2 / |x_t - c_k|^2, feature by feature, as `(B, K, D)`."""
+    """Returns sum_t a[t, k] (x_t - c_k)^2 / |x_t - c_k|^2, elementwise, `(B, K, D)`; arguments as `direction_sums`."""
     scaled = weights / squares
     mass = tf.reduce_sum(scaled, axis=1)[:, :, tf.newaxis]
     sums = weighted_sums(scaled, tf.square(frames)) - 2.0 * centres * weighted_sums(scaled, frames)

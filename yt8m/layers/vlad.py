@@ -52,7 +52,7 @@ class NetRVLAD(keras.layers.Layer):
         self.assignment = SoftAssignment(cluster_size, add_batch_norm, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` of the soft assignment and its batch normalisation or bias."""
+        """Creates the kernel W `(D, K)` of the soft assignment, and batch normalisation or a bias `(K,)`."""
         self.assignment.build(input_shape)
 
     def _cluster_vectors(self, name: str, size: int) -> keras.Variable:
@@ -60,18 +60,23 @@ class NetRVLAD(keras.layers.Layer):
         return self.add_weight(shape=(self.cluster_size, size), initializer=initializer, name=name)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns the weights a `(B, T, K)` of `frames` `(B, T, D)` float in the clusters, 0 for padding.
+        """Returns the soft assignment of `frames` `(B, T, D)` float to clusters, `(B, T, K)`, 0 for padding.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
         return self.assignment(frames, valid, training=training)
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)` of the weights `shares` `(B, T, K)` and `frames` `(B, T, D)`, before any scaling."""
+        """Returns sum_t shares[b, t, k] frames[b, t], `(B, K, D)`.
+
+        Args:
+            shares: `(B, T, K)` float, the soft assignment.
+            frames: `(B, T, D)` float.
+        """
         return weighted_sums(shares, frames)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to y `(B, K * D)`, or to `(B, K, D)` if `flatten` is False.
+        """Pools `frames` `(B, T, D)` float to `(B, K * D)`, or to `(B, K, D)` if `flatten` is False.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. A video without real frames gives zeros.
         """
@@ -93,12 +98,12 @@ class GatedVLAD(NetRVLAD):
     """
 
     def build(self, input_shape: Any) -> None:
-        """Creates W `(D, K)` of the soft assignment, its batch normalisation or bias, and g `(K, D)`."""
+        """Creates the kernel W `(D, K)` of the soft assignment, BN or a bias `(K,)`, and the gates g `(K, D)`."""
         super().build(input_shape)
         self.gates = self._cluster_vectors("gates", input_shape[-1])
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)` of the weights `shares` `(B, T, K)` and `frames` `(B, T, D)`, before any scaling."""
+        """Returns sigmoid(g[k]) * sum_t shares[b, t, k] frames[b, t], `(B, K, D)`, g the trained gates `(K, D)`."""
         return tf.sigmoid(tf.convert_to_tensor(self.gates)) * super().aggregate(shares, frames)
 
 
@@ -133,7 +138,7 @@ class NetVLAD(NetRVLAD):
         self.tied = tied
 
     def build(self, input_shape: Any) -> None:
-        """Creates c `(K, D)` and either alpha `()` or W `(D, K)` of the soft assignment with BN or a bias `(K,)`."""
+        """Creates the centres c `(K, D)`, and alpha `()` or the kernel W `(D, K)` of the assignment, BN or a bias."""
         self.centres = self._cluster_vectors("centres", input_shape[-1])
         if self.tied:
             self.alpha = self.add_weight(shape=(), initializer="ones", name="alpha")
@@ -141,7 +146,7 @@ class NetVLAD(NetRVLAD):
             super().build(input_shape)
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:
-        """Returns the weights a `(B, T, K)` of `frames` `(B, T, D)` float in the clusters, 0 for padding."""
+        """Returns the soft assignment of `frames` `(B, T, D)` float to clusters, `(B, T, K)`, 0 for padding."""
         if not self.tied:
             return super().assign(frames, valid, training)
         centres = tf.convert_to_tensor(self.centres)
@@ -149,6 +154,6 @@ class NetVLAD(NetRVLAD):
         return masked_softmax(self.alpha * (2.0 * products - tf.reduce_sum(tf.square(centres), axis=1)), valid)
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """Returns V `(B, K, D)` by its second form, without a tensor of residuals `(B, T, K, D)`."""
+        """Returns sum_t shares[b, t, k] (frames[b, t] - centres[k]), `(B, K, D)`, without a tensor `(B, T, K, D)`."""
         mass = tf.cast(cluster_mass(shares), frames.dtype)
         return super().aggregate(shares, frames) - mass[:, :, tf.newaxis] * self.centres

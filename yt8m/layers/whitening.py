@@ -43,7 +43,7 @@ class ReverseWhitening(keras.layers.Layer):
         self.initial_scale[whitened] = rgb_standard_deviations()[: whitened.sum()] + WHITENING_EPSILON
 
     def build(self, input_shape: Any) -> None:
-        """Creates the scale, `(D,)` float32."""
+        """Creates the scale of every feature, `(D,)` float32."""
         self.scale = self.add_weight(
             shape=self.initial_scale.shape,
             initializer=lambda shape, dtype: tf.constant(self.initial_scale, dtype, shape),
@@ -51,7 +51,7 @@ class ReverseWhitening(keras.layers.Layer):
         )
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float32 to y `(B, T, D)` float32, 0 where padded.
+        """Returns the shifted and scaled `frames` `(B, T, D)` float32, `(B, T, D)` float32, 0 where padded.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

@@ -64,7 +64,7 @@ class PrecisionRecallAtK(Accumulator):
         yield "class_recall", float(recall[is_present].sum() / num_present)
 
     def per_class(self) -> Mapping[str, np.ndarray]:
-        """Returns `precision` and `recall`, `(C,)` float64 each; 0 / 0 is 0."""
+        """Returns `precision` and `recall` of each class, `(C,)` float64 each; 0 / 0 is 0."""
         found = self._found
         return {
             "precision": found / np.maximum(self._predicted, 1),

@@ -124,7 +124,7 @@ class LateFusionModel(SampledModel):
         return self.fuse(self.describe(frames, valid, random_key, training), random_key, training)
 
     def describe(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> list[Any]:
-        """Returns the descriptor `(B, E)` of each feature, E its own, the outputs of the pooling layers.
+        """Returns the output of each feature's pooling layer, `(B, E)` float, with a width E per feature.
 
         Args:
             frames: `(B, T, D)` float.
@@ -149,7 +149,7 @@ class LateFusionModel(SampledModel):
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
     def fuse(self, descriptors: list[tf.Tensor], random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Concatenates `descriptors` `(B, E)`, E per feature, and maps them to gate(h), `(B, hidden_size)`.
+        """Maps the concatenated `descriptors`, each `(B, E)` float, to the gated hidden layer, `(B, hidden_size)`.
 
         `random_key` `(B,)` int64 is each video's source of randomness, for dropout.
         """

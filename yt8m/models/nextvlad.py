@@ -66,7 +66,7 @@ class NeXtVLADTrunk(keras.layers.Layer):
         self.gate = SqueezeExcitation(ratio=gating_ratio, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of every NeXtVLAD, H `(sum of descriptor sizes, hidden_size)`, BN, W1 and W2."""
+        """Creates the weights of every NeXtVLAD, of the hidden layer and of the gate, for frames of width D."""
         size = 0
         for pool, width in zip(self.pools, self.spec.feature_sizes, strict=True):
             pool.build((*input_shape[:-1], width))
@@ -238,7 +238,7 @@ class MixNeXtVLADModel(NeXtVLADBase):
         return outputs
 
     def _distillation(self, logits: tf.Tensor, branch_logits: tf.Tensor) -> tf.Tensor:
-        """Returns sum_m KL(softmax(z / tau) || softmax(z_m / tau)), `(B,)`, in nats."""
+        """Returns sum_m KL(softmax(logits / tau) || softmax(branch_logits[m] / tau)), `(B,)`, in nats."""
         blend = tf.stop_gradient(logits) if self.fixed_teacher else logits
         teacher = tf.nn.log_softmax(blend / self.temperature)[:, tf.newaxis, :]
         student = tf.nn.log_softmax(branch_logits / self.temperature)

@@ -35,7 +35,7 @@ class Solved(NamedTuple):
 
 
 class _Derivatives(NamedTuple):
-    """Of the loss with respect to the fields of a problem, in the order in which it is differentiated."""
+    """The derivatives of the loss L with respect to the fields of a `Problem`, each of the shape of its field."""
 
     frames: tf.Tensor
     targets: tf.Tensor
@@ -91,7 +91,10 @@ def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
 
 
 def _first_derivatives(solved: Solved, upstream: tf.Tensor, gradient: GradientName) -> _Derivatives:
-    """The derivatives for `upstream` = dL/du `(B, D)`. Its NaN stay NaN for frames and never reach the padding."""
+    """Returns the derivatives of the loss L for `upstream` = dL/du `(B, D)`.
+
+    A sequence with NaN in `upstream` has NaN derivatives, but those of its padding are 0.
+    """
     given = solved.given
     is_known = solved.is_usable & tf.reduce_all(tf.math.is_finite(upstream), axis=-1)
 
@@ -140,12 +143,12 @@ def _rank_two(a: tf.Tensor, x: tf.Tensor, b: tf.Tensor, y: tf.Tensor) -> tf.Tens
 
 
 class _Active(NamedTuple):
-    """What H is made of, in one precision: H = I + c * sum over active v_t v_t^T.
+    """The parts of the Hessian H = I + c * sum over active frames of v_t v_t^T, in one dtype.
 
     Attributes:
-        problem: frames and c.
-        signs: `(B, T)`, not 0 for active frames.
-        factor: `(B, T, T)` of the solver, or None.
+        problem: the problem, whose frames v and c are used.
+        signs: `(B, T)` float, not 0 for active frames.
+        factor: `(B, T, T)`, the solver's Cholesky factor, or None to compute it.
     """
 
     problem: Problem
@@ -158,7 +161,10 @@ _HessianSolve = Callable[[_Active, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _solve_hessian(solved: Solved, upstream: tf.Tensor, hessian_solve: _HessianSolve) -> tuple[tf.Tensor, tf.Tensor]:
-    """Each sequence in the precision in which it was solved; the result in the dtype of `upstream`."""
+    """Applies `hessian_solve` to each sequence in the precision in which it was solved.
+
+    Returns z = H^-1 g `(B, D)` for g = `upstream` `(B, D)`, and z.v_t `(B, T)`, of the dtype of `upstream`.
+    """
     signs, is_wide = solved.solution.signs, solved.precision.is_wide
 
     def solve_in(dtype: tf.DType, problem: Problem, factor: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -178,7 +184,7 @@ def _solve_hessian(solved: Solved, upstream: tf.Tensor, hessian_solve: _HessianS
 
 
 def _exact(active: _Active, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """H^-1 g through the T x T factor of the solver (Woodbury): it costs no more than the diagonal approximation."""
+    """Returns z = H^-1 g and z.v_t for g = `upstream`, by the solver's T x T factor (Woodbury identity)."""
     problem, factor = active.problem, active.factor
     if factor is None:
         factor = factorised(regression_system(problem.frames, problem.c), active.signs)
@@ -189,7 +195,7 @@ def _exact(active: _Active, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _diagonal(active: _Active, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """g divided by the diagonal of H."""
+    """Returns z = g / diag(H) and z.v_t for g = `upstream`."""
     problem = active.problem
     is_active = tf.cast(active.signs != 0, upstream.dtype)
     sum_of_squares = tf.linalg.matvec(tf.square(problem.frames), is_active, transpose_a=True)
@@ -197,7 +203,7 @@ def _diagonal(active: _Active, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
 
 def _sherman_morrison(active: _Active, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """H^-1 = (... (I + c v_1 v_1^T) + ... + c v_T v_T^T)^-1, a `(B, D, D)` matrix updated frame by frame."""
+    """Returns z = H^-1 g and z.v_t for g = `upstream`, with H^-1 `(B, D, D)` by one rank-one update per frame."""
     scaled = tf.sqrt(active.problem.c)[:, tf.newaxis, tf.newaxis] * active.problem.frames
     updates = tf.transpose(tf.where(active.signs[..., tf.newaxis] != 0, scaled, 0), [1, 0, 2])
     # One more frame, of zeros, changes nothing; without any, XLA would refuse to read from an empty list.
@@ -231,7 +237,7 @@ def _second_derivatives(
     upstream: tf.Tensor,
     second_upstreams: tuple[tf.Tensor, ...],
 ) -> list[tf.Tensor]:
-    """Differentiates the first derivatives, written as a closed form of the problem on its final active set."""
+    """Differentiates the first derivatives by automatic differentiation of their closed form on the active set."""
     sources = [given.frames, given.targets, given.c, given.epsilon, upstream]
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -246,7 +252,7 @@ def _second_derivatives(
 
 
 def _closed_form_derivatives(problem: Problem, signs: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
-    """The exact derivatives once more, in operations that can be differentiated again, in float64."""
+    """Returns the exact first derivatives in float64, computed by operations that TensorFlow can differentiate."""
     is_active, c = signs != 0, problem.c[:, tf.newaxis]
     factor = factorised(regression_system(problem.frames, problem.c), signs)
     right = tf.where(is_active, problem.targets - signs * problem.epsilon[:, tf.newaxis], 0)

@@ -47,9 +47,10 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
 
 
 def _running_sum(frames: tf.Tensor) -> tf.Tensor:
-    """Sums over time, as products with triangles of ones: three times as fast on a CPU as `tf.cumsum`.
+    """Returns the cumulative sum of `frames` `(B, T, D)` over time, `(B, T, D)`.
 
-    Each block of frames is summed on its own, then the totals of all earlier blocks are added.
+    Blocks of 20 frames are multiplied by a triangular matrix of ones, then the totals of all earlier blocks are added:
+    three times as fast on a CPU as `tf.cumsum`.
     """
     batch, longest, size = tf.unstack(tf.shape(frames))
     num_blocks = (longest + _FRAMES_PER_BLOCK - 1) // _FRAMES_PER_BLOCK

@@ -61,14 +61,14 @@ class Solution(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """An iterate: alpha of u = sum alpha_t v_t, and the residuals y_t - u.v_t. Both `(B, T)`."""
+    """An iterate of the solver: alpha of u = sum alpha_t v_t, and the residuals y_t - u.v_t, `(B, T)` float each."""
 
     alpha: tf.Tensor
     residual: tf.Tensor
 
 
 class _Step(NamedTuple):
-    """A point, signs for the frames, the solution of their linear system, and the signs that this one asks for."""
+    """The state of the solver: `target` solves the linear system for `signs`, and `wanted` are the signs it implies."""
 
     point: _Point
     signs: tf.Tensor
@@ -154,14 +154,20 @@ def _newton_step(problem: Problem, system: tf.Tensor, point: _Point, signs: tf.T
 
 
 def _rounding_of_residuals(problem: Problem, system: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """Of y_t - sum v_t.v_j alpha_j, `(B, T)`: its terms round independently of each other."""
+    """Returns an estimate of the rounding errors of the residuals y_t - sum_j v_t.v_j alpha_j, `(B, T)`.
+
+    The errors of the terms are taken as independent, so they add up in squares.
+    """
     lengths = tf.sqrt(tf.linalg.diag_part(system))
     size = tf.abs(problem.targets) + lengths * tf.norm(lengths * alpha, axis=-1, keepdims=True)
     return _ROUNDINGS_ON_THE_RIM * np.finfo(alpha.dtype.as_numpy_dtype).eps / 2 * size
 
 
 def _wanted_signs(problem: Problem, signs: tf.Tensor, target: _Point, rim: tf.Tensor) -> tf.Tensor:
-    """An active frame is judged by its alpha: recomputed as |residual| - epsilon that would drown in rounding."""
+    """Returns the signs `(B, T)` that follow from `target`: from alpha for active frames, from the residual for others.
+
+    alpha / c equals |residual| - epsilon, but is more exact than a recomputed residual.
+    """
     outward = signs * target.alpha
     is_across = outward < -2 * (problem.c * problem.epsilon)[:, tf.newaxis]
     judged = tf.where(outward > 0, signs, tf.where(is_across, -signs, 0))
@@ -171,10 +177,10 @@ def _wanted_signs(problem: Problem, signs: tf.Tensor, target: _Point, rim: tf.Te
 
 
 def _line_search(problem: Problem, step: _Step) -> tuple[_Point, tf.Tensor]:
-    """Goes from the point towards the target for as long as the objective falls; sequences at rest stay at rest.
+    """Minimises the objective on the segment from `step.point` to `step.target`; returns the point and its signs.
 
-    A target whose slope rounding cannot tell from 0 is taken in full, with the signs that it wants: they are judged by
-    its alpha, and would drown in rounding if they were read off recomputed residuals.
+    Converged sequences stay at their target. So do those whose slope at the target cannot be distinguished from 0 in
+    the given precision: they keep `step.wanted`, which is more exact than signs from recomputed residuals.
     """
     start, target = step.point, step.target
     d = target.alpha - start.alpha
@@ -193,7 +199,7 @@ def _line_search(problem: Problem, step: _Step) -> tuple[_Point, tf.Tensor]:
 
 
 class _Way(NamedTuple):
-    """The points with alpha / c = p + h d and residual r - h q, for step lengths 0 <= h <= 1."""
+    """A segment of iterates: alpha / c = p + h d and residuals r - h q `(B, T)`, for step lengths 0 <= h <= 1."""
 
     p: tf.Tensor
     d: tf.Tensor
@@ -203,7 +209,10 @@ class _Way(NamedTuple):
 
 
 def _corners(way: _Way) -> tf.Tensor:
-    """Returns `(B, 2 + 2 T)` step lengths: 0, 1, and those at which a frame enters or leaves its tube, if between."""
+    """Returns the step lengths `(B, 2 + 2 T)` at which the slope has a kink: where a frame enters or leaves the tube.
+
+    0 and 1 come first; lengths outside [0, 1] are clipped.
+    """
     r, q = way.r, way.q
     ends = tf.tile(tf.constant([[0.0, 1.0]], r.dtype), [tf.shape(r)[0], 1])
     corners = [tf.math.divide_no_nan(r - way.epsilon, q), tf.math.divide_no_nan(r + way.epsilon, q)]
@@ -211,9 +220,11 @@ def _corners(way: _Way) -> tf.Tensor:
 
 
 def _slopes(way: _Way, lengths: tf.Tensor) -> tf.Tensor:
-    """Returns the slope of the objective (over c) at each step length h: increasing in h, straight between corners.
+    """Returns the derivative by h of the objective / c at each of the step lengths h `(B, L)`: `(B, L)`.
 
-    slope(h) = sum q_t (p_t + h d_t - psi(r_t - h q_t)),    psi(r) = sign(r) max(0, |r| - epsilon)
+    It increases with h and is linear between the step lengths of `_corners`:
+
+        slope(h) = sum q_t (p_t + h d_t - psi(r_t - h q_t)),    psi(r) = sign(r) max(0, |r| - epsilon)
     """
     h = lengths[:, :, tf.newaxis]
     p, d, r, q = (x[:, tf.newaxis, :] for x in (way.p, way.d, way.r, way.q))
@@ -223,7 +234,7 @@ def _slopes(way: _Way, lengths: tf.Tensor) -> tf.Tensor:
 
 
 def _zero_of_slope(lengths: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
-    """Returns where the line between the last corner of negative slope and the first of another one meets 0, `(B,)`.
+    """Returns the step length of slope 0, `(B,)`, by linear interpolation between the corners around it.
 
     The result is meaningless for sequences whose slopes all have one sign.
     """
@@ -250,7 +261,10 @@ def _solution(problem: Problem, step: _Step, iterations: tf.Tensor) -> Solution:
 
 
 def _duality_gap(problem: Problem, point: _Point) -> tf.Tensor:
-    """Primal minus dual objective as a sum of one non-negative term per frame (Fenchel-Young), free of cancellation."""
+    """Returns primal minus dual objective, `(B,)`, as a sum of one non-negative term per frame (Fenchel-Young).
+
+    So it is exact to rounding, where the difference of the two objectives would cancel.
+    """
     c, epsilon = problem.c[:, tf.newaxis], problem.epsilon[:, tf.newaxis]
     outside = tf.nn.relu(tf.abs(point.residual) - epsilon)
     slack = epsilon + outside - tf.sign(point.alpha) * point.residual
