@@ -120,7 +120,7 @@ def rank_pool(
 
 
 def _check_numbers(c: float | tf.Tensor, epsilon: float | tf.Tensor) -> None:
-    """Checks Python numbers; tensors are not checked, because their out-of-range elements give NaN."""
+    """Checks that c > 0 and epsilon >= 0 if they are Python numbers; in a tensor, elements out of range give NaN."""
     if isinstance(c, int | float):
         check_positive(c=c)
     if isinstance(epsilon, int | float):
@@ -134,7 +134,7 @@ def _stated_problem(
     epsilon: float | tf.Tensor,
     targets: tf.Tensor | None,
 ) -> Problem:
-    """Broadcasts the arguments to the shapes of a `Problem`; targets, c and epsilon become float64."""
+    """Checks the frames and broadcasts the arguments of `rank_pool`; targets, c and epsilon become float64."""
     if frames.shape.rank != 3 or not frames.dtype.is_floating:
         raise UserError(f"frames have shape {frames.shape} and dtype {frames.dtype.name}: expected float (B, T, D).")
     batch, longest = tf.shape(frames)[0], tf.shape(frames)[1]

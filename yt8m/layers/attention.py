@@ -252,7 +252,7 @@ class SelfAttention(keras.layers.Layer):
             self.output_norm.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+        """Applies self-attention to `frames` `(B, T, D)` float: the same shape and dtype.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

@@ -115,7 +115,7 @@ class AttentionClusters(keras.layers.Layer):
             self.beta = self.add_weight(shape=shape, initializer=keras.initializers.Constant(0.01), name="beta")
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+        """Pools `frames` `(B, T, D)` float to `(B, K D)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         A video without real frames gives zeros.

@@ -54,7 +54,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+        """Pools `frames` `(B, T, D)` float to `(B, K D)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.
@@ -121,7 +121,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+        """Pools `frames` `(B, T, D)` float to `(B, K D)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.

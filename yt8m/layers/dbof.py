@@ -152,7 +152,7 @@ class GatedBagOfFrames(keras.layers.Layer):
         self.gate.build((None, self.cluster_size))
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K)`.
+        """Pools `frames` `(B, T, D)` float to `(B, K)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
@@ -197,7 +197,7 @@ class MeanAndMaxBagOfFrames(keras.layers.Layer):
         self.projection.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, 2 K)`.
+        """Pools `frames` `(B, T, D)` float to `(B, 2 K)`, the mean and the maximum of K projections.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

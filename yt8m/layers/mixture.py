@@ -85,7 +85,7 @@ def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gr
 
 
 def _exponentials(terms: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Returns the largest term, exp(term - largest) for each, and their sum, which is at least 1."""
+    """Returns the elementwise maximum of `terms`, exp(term - maximum) of each, and the sum of these, at least 1."""
     largest = reduce(tf.maximum, terms)
     parts = [tf.exp(term - largest) for term in terms]
     return largest, parts, tf.add_n(parts)

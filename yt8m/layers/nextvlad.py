@@ -73,7 +73,7 @@ class NeXtVLAD(keras.layers.Layer):
         return layer
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K E D / G)`.
+        """Pools `frames` `(B, T, D)` float, widened E-fold in G groups, to `(B, K E D / G)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

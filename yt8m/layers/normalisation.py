@@ -151,7 +151,7 @@ def _normalise_by_batch(
         epsilon: added to the variance.
 
     Returns:
-        The rows of x normalised, the mean and the variance `(F,)`, and n.
+        The normalised rows `(N, F)`, the mean `(F,)`, the variance `(F,)` and n `()`, all float32.
     """
     mean, variance, count = _moments(x, weights)
     inverse = tf.math.rsqrt(variance + epsilon)
@@ -221,7 +221,7 @@ class LayerNormalization(keras.layers.Layer):
 def _normalise_rows(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
-    """Layer-normalises rows `(N, F)`; only x is kept in memory for the gradient.
+    """Layer-normalises the rows of `x` `(N, F)` float32; only x is kept in memory for the gradient.
 
     With z = (x - mean) / sqrt(variance + epsilon), upstream gradients g, h = gamma * g and means over a row's features:
 

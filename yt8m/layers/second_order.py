@@ -96,7 +96,7 @@ class TEmbedding(keras.layers.Layer):
             self.assignment.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K D)`.
+        """Pools `frames` `(B, T, D)` float to `(B, K D)` for K clusters.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         A video without real frames gives zeros.

@@ -127,7 +127,7 @@ class EncoderBlock(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+        """Applies the encoder layer to `frames` `(B, T, D)` float: the same shape and dtype.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.
@@ -170,7 +170,7 @@ class NormalisedAttention(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+        """Applies self-attention and both normalisations to `frames` `(B, T, D)` float: the same shape and dtype.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.
@@ -192,7 +192,8 @@ class NormalisedBlock(keras.layers.Layer):
     Raises:
         UserError: if `head_size` is below 1, or `dropout` is outside [0, 1).
 
-    Source: Kmiec, Bae & An 2018. Their code adds a and normalises a second time, and has a second relu, after W2.
+    Source: Kmiec, Bae & An 2018, "Learnable pooling methods for video classification". Their code adds a and normalises
+    a second time, and has a second relu, after the second dense layer of FeedForward.
     """
 
     def __init__(self, head_size: int, dropout: float, salt: str, **kwargs: Any):
@@ -209,7 +210,7 @@ class NormalisedBlock(keras.layers.Layer):
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
-        """Maps `frames` `(B, T, D)` float to `(B, T, D)`.
+        """Applies the encoder layer to `frames` `(B, T, D)` float: the same shape and dtype.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
         source of randomness, for dropout.

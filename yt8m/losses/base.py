@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# (labels, outputs, label_weights) -> (B,)
+# (labels (B, C), outputs of the model, label_weights (B, C) or None) -> (B,)
 Loss = Callable[[tf.Tensor, Mapping[str, Any], tf.Tensor | None], tf.Tensor]
 
 _SMALLEST_PROBABILITY = 1e-7
@@ -47,7 +47,11 @@ def sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Te
 
 
 def weighted_sum(losses: Sequence[tuple[float, Loss]]) -> Loss:
-    """Returns the loss function sum_i weight_i * loss_i of the pairs (weight_i, loss_i)."""
+    """Returns the loss function `(labels, outputs, label_weights) -> (B,)`, the sum of weight * loss over all pairs.
+
+    Args:
+        losses: the pairs (weight, loss function).
+    """
 
     def total(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None) -> tf.Tensor:
         return tf.add_n([weight * loss(labels, outputs, label_weights) for weight, loss in losses])

@@ -211,5 +211,5 @@ def batch_metrics(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _sum_by_denominator(numerators: np.ndarray) -> float:
-    """Returns sum_n numerators[n] / n, n >= 1."""
+    """Returns the sum over n >= 1 of numerators[n] / n."""
     return float(np.sum(numerators[1:] / np.arange(1, len(numerators))))

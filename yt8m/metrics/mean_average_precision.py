@@ -147,7 +147,7 @@ class MeanAveragePrecision:
         return float(precisions.sum() / num_positives) if num_positives else 0.0
 
     def precision_recall_curves(self, num_thresholds: int) -> PrecisionRecallCurves:
-        """Returns the precision-recall curves of all classes; predictions outside a video's k best count as 0.
+        """Returns the precision-recall curves of all classes over the pairs added; other predictions count as 0.
 
         Args:
             num_thresholds: the number of thresholds, equally spaced in [0, 1].

@@ -91,19 +91,20 @@ class NeXtVLADTrunk(keras.layers.Layer):
 
 @hyper_parameters(defaults={"classifier": "LogisticModel", "unit_frames": False}, flags={"hidden_size": "hidden_size"})
 class NeXtVLADBase(SampledModel):
-    """Base class of the NeXtVLAD models: reversed whitening of the frames, equal trunks, a logistic classifier.
+    """Base class of the NeXtVLAD models: reversed whitening of the frames, and a logistic classifier by default.
 
         x = (stored - shift) * scale
 
     where scale starts as the reversal of the PCA whitening and is trained. By default frames are not scaled to unit
-    length. The authors' penalty is classifier.l2_penalty=1e-5.
+    length. A subclass pools the frames by one or more trunks: a NeXtVLADTrunk is one NeXtVLAD per feature, a hidden
+    layer and a gate. The authors' penalty is classifier.l2_penalty=1e-5.
 
     Args:
         spec: the features' names and sizes, and the number of classes.
         cluster_size: the number of clusters of the widest feature; half of it for others, at least 1.
         groups: the number of groups of the widest feature; half of it for others, at least 1.
         expansion: the factor by which frames are widened before they are split into groups.
-        hidden_size: the width of the hidden layer of a trunk.
+        hidden_size: the width of the hidden layer.
         gating_ratio: `hidden_size` divided by the width of the hidden layer of the gate.
         dropout: the dropout rate of the concatenated descriptors, in [0, 1).
         unit_frames: whether frames are scaled to unit length after their whitening is reversed.
@@ -216,7 +217,7 @@ class MixNeXtVLADModel(NeXtVLADBase):
     def pool(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> list[tf.Tensor]:
-        """Pools `frames` `(B, T, D)` by the trunk of each branch to `(B, hidden_size)`."""
+        """Pools `frames` `(B, T, D)` once per branch and returns the hidden layers, `(B, hidden_size)` each."""
         return [trunk(frames, valid, random_key=random_key, training=training) for trunk in self.trunks]
 
     def classify(

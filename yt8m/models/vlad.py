@@ -50,8 +50,8 @@ class NetVLADModelLF(VLADModel):
     Raises:
         UserError: if more than one of `lightvlad`, `vlagd` and `tied` is True.
 
-    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetVLADModelLF, which reads dimred and does not
-    use it.
+    Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetVLADModelLF, where the
+    flag netvlad_dimred has no effect.
     """
 
     def __init__(

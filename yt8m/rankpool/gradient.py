@@ -91,9 +91,10 @@ def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
 
 
 def _first_derivatives(solved: Solved, upstream: tf.Tensor, gradient: GradientName) -> _Derivatives:
-    """Returns the derivatives of the loss L for `upstream` = dL/du `(B, D)`.
+    """Returns the derivatives of the loss L by frames, targets, c and epsilon, from `upstream` = dL/du `(B, D)`.
 
-    A sequence with NaN in `upstream` has NaN derivatives, but those of its padding are 0.
+    They can be differentiated again, unless `gradient` is `diagonal`. A sequence with NaN in `upstream` has NaN
+    derivatives, but those by its padding are 0.
     """
     given = solved.given
     is_known = solved.is_usable & tf.reduce_all(tf.math.is_finite(upstream), axis=-1)
@@ -138,7 +139,7 @@ def _derivatives_of_solution(
 
 
 def _rank_two(a: tf.Tensor, x: tf.Tensor, b: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Returns a x^T + b y^T, `(B, T, D)`, as one product: one pass over the largest tensor of all."""
+    """Returns a x^T + b y^T, `(B, T, D)`, of a and b `(B, T)`, x and y `(B, D)`, as one matrix product."""
     return tf.matmul(tf.stack([a, b], axis=2), tf.stack([x, y], axis=1))
 
 
