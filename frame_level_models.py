@@ -196,7 +196,10 @@ class SequencePoolModel(FrameLevelModel):
         raise NotImplementedError
 
     def _prepared(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Applies running mean, square root and unit length, each if configured, to `frames` `(B, T, D)`."""
+        """Applies running mean, signed square root and unit length, each if configured, to `frames` `(B, T, D)`.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames.
+        """
         if self.takes_running_mean:
             frames = running_mean(frames, _num_frames(valid))
         if self.takes_frame_sqrt:

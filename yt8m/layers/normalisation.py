@@ -57,7 +57,7 @@ class MaskedBatchNormalization(keras.layers.Layer):
     Raises:
         UserError: if `momentum` is outside [0, 1), `epsilon` is below 0, or another initialiser is given.
 
-    Source: Ioffe & Szegedy 2015; momentum and epsilon of slim.batch_norm; the warm-up is that of
+    Source: Ioffe & Szegedy 2015, "Batch normalization"; momentum and epsilon of slim.batch_norm; the warm-up is that of
     tf.train.ExponentialMovingAverage(num_updates), without its bias towards the initial value.
     """
 

@@ -191,7 +191,7 @@ def metrics_of_matrix(
 
 
 def batch_metrics(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns `hit_at_one`, `perr` and `gap` of one batch, in [0, 1], for the training log.
+    """Returns `hit_at_one`, `perr` and `gap` of one batch, as EvaluationMetrics defines them, for the training log.
 
     All are 0 for a batch without videos, and NaN if a prediction is not finite: the training loop decides whether to
     stop.
