@@ -216,7 +216,7 @@ def build_evaluator(
     Args:
         config: the run.
         strategy: where the replicas are.
-        model: the model.
+        model: the run's model, whose current weights are evaluated.
         data: the evaluation shards.
         metrics: the settings of each group of metrics, by name.
         top_k: predictions per video that count.

@@ -53,7 +53,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes the best classes of every video as a submission."""
+    """Writes the best classes of every video as a submission.
+
+    Raises:
+        UserError: if `--output_file` is missing, or the run, a shard or an output cannot be used.
+    """
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
     with _run_directory(values) as train_dir:

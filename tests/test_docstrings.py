@@ -37,9 +37,12 @@ class Documented:
     owner: ast.ClassDef | None = None
 
     @property
+    def name(self) -> str:
+        return f"{self.owner.name}.{self.node.name}" if self.owner else self.node.name
+
+    @property
     def place(self) -> str:
-        name = f"{self.owner.name}.{self.node.name}" if self.owner else self.node.name
-        return f"{self.path.relative_to(ROOT)}:{self.node.lineno} {name}"
+        return f"{self.path.relative_to(ROOT)}:{self.node.lineno} {self.name}"
 
     @property
     def text(self) -> str:
@@ -96,13 +99,19 @@ def parameters(function: Function) -> list[ast.arg]:
 
 
 def own_nodes(function: Function) -> Iterator[ast.AST]:
-    """Yields what a function does itself, not what the functions inside it do when they are called."""
+    """Yields what a function does itself: not what functions inside it do later, nor what it tries and catches."""
     left: list[ast.AST] = list(function.body)
     while left:
         node = left.pop()
         yield node
-        if not isinstance(node, Function | ast.Lambda):
+        if isinstance(node, ast.Try) and any(catches_user_errors(handler) for handler in node.handlers):
+            left += [*node.handlers, *node.orelse, *node.finalbody]
+        elif not isinstance(node, Function | ast.Lambda):
             left += ast.iter_child_nodes(node)
+
+
+def catches_user_errors(handler: ast.ExceptHandler) -> bool:
+    return handler.type is not None and any(name in ast.unparse(handler.type) for name in _ERRORS)
 
 
 def no_docstring(item: Documented) -> list[str]:
@@ -200,3 +209,80 @@ RULES: tuple[Callable[[Documented], list[str]], ...] = (
 def test_every_docstring_of_the_product(rule: Callable[[Documented], list[str]]) -> None:
     faults = [f"{item.place} {fault}" for item in product() for fault in rule(item)]
     assert not faults, "\n" + "\n".join(faults)
+
+
+GOOD = '''
+import numpy as np
+import tensorflow as tf
+from yt8m.arguments import check_at_least
+from yt8m.errors import UserError
+
+class Pool:
+    """Pools frames.
+
+    Args:
+        cluster_size: the number of clusters, K.
+
+    Raises:
+        UserError: if `cluster_size` is below 1.
+    """
+
+    def __init__(self, cluster_size: int, **kwargs):
+        check_at_least(1, cluster_size=cluster_size)
+
+    def call(self, frames: tf.Tensor, valid: tf.Tensor | None) -> tf.Tensor:
+        """Maps `frames` `(B, T, D)` to `(B, D)`; `valid` `(B, T)` bool is the padding mask."""
+        return pool(frames)
+
+def best(video: str) -> np.ndarray:
+    """Returns the scores of a video, `(C,)` float."""
+    return read(video)
+
+def scores(values: np.ndarray, top_k: int) -> np.ndarray:
+    """Returns the best scores, `(B, top_k)`.
+
+    Args:
+        values: `(B, C)` float.
+        top_k: the number of classes per video.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    try:
+        raise UserError("caught below")
+    except UserError:
+        raise ValueError("none")
+'''
+
+
+@pytest.mark.parametrize(
+    ("rule", "said", "unsaid", "fault"),
+    [
+        (no_docstring, '    """Maps', '    # """Maps', "Pool.call has no docstring"),
+        (tensors_without_shape, "`valid` `(B, T)` bool", "`valid`", "Pool.call does not say the shape of valid"),
+        (tensors_without_shape, "values: `(B, C)` float.", "values: all.", "scores does not say the shape of values"),
+        (results_without_shape, "a video, `(C,)` float.", "a video.", "best does not say the shape of its result"),
+        (raises_unsaid, "    Raises:\n        ValueError: if there are none.\n", "", "scores raises ValueError"),
+        (arguments_without_entry, "        cluster_size: the number of clusters, K.\n", "", "Pool has no entry for"),
+        (arguments_without_entry, "        top_k: the number of classes per video.\n", "", "scores has no entry for"),
+        (empty_entries, "top_k: the number of classes per video.", "top_k: the top k.", "scores top_k: 'the top k.'"),
+        (
+            empty_entries,
+            "cluster_size: the number of clusters, K.",
+            "cluster_size: see `Other`.",
+            "Pool cluster_size: ''",
+        ),
+    ],
+)
+def test_a_docstring_that_does_not_say_it(
+    tmp_path: Path, rule: Callable[[Documented], list[str]], said: str, unsaid: str, fault: str
+) -> None:
+    def faults(text: str) -> list[str]:
+        path = tmp_path / f"{len(text)}.py"
+        path.write_text(text)
+        return [f"{item.name} {found}" for item in documented(path) for found in rule(item)]
+
+    assert said in GOOD
+    assert not faults(GOOD)
+    (found,) = faults(GOOD.replace(said, unsaid))
+    assert found.startswith(fault)

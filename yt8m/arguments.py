@@ -20,6 +20,9 @@ def typed_as(prefix: str) -> Iterator[None]:
 
     Args:
         prefix: what the user typed before the argument's own name: `--hparams=`, `classifier.`
+
+    Raises:
+        ArgumentError: that of the block, with `prefix` before its message.
     """
     try:
         yield

@@ -27,7 +27,7 @@ class HyperParameter:
     """A setting of something registered.
 
     Attributes:
-        name: its name.
+        name: the constructor's argument.
         default: its value where none is given.
         kind: its type as the signature has it: `int`, `str | None`.
         text: what the docstring says of it.

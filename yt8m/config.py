@@ -26,6 +26,9 @@ class ModelConfig:
         hparams: every hyper-parameter of the constructor with its value, defaults included, so that a later change of a
             default leaves old runs as they were.
         precision: the type that layers compute in; weights and outputs are float32 always.
+
+    Raises:
+        UserError: if `precision` is none of PRECISIONS.
     """
 
     name: str = "LogisticModel"
@@ -84,13 +87,16 @@ class OptimizationConfig:
         base_learning_rate: the rate before any decay.
         learning_rate_schedule: `staircase` multiplies it by `learning_rate_decay` every `learning_rate_decay_examples`
             examples; `cosine` lets it fall to 0 at the end of the run along half a cosine.
-        learning_rate_decay: see above.
-        learning_rate_decay_examples: see above.
+        learning_rate_decay: the factor of one `staircase` decay.
+        learning_rate_decay_examples: the number of training examples between two `staircase` decays.
         learning_rate_warmup: the share of the run in which the rate climbs from 0, whatever the schedule.
         clip_gradient_norm: largest L2 norm of the gradient of one variable; 0 does not clip.
         class_prior_examples: how many training examples the class prior is taken from at which the output biases start;
             0 leaves the biases at zero.
         weights_halflife: half-life in steps of an average of the weights, which is evaluated in their place; 0: none.
+
+    Raises:
+        UserError: if a number is out of range, or the schedule is neither of the two.
     """
 
     regularization_penalty: float = 1.0
@@ -128,6 +134,9 @@ class TrainingConfig:
         seed: decides initial weights, order, sampled frames and dropout.
         num_readers: shards that are read side by side.
         on_bad_record: `error` stops at a damaged record, `skip` counts it and goes on.
+
+    Raises:
+        UserError: if a number is out of range, `num_epochs` and `max_steps` are both 0, or `on_bad_record` is neither.
     """
 
     train_data_pattern: str = ""
@@ -150,7 +159,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. Data and model make the architecture, which may not change when the run is resumed."""
+    """The whole configuration of a run. Data and model are the architecture, which must not change on a resume.
+
+    Attributes:
+        data: the features, their sizes and the number of classes.
+        model: the registered model and its hyper-parameters.
+        loss: the weighted sum of losses that is minimised.
+        optimization: the optimizer, the learning rate and its schedule.
+        training: the shards, their order and the length of the training.
+    """
 
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -301,14 +318,22 @@ def check_positive(settings: Any, *names: str) -> None:
 
 
 def check_not_negative(settings: Any, *names: str) -> None:
-    """Checks numbers that have to be 0 or more; arguments and error as of `check_positive`."""
+    """Checks numbers that have to be 0 or more; arguments as of `check_positive`.
+
+    Raises:
+        UserError: names the first that is below 0 or NaN.
+    """
     bad = [name for name in names if not getattr(settings, name) >= 0]
     if bad:
         raise UserError(f"--{bad[0]}={getattr(settings, bad[0])}: expected 0 or more.")
 
 
 def check_one_of(settings: Any, name: str, known: Iterable[str]) -> None:
-    """Checks a word that has to be a known one; `settings` and error as of `check_positive`."""
+    """Checks a word that has to be a known one; `settings` as of `check_positive`.
+
+    Raises:
+        UserError: if the word is not in `known`.
+    """
     word = getattr(settings, name)
     if word not in known:
         raise UserError(f"--{name}={word}: expected one of {', '.join(known)}.")

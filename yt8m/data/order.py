@@ -71,7 +71,7 @@ class Order:
         Args:
             batch_size: records per batch; the last one may have fewer.
             num_epochs: the epoch to stop before; None for no end.
-            start: where to start.
+            start: the position of the first record of the first batch.
 
         Returns:
             Pairs of serialized records `(n,)` and the position after the batch, `(7,)` int64. Its last number minus n

@@ -66,7 +66,7 @@ def multi_hot(labels: tf.RaggedTensor, num_classes: int) -> tf.Tensor:
 
 
 def parse_labels(serialized: tf.Tensor, spec: DataSpec) -> tf.RaggedTensor:
-    """Returns the ragged `(B, None)` int64 class indices of serialized records, and looks at nothing else in them."""
+    """Returns the class indices, ragged `(B, None)` int64, of `serialized` `(B,)` records; parses nothing else."""
     return format_of(spec).parse_context(serialized, {LABELS_KEY: _WANTED[LABELS_KEY]})[LABELS_KEY]
 
 

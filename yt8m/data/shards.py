@@ -22,7 +22,7 @@ class Damage:
     """A record, or a whole file, that cannot be read.
 
     Attributes:
-        file: where it is.
+        file: the path of the damaged file.
         record: its number in the file, the first is 0; None for the whole file.
         fault: what is wrong, what was expected, what to do.
         rest_lost: whether nothing after it in the file can be read either.
@@ -61,7 +61,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Record:
-    """A serialized record, the file that holds it, and its number there."""
+    """A serialized record and its place.
+
+    Attributes:
+        file: the path of the file that holds the record.
+        number: the index of the record in the file, from 0.
+        serialized: the bytes of the protocol buffer.
+    """
 
     file: str
     number: int

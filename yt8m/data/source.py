@@ -31,7 +31,11 @@ class Source:
     sound_stretches: Callable[[Shard], np.ndarray] | None = None
 
     def files(self, order: tf.Tensor | None = None) -> tf.data.Dataset:
-        """Returns a pair of strings per shard, file and compression, in an order of shard numbers or as they are."""
+        """Returns a pair of strings per shard, file and compression.
+
+        Args:
+            order: `(N,)` int, the numbers of the shards, in the order wanted; None for all shards as they are.
+        """
         columns = (
             tf.constant([shard.file for shard in self.shards], tf.string),
             tf.constant([shard.compression for shard in self.shards], tf.string),
@@ -49,7 +53,12 @@ class Source:
         return self.files().flat_map(self.records)
 
     def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
-        """Returns the serialized records of a shard; if damage is to be left out, stretch by stretch around it."""
+        """Returns the serialized records of a shard, without damaged ones if these are to be skipped.
+
+        Args:
+            file: scalar string, the path of the shard.
+            compression: scalar string, `GZIP` or empty.
+        """
         stored = tf.data.TFRecordDataset(file, compression_type=compression)
         sound_stretches = self.sound_stretches
         if sound_stretches is None:

@@ -46,7 +46,7 @@ class Evaluator:
 
     Args:
         strategy: where the replicas are.
-        model: the model.
+        model: maps a batch to `predictions` and the outputs that `loss` needs.
         loss: `(labels, outputs, label_weights) -> (B,)`.
         batch_spec: shapes and types of a batch.
         build_metrics: makes accumulators that hold no videos yet.

@@ -97,7 +97,7 @@ def build_optimizer(
 
 
 def clip_each(gradients: Sequence[tf.Tensor], largest_norm: float) -> list[tf.Tensor]:
-    """Scales every gradient down to an L2 norm of at most `largest_norm`; 0 leaves them as they are.
+    """Scales every gradient down to an L2 norm of at most `largest_norm`, in the shape of each; 0 changes nothing.
 
     Each variable on its own, not all together: what the starter and every published recipe did.
     """

@@ -32,7 +32,7 @@ def l2_normalise(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
 
 
 def unit_scale(squares: tf.Tensor) -> tf.Tensor:
-    """Returns 1 / |x|, or 1 where |x| <= 1e-6, of the shape of `squares`: |x|^2, float32 of any shape."""
+    """Returns 1 / |x|, or 1 where |x| <= 1e-6, for `squares` float32 of any shape, |x|^2: the same shape."""
     return tf.where(squares > _TINY_SQUARE, tf.math.rsqrt(tf.maximum(squares, _TINY_SQUARE)), 1.0)
 
 

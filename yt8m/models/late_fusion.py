@@ -149,7 +149,7 @@ class LateFusionModel(SampledModel):
         return tf.split(frames, self.spec.feature_sizes, axis=-1)
 
     def fuse(self, descriptors: list[tf.Tensor], random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Maps the concatenated `descriptors`, each `(B, E)` float, to the gated hidden layer, `(B, hidden_size)`.
+        """Concatenates `descriptors` `(B, E)` float and maps them to the gated hidden layer, `(B, hidden_size)`.
 
         `random_key` `(B,)` int64 is each video's source of randomness, for dropout.
         """

@@ -27,11 +27,11 @@ class Item:
     """A row of the table: one file of a run, or many of a kind.
 
     Attributes:
-        holds: what it is.
+        holds: a description of the content, for the table.
         writer: the programs that write it.
         folder: where it is in the run's directory; each part of the path is a pattern. Empty: in the directory itself.
         pattern: matches its names, from end to end, and those of what a kill may leave half-written.
-        name: its name, if there is one of it.
+        name: the file's name, if a run has exactly one such file.
     """
 
     holds: str

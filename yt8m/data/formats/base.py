@@ -51,13 +51,13 @@ class RecordFormat(ABC):
 
     @abstractmethod
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
-        """Parses what is wanted of the context of `(B,)` serialized records, and looks at nothing else in them."""
+        """Parses the `wanted` context features of `serialized` `(B,)` string records, and no other part of them."""
 
     @abstractmethod
     def parse(
         self, serialized: tf.Tensor, wanted: Mapping[str, Any], spec: DataSpec, layout: Layout
     ) -> tuple[Batch, Any]:
-        """Parses `(B,)` serialized records.
+        """Parses `serialized` `(B,)` string records.
 
         Returns:
             What is wanted of the context, and whatever `features` takes as `stored`.

@@ -17,13 +17,13 @@ class FrameFormat(RecordFormat):
     """A vector per feature and frame: a string of bytes, or a list of floats as MediaPipe writes it."""
 
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
-        """Parses what is wanted of the context of `(B,)` records."""
+        """Parses the `wanted` context features of `serialized` `(B,)` string records."""
         return tf.io.parse_sequence_example(serialized, dict(wanted))[0]
 
     def parse(
         self, serialized: tf.Tensor, wanted: Mapping[str, Any], spec: DataSpec, layout: Layout
     ) -> tuple[Batch, tuple[Batch, Batch]]:
-        """Parses `(B,)` records into their context, and frames and numbers of frames by their stored names."""
+        """Parses `serialized` `(B,)` records to context, frames and numbers of frames, by their stored names."""
         columns = zip(layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True)
         lists = {
             name: tf.io.FixedLenSequenceFeature([size], tf.float32)

@@ -19,13 +19,13 @@ class VideoFormat(RecordFormat):
     """A vector per feature and video."""
 
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
-        """Parses what is wanted of the context of `(B,)` records."""
+        """Parses the `wanted` features of `serialized` `(B,)` string records."""
         return tf.io.parse_example(serialized, dict(wanted))
 
     def parse(
         self, serialized: tf.Tensor, wanted: Mapping[str, Any], spec: DataSpec, layout: Layout
     ) -> tuple[Batch, Batch]:
-        """Parses `(B,)` records into their context and `(B, size)` float32 vectors by their stored names."""
+        """Parses `serialized` `(B,)` records to context and vectors `(B, size)` float32, both by their stored names."""
         columns = zip(layout.stored_names, spec.feature_sizes, strict=True)
         vectors = {name: tf.io.FixedLenFeature([size], tf.float32) for name, size in columns}
         parsed = tf.io.parse_example(serialized, {**wanted, **vectors})
