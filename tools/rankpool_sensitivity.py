@@ -88,8 +88,8 @@ def main(values: flags.FlagValues) -> None:
 def is_measured(features: str, row: str) -> bool:
     """Returns whether a row is measured for these features.
 
-    For `fixed` features all rows but that of the gradient, which has no influence there; for `trained` ones the first
-    row and those of c and the gradient.
+    With `fixed` features all rows are measured but that of the gradient, which has no influence on them; with `trained`
+    features only the first row and those of c and of the gradient.
     """
     about_training = not ROWS[row] or ROWS[row][0].split("=")[0] in ("c", "learns_c", "gradient")
     return about_training if features == "trained" else row != GRADIENT_ROW

@@ -63,8 +63,8 @@ def random_frames(iterations: int, one_by_one: bool, sampling: str = "random") -
         sampling: `all`, or a method of FrameSampling.
 
     Raises:
-        UserError: if `sampling` is neither `all` nor a method, or `one_by_one` is False and `sampling` is neither
-            `random` nor `random_sequence`.
+        UserError: if `sampling` is neither `all` nor a method, `iterations` is negative, or `one_by_one` is False and
+            `sampling` is neither `random` nor `random_sequence`.
     """
     if not one_by_one and sampling not in ("random", "random_sequence"):
         raise ArgumentError(

@@ -39,14 +39,14 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Ten
     """
     shape = tf.shape(queries)
     rows = [tf.reshape(x, (shape[0] * shape[1], shape[2], queries.shape[3])) for x in (queries, keys, values)]
-    exists = tf.reshape(tf.tile(valid[:, tf.newaxis, :], (1, shape[1], 1)), (shape[0] * shape[1], shape[2]))
-    return tf.reshape(_attend_rows(*rows, exists), shape)
+    is_real = tf.reshape(tf.tile(valid[:, tf.newaxis, :], (1, shape[1], 1)), (shape[0] * shape[1], shape[2]))
+    return tf.reshape(_attend_rows(*rows, is_real), shape)
 
 
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def _attend_rows(
-    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, is_real: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
     """`attend` for tensors `(B * H, T, W)`, with its gradient.
 
@@ -55,31 +55,31 @@ def _attend_rows(
         to logits: z_ij = a_ij (g_i . v_j - d_i),   to q_i: sum_j z_ij k_j,   to k_j: sum_i z_ij q_i,
         to v_j: sum_i a_ij g_i
     """
-    (outputs,) = _in_chunks(_blend, (queries, keys, values, exists), 1)
+    (outputs,) = _in_chunks(_blend, (queries, keys, values, is_real), 1)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        to_rows = _in_chunks(_blend_gradient, (queries, keys, values, exists, outputs, upstream), 3)
+        to_rows = _in_chunks(_blend_gradient, (queries, keys, values, is_real, outputs, upstream), 3)
         return (*to_rows, None)
 
     return outputs, gradient
 
 
-def _weights(queries: tf.Tensor, keys: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
+def _weights(queries: tf.Tensor, keys: tf.Tensor, is_real: tf.Tensor) -> tf.Tensor:
     # Padding is masked before the softmax: after it, the weights of all real frames might have underflowed. In a video
     # without real frames all logits are masked, and all weights are 0.
-    bias = tf.where(exists, 0.0, -1e9)[:, tf.newaxis, :]
+    bias = tf.where(is_real, 0.0, -1e9)[:, tf.newaxis, :]
     weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) + bias)
-    return tf.where(tf.reduce_any(exists, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
+    return tf.where(tf.reduce_any(is_real, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
 
 
-def _blend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor) -> Rows:
-    return (tf.matmul(_weights(queries, keys, exists), values),)
+def _blend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, is_real: tf.Tensor) -> Rows:
+    return (tf.matmul(_weights(queries, keys, is_real), values),)
 
 
 def _blend_gradient(
-    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, exists: tf.Tensor, outputs: tf.Tensor, upstream: tf.Tensor
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, is_real: tf.Tensor, outputs: tf.Tensor, upstream: tf.Tensor
 ) -> Rows:
-    weights = _weights(queries, keys, exists)
+    weights = _weights(queries, keys, is_real)
     shared = tf.reduce_sum(upstream * outputs, axis=-1, keepdims=True)
     to_logits = weights * (tf.matmul(upstream, values, transpose_b=True) - shared)
     return (
@@ -171,10 +171,10 @@ class LogitNormalization(keras.layers.Layer):
 
 def _logit_variance(queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the variance `(H,)` of q . k over all pairs of real frames on all replicas, and the number of pairs."""
-    exists = tf.cast(valid, tf.float32)[:, tf.newaxis, :, tf.newaxis]
-    num_frames = tf.reduce_sum(exists, axis=(2, 3))
-    query, from_query = _centred(queries, exists, num_frames)
-    key, from_key = _centred(keys, exists, num_frames)
+    is_real = tf.cast(valid, tf.float32)[:, tf.newaxis, :, tf.newaxis]
+    num_frames = tf.reduce_sum(is_real, axis=(2, 3))
+    query, from_query = _centred(queries, is_real, num_frames)
+    key, from_key = _centred(keys, is_real, num_frames)
     means = tf.reduce_sum(query * key, axis=2)
     within = num_frames * (_quadratic(from_query, key) + _quadratic(from_key, query))
     within += tf.reduce_sum(from_query * from_key, axis=(2, 3))
@@ -185,10 +185,10 @@ def _logit_variance(queries: tf.Tensor, keys: tf.Tensor, valid: tf.Tensor) -> tu
     return squares / tf.maximum(count, 1.0), count
 
 
-def _centred(rows: tf.Tensor, exists: tf.Tensor, num_frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _centred(rows: tf.Tensor, is_real: tf.Tensor, num_frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the means `(B, H, W)` of the real rows, and sum_t x x^T `(B, H, W, W)` of the centred rows x."""
-    mean = tf.reduce_sum(rows * exists, axis=2) / tf.maximum(num_frames, 1.0)[:, :, tf.newaxis]
-    centred = (rows - mean[:, :, tf.newaxis, :]) * exists
+    mean = tf.reduce_sum(rows * is_real, axis=2) / tf.maximum(num_frames, 1.0)[:, :, tf.newaxis]
+    centred = (rows - mean[:, :, tf.newaxis, :]) * is_real
     return mean, tf.matmul(centred, centred, transpose_a=True)
 
 
@@ -215,8 +215,8 @@ class SelfAttention(keras.layers.Layer):
 
         o = BN(concat over heads of attend(LogitNormalization(q, k), k, v))
 
-    P has no bias: a bias of k would cancel in the softmax. BN starts with gamma = 0, so that a residual block x + y
-    starts as the identity plus b.
+    P has no bias: a bias of k would cancel in the softmax. BN starts with gamma = 0 and b = 0, so that a residual block
+    x + y starts as the identity.
 
     Args:
         head_size: the least width of a head; the actual width is W = D / num_heads(D, head_size).

@@ -110,7 +110,7 @@ class SoftBagOfFrames(keras.layers.Layer):
         self.assignment.build(input_shape)
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Pools `frames` `(B, T, D)` float to `(B, K)`, or `(B, 2 K)` if `max_pool` is True.
+        """Pools `frames` `(B, T, D)` float to `(B, K)` for K clusters, or to `(B, 2 K)` if `max_pool` is True.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

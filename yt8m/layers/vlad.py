@@ -87,12 +87,15 @@ class NetRVLAD(keras.layers.Layer):
 class GatedVLAD(NetRVLAD):
     """NetRVLAD with a trained gate per cluster and feature, the same for all videos.
 
-        V_k = sigmoid(g_k) * sum_t a[t, k] x_t,   y as in NetRVLAD
+        V_k = sigmoid(g_k) * sum_t a[t, k] x_t,   y = L2([L2(V_1), L2(V_2), ...]),   a = SoftAssignment(x)
 
     Args:
         cluster_size: the number of clusters, K.
         add_batch_norm: whether the assignment logits are batch-normalised; if not, a bias is added.
         flatten: whether to return y `(B, K * D)`; if not, L2(V_k) as `(B, K, D)`.
+
+    Raises:
+        UserError: if `cluster_size` is below 1.
 
     Source: antoine77340/Youtube-8M-WILLOW, NetVLAGD.
     """
@@ -112,7 +115,8 @@ class NetVLAD(NetRVLAD):
 
         V_k = sum_t a[t, k] (x_t - c_k) = sum_t a[t, k] x_t - (sum_t a[t, k]) c_k
 
-    with a = SoftAssignment(x) and y as in NetRVLAD. Tied, a is the posterior of an isotropic Gaussian mixture:
+    and y = L2([L2(V_1), L2(V_2), ...]) with a = SoftAssignment(x). With `tied`, a is the posterior of an isotropic
+    Gaussian mixture instead:
 
         a[t, k] = softmax_k(2 alpha x_t . c_k - alpha |c_k|^2) = softmax_k(-alpha |x_t - c_k|^2)
 
@@ -121,6 +125,9 @@ class NetVLAD(NetRVLAD):
         add_batch_norm: whether the logits of SoftAssignment are batch-normalised; if not, a bias is added.
         flatten: whether to return y `(B, K * D)`; if not, L2(V_k) as `(B, K, D)`.
         tied: whether a is computed from the centres c and a trained alpha; if not, a = SoftAssignment(x).
+
+    Raises:
+        UserError: if `cluster_size` is below 1.
 
     Source: Arandjelovic et al. 2016, "NetVLAD" (tied; there alpha is a constant of the initialisation); Miech, Laptev &
     Sivic 2017 (not tied).
