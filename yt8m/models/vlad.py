@@ -120,6 +120,9 @@ class NetFVModelLF(LateFusionModel):
         mixture_gradient: whether to append the gradient by the mixture weights, V0 of NetFV.
         inherited: further keyword arguments, those of LateFusionModel.
 
+    Raises:
+        UserError: if `coupling_factor` is not finite.
+
     Source: Miech, Laptev & Sivic 2017; antoine77340/Youtube-8M-WILLOW, NetFVModelLF.
     """
 
