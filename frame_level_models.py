@@ -189,7 +189,7 @@ class SequencePoolModel(FrameLevelModel):
         return self.activate(self.projection(frames, valid=valid, training=training))
 
     def pool_sequence(self, frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Pools projected `frames` `(B, T, D)` float32 to `(B, E)` float32, running mean and frame norms included.
+        """Pools projected `frames` `(B, T, D)` float32 to `(B, E)` float32, after the optional preprocessing.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """

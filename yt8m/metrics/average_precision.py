@@ -71,7 +71,9 @@ class GlobalAveragePrecision:
     per video at k = 20, and twice that while the result is computed. The result is the same, bit for bit, for every
     batch size, order and split over workers.
 
-    Source: the measure of the YouTube-8M competitions; ties as in `average_precision`.
+    Misses rank before hits of equal score.
+
+    Source: the measure of the YouTube-8M competitions.
     """
 
     def __init__(self) -> None:

@@ -71,8 +71,10 @@ class MeanAveragePrecision:
     Args:
         num_classes: the number of classes, C.
 
+    Misses rank before hits of equal score.
+
     Source: `map` google/youtube-8m, mean_average_precision_calculator; `map_all_classes` tensorflow/models,
-    official/projects/yt8m. Ties as in `average_precision`.
+    official/projects/yt8m.
     """
 
     def __init__(self, num_classes: int):
@@ -172,7 +174,9 @@ class MeanAveragePrecisionAtN(Accumulator):
     Raises:
         UserError: if `n` is below 1.
 
-    Source: google/youtube-8m, average_precision_calculator, `ap_at_n`. Ties as in `average_precision`.
+    Misses rank before hits of equal score.
+
+    Source: google/youtube-8m, average_precision_calculator, `ap_at_n`.
     """
 
     values: ClassVar[Mapping[str, str]] = {

@@ -176,7 +176,8 @@ class AttentionSimilarityVLADModel(AttentionVLADModel):
 
     Args:
         spec: the features' names and sizes, and the number of classes.
-        similarity: how a follows from the logits z: `bn_relu`, a = BN(relu(z)) as in the paper, or `softmax`.
+        similarity: how a is computed from logits z: `bn_relu`, a = BN(relu(z)), the paper's, or `softmax`, a =
+            softmax_k(BN(z)).
         inherited: further keyword arguments, those of AttentionVLADModel.
 
     Raises:
