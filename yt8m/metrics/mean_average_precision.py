@@ -66,12 +66,10 @@ class MeanAveragePrecision:
         map = mean of AP over the classes with a positive;  map_all_classes = sum of AP / C
 
     Memory: 6 bytes per pair, which is 120 bytes per video at k = 20. Results are the same, bit for bit, for every batch
-    size, order and split over workers.
+    size, order and split over workers. Misses rank before hits of equal score.
 
     Args:
         num_classes: the number of classes, C.
-
-    Misses rank before hits of equal score.
 
     Source: `map` google/youtube-8m, mean_average_precision_calculator; `map_all_classes` tensorflow/models,
     official/projects/yt8m.
@@ -166,6 +164,8 @@ class MeanAveragePrecisionAtN(Accumulator):
 
         AP@n[c] = sum over hits of class c of rank n or better of precision at the hit's rank / min(positives of c, n)
 
+    Misses rank before hits of equal score.
+
     Args:
         num_classes: the number of classes, C.
         top_k: the number k of predictions per video that count.
@@ -173,8 +173,6 @@ class MeanAveragePrecisionAtN(Accumulator):
 
     Raises:
         UserError: if `n` is below 1.
-
-    Misses rank before hits of equal score.
 
     Source: google/youtube-8m, average_precision_calculator, `ap_at_n`.
     """

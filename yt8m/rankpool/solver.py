@@ -85,10 +85,11 @@ def solve(problem: Problem) -> tuple[Solution, tf.Tensor]:
 
         (I / c + V V^T) alpha = y - s epsilon,
 
-    and its solution determines the signs of the next system: a semismooth Newton step of the primal. The first 12 steps
-    are taken in full; most problems converge within three. Since full steps can cycle, later ones use an exact line
-    search, which always converges, because the objective is strongly convex and piecewise quadratic. Signs that no
-    longer change are optimal. A converged sequence keeps its signs while others iterate.
+    with V the frames and y the targets. Its solution determines the signs of the next system: a semismooth Newton step
+    of the primal. The first 12 steps are taken in full; most problems converge within three. Since full steps can
+    cycle, later ones use an exact line search, which always converges, because the objective is strongly convex and
+    piecewise quadratic. Signs that no longer change are optimal. A converged sequence keeps its signs while others
+    iterate.
 
     Returns:
         The solution, and the Cholesky factor `(B, T, T)` of its last system, see `factorised`; undefined where
