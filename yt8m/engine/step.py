@@ -112,7 +112,7 @@ class TrainStep:
         self._regularization_penalty = regularization_penalty
         self._clip_gradient_norm = clip_gradient_norm
         self._top_k = top_k
-        self._measured = tf.function(self._step, input_signature=[batch_spec])
+        self._measured = tf.function(self._step, input_signature=[batch_spec], autograph=False)
 
     def run(self, iterator: Any, num_steps: int) -> Measures | None:
         """Runs steps, all but the last in one call of the device.
@@ -133,18 +133,24 @@ class TrainStep:
         scalars = {name: float(value) for name, value in sums.items()}
         return Measures(scalars, batch_metrics(pairs), Position.from_row(batch[POSITION].numpy()))
 
-    @tf.function
+    @tf.function(autograph=False)
     def _run_all_but_last(self, iterator: Any, num_steps: tf.Tensor) -> tf.experimental.Optional:
         """Runs up to `num_steps - 1` steps and returns the batch of the next one, if there is one.
 
         A step runs only when the batch after its own is there, so that the last step of the data can be measured too.
         """
-        batch = iterator.get_next_as_optional()
-        for _ in tf.range(num_steps - 1):
+
+        def run_if_another_follows(step: tf.Tensor, batch: Any) -> tuple[tf.Tensor, Any]:
             following = iterator.get_next_as_optional()
-            if following.has_value():
-                self._step(batch.get_value())
-                batch = following
+
+            def run() -> Any:
+                self._measured(batch.get_value())
+                return following
+
+            return step + 1, tf.cond(following.has_value(), run, lambda: batch)
+
+        first = (tf.constant(1, tf.int64), iterator.get_next_as_optional())
+        _, batch = tf.while_loop(lambda step, _: step < num_steps, run_if_another_follows, first)
         return batch
 
     def _step(self, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tuple[dict[str, tf.Tensor], ...]]:
