@@ -11,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import typed_as
-from yt8m.batch import blank_batch
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
@@ -45,7 +44,7 @@ def build_model(config: RunConfig) -> keras.Model:
             model = models[name](config.data, **hparams)
         else:
             model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
-        model(blank_batch(config.data), training=False)
+        model.build()
     return model
 
 

@@ -324,8 +324,8 @@ def test_names_of_classes(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.csv"
     path.write_text('Index,Name,Vertical1\n3,NA,\n0,"Arts, crafts",Arts\n')
     assert class_names(str(path)) == {3: "NA", 0: "Arts, crafts"}
-    path.write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
-    assert class_names(str(path)) == {0: "Speech"}
+    path.write_text("\ufeffindex,mid,display_name\r\n0,/m/09x0r,Speech\r\n\r\n1,/m/0dgw9r\r\n", newline="")
+    assert class_names(str(path)) == {0: "Speech", 1: ""}
 
 
 @pytest.mark.parametrize(
@@ -335,6 +335,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
         ("Index,Name\none,Game\n", r", row 1 after the header: the class index is 'one'; expected a whole number"),
         ("Name\nGame\n", r" has the columns Name; expected Index and Name"),
         ("", " cannot be read: No columns"),
+        ('Index,Name\n0,"Game\n', " cannot be read: .*unexpected end"),
         (None, " cannot be read: .*No such file"),
     ],
 )

@@ -52,6 +52,7 @@ class Source:
             return tf.data.TFRecordDataset(files, compression_type=compressions.pop())
         return self.files().flat_map(self.records)
 
+    @tf.autograph.experimental.do_not_convert
     def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
         """Returns the serialized records of a shard, without damaged ones if these are to be skipped.
 
