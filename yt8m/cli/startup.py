@@ -24,7 +24,6 @@ def load_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _stderr_held_back(), _garbage_collection_paused():
         importlib.import_module("tensorflow")
-        importlib.import_module("keras")
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Names of the classes, from the two files that people have."""
 
-import pandas as pd
+import csv
+import io
+
 import tensorflow as tf
 
 from yt8m.errors import UserError
@@ -15,26 +17,36 @@ def class_names(path: str) -> dict[int, str]:
     Raises:
         UserError: if the file cannot be read, has none of the known pairs of columns, or an index is no whole number.
     """
-    table = _read_table(path)
+    header, rows = _read_table(path)
     for index, name in _COLUMNS:
-        if {index, name} <= set(table.columns):
-            return dict(zip(_indices(path, table[index]), table[name], strict=True))
+        if {index, name} <= set(header):
+            indices = _indices(path, [row[index] for row in rows])
+            return dict(zip(indices, (row[name] for row in rows), strict=True))
     raise UserError(
-        f"--vocabulary={path} has the columns {', '.join(map(str, table.columns))}; expected Index and Name, as "
+        f"--vocabulary={path} has the columns {', '.join(header)}; expected Index and Name, as "
         "vocabulary.csv has them, or index and display_name, as AudioSet's class_labels_indices.csv does."
     )
 
 
-def _read_table(path: str) -> pd.DataFrame:
-    """All fields as text, so that nothing is made of an index that is missing or of a class that is called NA."""
+def _read_table(path: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The header, and for each row its fields by column; a field that a row lacks is empty."""
     try:
         with tf.io.gfile.GFile(path) as file:
-            return pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        raise UserError(f"--vocabulary={path} cannot be read: {error}. Give vocabulary.csv of the data set.") from error
+            text = file.read().removeprefix("\ufeff")  # with which spreadsheets begin a CSV
+        table = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        rows = list(table)
+    except (tf.errors.OpError, OSError, ValueError, csv.Error) as error:
+        raise _unreadable(path, str(error)) from error
+    if not table.fieldnames:
+        raise _unreadable(path, "No columns")
+    return list(table.fieldnames), rows
 
 
-def _indices(path: str, column: pd.Series) -> list[int]:
+def _unreadable(path: str, reason: str) -> UserError:
+    return UserError(f"--vocabulary={path} cannot be read: {reason}. Give vocabulary.csv of the data set.")
+
+
+def _indices(path: str, column: list[str]) -> list[int]:
     for row, text in enumerate(column, start=1):
         if not text.isdecimal():
             raise UserError(

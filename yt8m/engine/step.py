@@ -113,6 +113,8 @@ class TrainStep:
         self._clip_gradient_norm = clip_gradient_norm
         self._top_k = top_k
         self._measured = tf.function(self._step, input_signature=[batch_spec], autograph=False)
+        # A step on one device is traced once, for both calls. TensorFlow cannot call one on several from a loop.
+        self._step_in_loop = self._measured if strategy.num_replicas_in_sync == 1 else self._step
 
     def run(self, iterator: Any, num_steps: int) -> Measures | None:
         """Runs steps, all but the last in one call of the device.
@@ -144,7 +146,7 @@ class TrainStep:
             following = iterator.get_next_as_optional()
 
             def run() -> Any:
-                self._measured(batch.get_value())
+                self._step_in_loop(batch.get_value())
                 return following
 
             return step + 1, tf.cond(following.has_value(), run, lambda: batch)
