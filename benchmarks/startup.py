@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from yt8m.data.synthetic import write_video_shards
@@ -45,7 +45,7 @@ def until_first_step(*command: str) -> Cost:
     """Runs Python on a command and measures the process from its start to the log line of its first step."""
     start = time.perf_counter()
     process = start_python(command, subprocess.PIPE)
-    output = process.stdout or []
+    output: Iterable[bytes] = process.stdout or ()
     lines: list[bytes] = []
     for line in output:
         lines.append(line)

@@ -30,7 +30,7 @@ def load_tensorflow() -> None:
 def _garbage_collection_paused() -> Iterator[None]:
     """Lets no object that the block makes be looked through for garbage, now or later.
 
-    What an import makes, about a million objects, stays until the process ends. To go through all of them again and
+    What an import makes, 600,000 objects, stays until the process ends. To go through all of them again and
     again takes a third of the time of `import tensorflow`, and as long again at the end of the process.
     """
     gc.disable()
