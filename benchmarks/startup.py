@@ -117,7 +117,7 @@ def print_agreement(directory: str, evaluation: str) -> None:
     checkpoint = newest_checkpoint(f"{directory}/run")
     command = f"import starter; starter.evaluate({checkpoint!r}, {evaluation!r})"
     old = float(start_python(["-c", command], subprocess.PIPE).communicate()[0].split()[-1])
-    gap = json.loads(Path(f"{directory}/run/{EVALUATION}").read_text())["gap"]
+    gap = json.loads(Path(EVALUATION.path(f"{directory}/run")).read_text())["gap"]
     rows, old_rows = (Path(f"{directory}/{name}.csv").read_text().splitlines() for name in ("ours", "old"))
     equal = sum(row == old_row for row, old_row in zip(rows, old_rows, strict=True))
     print(f"GAP differs by {abs(gap - old):.1e}; {equal} of {len(rows)} rows of the submission are equal.\n")
