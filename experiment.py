@@ -18,11 +18,11 @@ from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
-from yt8m.errors import UserError
+from yt8m.errors import UserError, first_line
 from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
 from yt8m.positions import Position
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, models_that_read
+from yt8m.registry import LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
 from yt8m.schema import DataSpec
 
 import readers
@@ -35,17 +35,23 @@ def build_model(config: RunConfig) -> keras.Model:
     """Builds the model of a run, with all its weights, for batches as the readers yield them.
 
     Raises:
-        UserError: if a hyper-parameter is out of range; the message names it as `--hparams` does.
+        ArgumentError: if a hyper-parameter is out of range; who calls knows what the user typed it as.
+        UserError: if there is no memory for weights of these sizes.
     """
     name, hparams = config.model.name, config.model.hparams
     keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
     models = models_that_read(config.data.record_format)
-    with typed_as("--hparams="):
-        if models is FRAME_LEVEL_MODELS:
-            model = models[name](config.data, **hparams)
-        else:
+    try:
+        if models is VIDEO_LEVEL_MODELS:
             model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
+        else:
+            model = models[name](config.data, **hparams)
         model(blank_batch(config.data), training=False)
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            f"{name} of these sizes does not fit into memory ({first_line(error)}). Make one of its "
+            "hyper-parameters or a size of the data smaller."
+        ) from error
     return model
 
 

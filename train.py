@@ -52,7 +52,7 @@ def main(values: flags.FlagValues) -> int:
     files = experiment.training_files(config)
     examples_per_epoch = readers.estimate_num_records(files)
     run_examples = experiment.run_examples(config, examples_per_epoch)
-    with strategy.scope():
+    with strategy.scope(), run_flags.hparams_as_typed(values):
         state = experiment.build_train_state(config, run_examples)
 
     # 3. A new run begins with the first example, a resumed one where its newest checkpoint left it.

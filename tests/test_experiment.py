@@ -37,7 +37,7 @@ def test_a_hyper_parameter_out_of_range(data: DataSpec, model: str, assignment: 
     config = RunConfig(data=data, model=resolve_model(model, data, {}, [assignment], "float32"))
     with pytest.raises(UserError) as raised:
         experiment.build_model(config)
-    assert str(raised.value) == f"--hparams={assignment}: {expected}"
+    assert str(raised.value) == f"{assignment}: {expected}"
 
 
 @pytest.mark.parametrize(
