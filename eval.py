@@ -68,6 +68,7 @@ def main(values: flags.FlagValues) -> None:
         batch_size=values.batch_size,
         on_bad_record=values.on_bad_record,
         labels_required=True,
+        decided_by=values.train_dir,
     )
     evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, metrics, values.top_k)
     report = EvaluationReport(evaluation_directory(values.train_dir))

@@ -30,6 +30,8 @@ from video_level_models import VideoLevelModel
 
 LOG = logging.getLogger("yt8m.experiment")
 
+_DATA_FLAGS = (*DataSpec.__dataclass_fields__, "frame_features")  # of messages about records, which advise them
+
 
 def build_model(config: RunConfig) -> keras.Model:
     """Builds the model of a run, with all its weights, for batches as the readers yield them.
@@ -80,6 +82,7 @@ class Data:
         files: the shards.
         labels_required: whether a record without labels is an error.
         options: how they are read; knows the damaged records that were left out.
+        decided_by: the run that decides what records hold, where no flag can.
     """
 
     batches: tf.data.Dataset
@@ -87,6 +90,7 @@ class Data:
     files: list[str]
     labels_required: bool
     options: readers.ReadOptions
+    decided_by: str = ""
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -97,6 +101,12 @@ class Data:
             explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
             if explanation is None:
                 raise
+            if self.decided_by and any(f"--{flag}" in str(explanation) for flag in _DATA_FLAGS):
+                raise UserError(
+                    f"{explanation} The run in {self.decided_by} was trained on other data, and decides what is read: "
+                    f"{', '.join(self.spec.feature_names)} of records of the format {self.spec.record_format}, with "
+                    f"{self.spec.num_classes} classes. Give shards like those that it was trained on."
+                ) from error
             raise explanation from error
 
     def report_skipped(self) -> None:
@@ -183,6 +193,7 @@ def evaluation_data(
     batch_size: int,
     on_bad_record: OnBadRecord,
     labels_required: bool,
+    decided_by: str = "",
 ) -> Data:
     """Opens shards for one pass in the order of the input.
 
@@ -194,6 +205,7 @@ def evaluation_data(
         batch_size: videos per batch.
         on_bad_record: `error` or `skip`.
         labels_required: whether a record without labels is an error.
+        decided_by: the directory of the run, if flags cannot change what is read.
 
     Raises:
         UserError: if no file matches.
@@ -206,7 +218,7 @@ def evaluation_data(
     batches = readers.evaluation_batches(
         files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
     )
-    return Data(batches, config.data, files, labels_required, options)
+    return Data(batches, config.data, files, labels_required, options, decided_by)
 
 
 def build_evaluator(

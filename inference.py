@@ -80,6 +80,7 @@ def main(values: flags.FlagValues) -> None:
             batch_size=values.batch_size,
             on_bad_record=values.on_bad_record,
             labels_required=False,
+            decided_by=train_dir,
         )
 
         # 4. Before hours of work: nothing that is read is written over.

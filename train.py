@@ -77,6 +77,8 @@ def main(values: flags.FlagValues) -> int:
         batch_spec=data.batches.element_spec,
     )
     evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
+    if evaluation and resumed:
+        best_gap(values.train_dir)  # a damaged file is named now, not at the next checkpoint
 
     with data.explained():
         iterator = iter(data.batches)

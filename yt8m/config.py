@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from yt8m import config_formats
 from yt8m.arguments import (
+    LARGEST_FLOAT,
     ArgumentError,
     check_at_least,
     check_count,
@@ -220,7 +221,7 @@ class RunConfig:
         try:
             run = _from_json(cls, config_formats.upgrade(json.loads(text)), "")
         except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            reason = str(error) if isinstance(error, UserError | ValueError | RecursionError) else repr(error)
+            reason = repr(error) if isinstance(error, TypeError | KeyError | AttributeError) else str(error)
             raise UserError(
                 f"{source} is not the configuration of a run: {reason.removesuffix('.')}. It is written by train.py; "
                 "restore it, or train into another --train_dir."
@@ -267,7 +268,9 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
                 raise ValueError(f"'{where}' {what} {', '.join(sorted(names))}")
         return kind(**{name: _from_json(kinds[name], value[name], f"{where}.{name}".strip(".")) for name in kinds})
     expected = {Literal: str, None: kind}.get(get_origin(kind), get_origin(kind))
-    if type(value) is not expected and not (expected is float and type(value) is int):
+    if expected is float and type(value) is int and abs(value) <= LARGEST_FLOAT:
+        return float(value)
+    if type(value) is not expected:
         raise ValueError(f"'{where}' is {reprlib.repr(value)}; expected a value of type {expected.__name__}")
     return value
 

@@ -27,7 +27,7 @@ from yt8m.config import (
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, RECORD_FORMATS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
@@ -433,6 +433,32 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
     ]:
         with pytest.raises(UserError, match=message):
             check_repeated_flags(parse(wrong), run)
+
+
+@pytest.mark.parametrize("flag", ["--feature_names=rgb,audio", "--feature_sizes=1024,128", "--moe_num_mixtures=3"])
+def test_a_flag_is_repeated_without_its_pair(flag: str) -> None:
+    line = FRAMES + "--model=GruModel --hparams=classifier=MoeModel --moe_num_mixtures=3"
+    check_repeated_flags(parse(flag), config(line))
+    wrong = flag.replace("audio", "sound").replace("128", "64").replace("3", "4")
+    with pytest.raises(
+        UserError, match=r": you gave .*; the run was trained with (rgb,audio|1024,128|3)\. Leave it out"
+    ):
+        check_repeated_flags(parse(wrong), config(line))
+
+
+def test_the_models_of_a_new_format_are_those_of_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = dataclasses.replace(RECORD_FORMATS.entry("frame"), name="scenes")
+    monkeypatch.setitem(RECORD_FORMATS.entries, "scenes", new)
+    assert config(FRAMES.replace("--frame_features", "--record_format=scenes") + "--model=LstmModel")
+    with pytest.raises(UserError, match=r"LstmModel reads records of --record_format=frame or scenes, not video"):
+        config("--model=LstmModel")
+
+
+def test_deep_brackets_are_a_word() -> None:
+    with pytest.raises(UserError, match=r"^--hparams=l2_penalty='.*': expected a value of type float"):
+        config("--hparams=l2_penalty=" + "(" * 100_000)
+    with pytest.raises(UserError, match=r"^--hparams=l2_penalty='.*': expected a value of type float"):
+        config("--hparams=l2_penalty=" + "-" * 100_000 + "1")
 
 
 def test_a_repeated_setting_of_the_loss_is_compared_with_the_run() -> None:

@@ -128,7 +128,10 @@ def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) ->
     """
     registry.check_hyper_parameters(name, given)
     registry.check_values(name, given)
-    return {**registry.entry(name).defaults, **given}
+    defaults = registry.entry(name).defaults
+    # TensorFlow takes no whole number beyond an int64, not even where it makes a float of it.
+    as_typed = {key: float(value) if type(defaults[key]) is float else value for key, value in given.items()}
+    return {**defaults, **as_typed}
 
 
 def parse_assignments(

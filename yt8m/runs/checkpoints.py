@@ -168,13 +168,7 @@ class Checkpoints:
         make_directory(join(self._train_dir, POSITIONS_DIRECTORY))
         write_text(SHARDS.path(self._train_dir), self._shards)
         write_text(self._position_path(step), format_position(position, self._order))
-        try:
-            self._manager.save(checkpoint_number=step)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"train_dir={self._train_dir}: checkpoint {step} cannot be written ({first_line(error)}). The one "
-                "before is whole. Make room or allow it, and resume."
-            ) from error
+        _write_checkpoint(self._manager, step)
         self._delete_abandoned(step)
         self._delete_old_positions()
 
@@ -205,6 +199,21 @@ def _manager_in(directory: str, state: tf.train.Checkpoint, keep: int) -> tf.tra
         return make()
 
 
+def _write_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
+    """Writes a checkpoint, and deletes those that are too many.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        manager.save(checkpoint_number=step)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"train_dir={manager.directory}: checkpoint {step} cannot be written ({first_line(error)}). The one "
+            "before is whole. Make room or allow it, and resume."
+        ) from error
+
+
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
     """Keeps a model's weights in `best/`, itself a run's directory that eval.py and inference.py take.
 
@@ -215,8 +224,7 @@ def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: di
     save_config(best, config)
     own = join(best, f"metrics-{metrics['global_step']}.json")
     write_text(own, text)
-    manager = _manager_in(best, tf.train.Checkpoint(model=model), keep=1)
-    manager.save(checkpoint_number=metrics["global_step"])
+    _write_checkpoint(_manager_in(best, tf.train.Checkpoint(model=model), keep=1), metrics["global_step"])
     write_text(BEST_EVALUATION.path(train_dir), text)
     for path in BEST_CANDIDATE.find(train_dir):
         if path != own:
