@@ -95,24 +95,34 @@ class Data:
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turns a failure of the fast path into a message that names the file, the record and the field."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
-            if explanation is None:
-                raise
-            if self.decided_by and any(f"--{flag}" in str(explanation) for flag in _DATA_FLAGS):
-                raise UserError(
-                    f"{explanation} The run in {self.decided_by} was trained on other data, and decides what is read: "
-                    f"{', '.join(self.spec.feature_names)} of records of the format {self.spec.record_format}, with "
-                    f"{self.spec.num_classes} classes. Give shards like those that it was trained on."
-                ) from error
-            raise explanation from error
+        with _decided_by(self.decided_by, self.spec):
+            try:
+                yield
+            except tf.errors.OpError as error:
+                explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
+                if explanation is None:
+                    raise
+                raise explanation from error
 
     def report_skipped(self) -> None:
         """Logs which damaged records were left out and not reported yet."""
         for line in self.options.skipped.report():
             LOG.warning("%s", line)
+
+
+@contextmanager
+def _decided_by(run: str, spec: DataSpec) -> Iterator[None]:
+    """Completes a message that advises other flags of the data where a run decides what is read, and no flag can."""
+    try:
+        yield
+    except UserError as error:
+        if not run or not any(f"--{flag}" in str(error) for flag in _DATA_FLAGS):
+            raise
+        raise UserError(
+            f"{error} The run in {run} was trained on other data, and decides what is read: "
+            f"{', '.join(spec.feature_names)} of records of the format {spec.record_format}, with {spec.num_classes} "
+            "classes. Give shards like those that it was trained on."
+        ) from error
 
 
 def training_files(config: RunConfig) -> list[str]:
@@ -215,9 +225,10 @@ def evaluation_data(
     files = readers.find_files(pattern, flag)
     sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
-    batches = readers.evaluation_batches(
-        files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
-    )
+    with _decided_by(decided_by, config.data):
+        batches = readers.evaluation_batches(
+            files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
+        )
     return Data(batches, config.data, files, labels_required, options, decided_by)
 
 

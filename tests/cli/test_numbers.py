@@ -18,6 +18,7 @@ from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.cli.model_flags import known_model_flags
 from yt8m.cli.program import start
 from yt8m.cli.run_flags import config_from_flags, hparams_as_typed
+from yt8m.config import RunConfig
 from yt8m.errors import UserError
 from yt8m.registry import LOSSES, METRICS, MODELS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_run import CONFIG, State, make_model
 
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.engine.weight_averages import load_weights
@@ -29,25 +29,6 @@ from yt8m.runs.directory import (
     require_checkpoint,
     save_config,
 )
-
-CONFIG = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}))
-
-
-def make_model(units: int = 3, value: float = 1.0) -> keras.Model:
-    """A model of one weight matrix that holds one value."""
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units, use_bias=False)])
-    model.set_weights([np.full((2, units), value)])
-    return model
-
-
-class State(tf.train.Checkpoint):
-    """What a run saves."""
-
-    def __init__(self, model: keras.Model):
-        super().__init__(model=model, examples_seen=tf.Variable(0, dtype=tf.int64))
-
-    def load(self, checkpoint: str) -> None:
-        self.restore(checkpoint).expect_partial()
 
 
 def save_run(directory: Path, steps: tuple[int, ...] = (10,)) -> None:

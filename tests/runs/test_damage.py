@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs.test_checkpoints import CONFIG, State, make_model
+from small_run import CONFIG, State, make_model
 
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
