@@ -62,6 +62,9 @@ class LossTerm:
         name: the registered name.
         weight: its factor in the sum.
         hparams: every hyper-parameter of the loss with its value, defaults included.
+
+    Raises:
+        ArgumentError: if the weight is negative or not finite.
     """
 
     name: str = "CrossEntropyLoss"
@@ -81,6 +84,9 @@ class LossConfig:
 
     Attributes:
         terms: the losses, each at most once.
+
+    Raises:
+        ArgumentError: if there is none, or one of them twice.
     """
 
     terms: tuple[LossTerm, ...] = (LossTerm(),)

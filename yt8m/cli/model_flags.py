@@ -81,10 +81,10 @@ def given_hparams(
     """Returns a model's registered name and the hyper-parameters that were given, as `resolve_model` takes them.
 
     Args:
-        model: as in `resolve_model`, like the others.
-        data: see above.
-        model_flags: see above.
-        assignments: see above.
+        model: a name or alias.
+        data: tells whether the model is to read frames.
+        model_flags: flags of older code bases that were given, with their values.
+        assignments: `name=value` texts; they win over model flags.
         classifier: the classifier that flags may mean where they name none; by default that of the model.
 
     Raises:
