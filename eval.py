@@ -24,12 +24,14 @@ import logging
 import time
 from collections.abc import Iterable
 
+from yt8m.arguments import typed_as
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import one_device_strategy
 from yt8m.engine.reports import EvaluationReport, class_table
 from yt8m.engine.weight_averages import load_weights
 from yt8m.runs.checkpoints import save_class_table, save_evaluation
 from yt8m.runs.directory import (
+    CONFIG,
     checkpoint_step,
     evaluation_directory,
     has_run,
@@ -56,7 +58,8 @@ def main(values: flags.FlagValues) -> None:
     run_flags.check_repeated_flags(values, config)
 
     # 2. The model, the shards in their order, and what compares the two.
-    model = experiment.build_model(config)
+    with typed_as(f"{CONFIG.path(values.train_dir)}: "):
+        model = experiment.build_model(config)
     data = experiment.evaluation_data(
         config,
         model,
@@ -65,6 +68,7 @@ def main(values: flags.FlagValues) -> None:
         batch_size=values.batch_size,
         on_bad_record=values.on_bad_record,
         labels_required=True,
+        decided_by=values.train_dir,
     )
     evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, metrics, values.top_k)
     report = EvaluationReport(evaluation_directory(values.train_dir))

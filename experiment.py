@@ -17,11 +17,11 @@ from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
-from yt8m.errors import UserError
+from yt8m.errors import UserError, first_line
 from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
 from yt8m.positions import Position
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, models_that_read
+from yt8m.registry import LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
 from yt8m.schema import DataSpec
 
 import readers
@@ -29,22 +29,30 @@ from video_level_models import VideoLevelModel
 
 LOG = logging.getLogger("yt8m.experiment")
 
+_DATA_FLAGS = (*DataSpec.__dataclass_fields__, "frame_features")  # of messages about records, which advise them
+
 
 def build_model(config: RunConfig) -> keras.Model:
     """Builds the model of a run, with all its weights, for batches as the readers yield them.
 
     Raises:
-        UserError: if a hyper-parameter is out of range; the message names it as `--hparams` does.
+        ArgumentError: if a hyper-parameter is out of range; who calls knows what the user typed it as.
+        UserError: if there is no memory for weights of these sizes.
     """
     name, hparams = config.model.name, config.model.hparams
     keras.config.set_dtype_policy(PRECISIONS[config.model.precision])
     models = models_that_read(config.data.record_format)
-    with typed_as("--hparams="):
-        if models is FRAME_LEVEL_MODELS:
-            model = models[name](config.data, **hparams)
-        else:
+    try:
+        if models is VIDEO_LEVEL_MODELS:
             model = VideoLevelModel(config.data, models[name](config.data.num_classes, **hparams))
+        else:
+            model = models[name](config.data, **hparams)
         model.build()
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            f"{name} of these sizes does not fit into memory ({first_line(error)}). Make one of its "
+            "hyper-parameters or a size of the data smaller."
+        ) from error
     return model
 
 
@@ -73,6 +81,7 @@ class Data:
         files: the shards.
         labels_required: whether a record without labels is an error.
         options: how they are read; knows the damaged records that were left out.
+        decided_by: the run that decides what records hold, where no flag can.
     """
 
     batches: tf.data.Dataset
@@ -80,22 +89,39 @@ class Data:
     files: list[str]
     labels_required: bool
     options: readers.ReadOptions
+    decided_by: str = ""
 
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turns a failure of the fast path into a message that names the file, the record and the field."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
-            if explanation is None:
-                raise
-            raise explanation from error
+        with _decided_by(self.decided_by, self.spec):
+            try:
+                yield
+            except tf.errors.OpError as error:
+                explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
+                if explanation is None:
+                    raise
+                raise explanation from error
 
     def report_skipped(self) -> None:
         """Logs which damaged records were left out and not reported yet."""
         for line in self.options.skipped.report():
             LOG.warning("%s", line)
+
+
+@contextmanager
+def _decided_by(run: str, spec: DataSpec) -> Iterator[None]:
+    """Completes a message that advises other flags of the data where a run decides what is read, and no flag can."""
+    try:
+        yield
+    except UserError as error:
+        if not run or not any(f"--{flag}" in str(error) for flag in _DATA_FLAGS):
+            raise
+        raise UserError(
+            f"{error} The run in {run} was trained on other data, and decides what is read: "
+            f"{', '.join(spec.feature_names)} of records of the format {spec.record_format}, with {spec.num_classes} "
+            "classes. Give shards like those that it was trained on."
+        ) from error
 
 
 def training_files(config: RunConfig) -> list[str]:
@@ -176,6 +202,7 @@ def evaluation_data(
     batch_size: int,
     on_bad_record: OnBadRecord,
     labels_required: bool,
+    decided_by: str = "",
 ) -> Data:
     """Opens shards for one pass in the order of the input.
 
@@ -187,6 +214,7 @@ def evaluation_data(
         batch_size: videos per batch.
         on_bad_record: `error` or `skip`.
         labels_required: whether a record without labels is an error.
+        decided_by: the directory of the run, if flags cannot change what is read.
 
     Raises:
         UserError: if no file matches.
@@ -196,10 +224,11 @@ def evaluation_data(
     files = readers.find_files(pattern, flag)
     sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
-    batches = readers.evaluation_batches(
-        files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
-    )
-    return Data(batches, config.data, files, labels_required, options)
+    with _decided_by(decided_by, config.data):
+        batches = readers.evaluation_batches(
+            files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
+        )
+    return Data(batches, config.data, files, labels_required, options, decided_by)
 
 
 def build_evaluator(

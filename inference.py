@@ -37,13 +37,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from yt8m.arguments import typed_as
 from yt8m.engine.prediction import predict
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.files import check_outputs
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.submission import SubmissionWriter
-from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
+from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
 
 import experiment
 
@@ -66,7 +67,8 @@ def main(values: flags.FlagValues) -> None:
         run_flags.check_repeated_flags(values, config)
 
         # 2. The model, with the weights of the newest checkpoint.
-        model = experiment.build_model(config)
+        with typed_as(f"{CONFIG.path(train_dir)}: "):
+            model = experiment.build_model(config)
         load_weights(model, require_checkpoint(train_dir))
 
         # 3. The shards, in their order.
@@ -78,6 +80,7 @@ def main(values: flags.FlagValues) -> None:
             batch_size=values.batch_size,
             on_bad_record=values.on_bad_record,
             labels_required=False,
+            decided_by=train_dir,
         )
 
         # 4. Before hours of work: nothing that is read is written over.

@@ -52,7 +52,7 @@ def main(values: flags.FlagValues) -> int:
     files = experiment.training_files(config)
     examples_per_epoch = readers.estimate_num_records(files)
     run_examples = experiment.run_examples(config, examples_per_epoch)
-    with strategy.scope():
+    with strategy.scope(), run_flags.hparams_as_typed(values):
         state = experiment.build_train_state(config, run_examples)
 
     # 3. A new run begins with the first example, a resumed one where its newest checkpoint left it.
@@ -77,6 +77,8 @@ def main(values: flags.FlagValues) -> int:
         batch_spec=data.batches.element_spec,
     )
     evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
+    if evaluation and resumed:
+        best_gap(values.train_dir)  # a damaged file is named now, not at the next checkpoint
 
     with data.explained():
         iterator = iter(data.batches)

@@ -1,5 +1,6 @@
 """From a configuration to a model: whatever cannot be built is answered with the name that was typed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from yt8m.cli.metric_flags import resolve_metrics
 from yt8m.cli.model_flags import resolve_model
 from yt8m.config import RunConfig
+from yt8m.data.synthetic import write_video_shards
 from yt8m.distribution import one_device_strategy
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
@@ -37,7 +39,7 @@ def test_a_hyper_parameter_out_of_range(data: DataSpec, model: str, assignment: 
     config = RunConfig(data=data, model=resolve_model(model, data, {}, [assignment], "float32"))
     with pytest.raises(UserError) as raised:
         experiment.build_model(config)
-    assert str(raised.value) == f"--hparams={assignment}: {expected}"
+    assert str(raised.value) == f"{assignment}: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,34 @@ def test_a_setting_of_metrics_out_of_range(group: str, expected: str) -> None:
     with pytest.raises(UserError) as raised:
         experiment.build_evaluator(*arguments, resolve_metrics(group, macro=False), top_k=5)
     assert str(raised.value) == f"--metrics={group}: {expected}"
+
+
+@pytest.mark.parametrize(("decided_by", "ending"), [("", "order of --feature_names?"), ("runs/a", "trained on.")])
+def test_a_run_is_not_advised_to_change_its_data(tmp_path: Path, decided_by: str, ending: str) -> None:
+    write_video_shards(tmp_path, num_videos=4, num_shards=1, num_classes=3)
+    spec = DataSpec(("mean_rgb",), (1000,), 3)
+    config = RunConfig(data=spec, model=resolve_model("LogisticModel", spec, {}, [], "float32"))
+    with pytest.raises(UserError, match=r"'mean_rgb' holds 1024 floats, expected 1000\.") as raised:
+        experiment.evaluation_data(
+            config,
+            experiment.build_model(config),
+            f"{tmp_path}/train*",
+            "input_data_pattern",
+            batch_size=2,
+            on_bad_record="error",
+            labels_required=False,
+            decided_by=decided_by,
+        )
+    assert str(raised.value).endswith(ending)
+    assert ("The run in runs/a was trained on other data" in str(raised.value)) == bool(decided_by)
+
+
+def test_a_model_that_does_not_fit_into_memory() -> None:
+    data = DataSpec(("mean_rgb",), (2**20,), 2**20)  # 4 TiB of weights
+    config = RunConfig(data=data, model=resolve_model("LogisticModel", data, {}, [], "float32"))
+    with pytest.raises(UserError, match=r"^LogisticModel of these sizes does not fit into memory \(.*OOM") as raised:
+        experiment.build_model(config)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_model_that_can_be_built() -> None:

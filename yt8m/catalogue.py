@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A parameter of this name passes on to the class above whatever it is given: `def __init__(self, spec, **inherited)`.
 PASSES_ON = "inherited"
+_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str, "Mapping[str, Any]": dict}
+_TYPES["None"] = type(None)
 _ARGUMENTS = re.compile(r"^Args:\n((?:(?: .*)?\n)+)", re.MULTILINE)
 _ARGUMENT = re.compile(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", re.MULTILINE)
 
@@ -37,6 +39,13 @@ class HyperParameter:
     default: Any
     kind: str = ""
     text: str = ""
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The types that a value may have: that of the default, or where that is None those of the signature."""
+        if self.default is not None:
+            return (type(self.default),)
+        return tuple(_TYPES[name] for name in self.kind.split(" | "))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,29 @@
-"""A run as data: everything that `train_dir/config.json` holds."""
+"""A run as data: everything that `train_dir/config.json` holds.
+
+Every part checks its numbers and words when it is made, and raises an `ArgumentError` that begins with the field's own
+name: it may come from a flag or from a file.
+"""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from yt8m import config_formats
+from yt8m.arguments import (
+    LARGEST_FLOAT,
+    ArgumentError,
+    check_at_least,
+    check_count,
+    check_one_of,
+    check_positive,
+    check_share,
+    check_size,
+)
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS, Registry
+from yt8m.registry import LOSSES, MODELS, VIDEO_LEVEL_MODELS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 OnBadRecord = Literal["error", "skip"]
@@ -36,7 +51,7 @@ class ModelConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        check_one_of(self, "precision", PRECISIONS)
+        check_one_of(PRECISIONS, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,17 @@ class LossTerm:
         name: the registered name.
         weight: its factor in the sum.
         hparams: every hyper-parameter of the loss with its value, defaults included.
+
+    Raises:
+        ArgumentError: if the weight is negative or not finite.
     """
 
     name: str = "CrossEntropyLoss"
     weight: float = 1.0
     hparams: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_at_least(0, weight=self.weight)
 
     def __str__(self) -> str:
         return self.name if self.weight == 1 else f"{self.weight:.12g}*{self.name}"
@@ -63,9 +84,17 @@ class LossConfig:
 
     Attributes:
         terms: the losses, each at most once.
+
+    Raises:
+        ArgumentError: if there is none, or one of them twice.
     """
 
     terms: tuple[LossTerm, ...] = (LossTerm(),)
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not names or len(set(names)) < len(names):
+            raise ArgumentError(f"terms={'+'.join(names)}: expected at least one loss, and each at most once.")
 
     def __str__(self) -> str:
         """The value of `--label_loss` that names these terms."""
@@ -111,15 +140,17 @@ class OptimizationConfig:
     weights_halflife: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples")
-        check_not_negative(
-            self, "regularization_penalty", "clip_gradient_norm", "class_prior_examples", "weights_halflife"
+        check_positive(base_learning_rate=self.base_learning_rate, learning_rate_decay=self.learning_rate_decay)
+        check_count(1, learning_rate_decay_examples=self.learning_rate_decay_examples)
+        check_count(0, class_prior_examples=self.class_prior_examples)
+        check_at_least(
+            0,
+            regularization_penalty=self.regularization_penalty,
+            clip_gradient_norm=self.clip_gradient_norm,
+            weights_halflife=self.weights_halflife,
         )
-        check_one_of(self, "learning_rate_schedule", get_args(LearningRateSchedule))
-        if not 0 <= self.learning_rate_warmup < 1:
-            raise UserError(
-                f"--learning_rate_warmup={self.learning_rate_warmup}: expected a share in [0, 1) of the run."
-            )
+        check_one_of(get_args(LearningRateSchedule), learning_rate_schedule=self.learning_rate_schedule)
+        check_share(learning_rate_warmup=self.learning_rate_warmup)
 
 
 @dataclass(frozen=True)
@@ -148,13 +179,15 @@ class TrainingConfig:
     on_bad_record: OnBadRecord = "error"
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch_size", "num_readers")
-        check_not_negative(self, "num_epochs", "max_steps")
+        check_size(1, batch_size=self.batch_size, num_readers=self.num_readers)
+        check_count(0, num_epochs=self.num_epochs, max_steps=self.max_steps)
         if not self.num_epochs and not self.max_steps:
-            raise UserError("--num_epochs=0 and --max_steps=0 would train for ever. Give one of them a positive value.")
-        check_one_of(self, "on_bad_record", get_args(OnBadRecord))
+            raise ArgumentError(
+                "num_epochs=0: it would train for ever without max_steps. Give one of them a positive value."
+            )
+        check_one_of(get_args(OnBadRecord), on_bad_record=self.on_bad_record)
         if not 0 <= self.seed <= LARGEST_SEED:
-            raise UserError(f"--seed={self.seed}: expected a whole number from 0 to {LARGEST_SEED}.")
+            raise ArgumentError(f"seed={self.seed}: expected a whole number from 0 to {LARGEST_SEED}.")
 
 
 @dataclass(frozen=True)
@@ -188,75 +221,80 @@ class RunConfig:
             source: the path of the text, for the error message.
 
         Raises:
-            UserError: if the text is not JSON, is of a later format than this version knows, or lacks a field or has
-                one too many for its format.
+            UserError: if the text is not JSON, is of a later format than this version knows, lacks a field or has one
+                too many for its format, or a field is of another type or out of range.
         """
         try:
-            content = config_formats.upgrade(json.loads(text))
-            terms = _from_fields(LossConfig, content["loss"], "loss").terms
-            return cls(
-                data=_from_fields(DataSpec, content["data"], "data"),
-                model=_from_fields(ModelConfig, content["model"], "model"),
-                loss=LossConfig(tuple(_from_fields(LossTerm, term, "loss.terms") for term in terms)),
-                optimization=_from_fields(OptimizationConfig, content["optimization"], "optimization"),
-                training=_from_fields(TrainingConfig, content["training"], "training"),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            run = _from_json(cls, config_formats.upgrade(json.loads(text)), "")
+        except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = repr(error) if isinstance(error, TypeError | KeyError | AttributeError) else str(error)
             raise UserError(
-                f"{source} is not the configuration of a run: {reason}. It is written by train.py; "
+                f"{source} is not the configuration of a run: {reason.removesuffix('.')}. It is written by train.py; "
                 "restore it, or train into another --train_dir."
             ) from error
+        return cast(RunConfig, run)
 
     def check_hyper_parameters(self, source: str) -> None:
         """Checks that the model, its classifier and the losses have the hyper-parameters that the run has values for.
 
         They differ where the run is of another version of the model: a default of today may not be what it was trained
-        with.
+        with. A value has to be of its type, and finite.
 
         Args:
             source: the path of the run's `config.json`, for the error message.
 
         Raises:
-            UserError: names the first hyper-parameter that either side lacks.
+            UserError: names the first hyper-parameter that either side lacks, or whose value cannot be.
         """
-        models = next(
-            (models for models in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS) if self.model.name in models), None
-        )
-        if models is not None:  # an unknown name is answered by who builds the model
-            _check_same_names(models, self.model.name, self.model.hparams, source)
-        classifier = self.model.hparams.get("classifier")
-        if classifier is not None:
-            _check_same_names(VIDEO_LEVEL_MODELS, classifier, self.model.hparams["classifier_hparams"], source)
-        for term in self.loss.terms:
-            _check_same_names(LOSSES, term.name, term.hparams, source)
+        try:
+            right = models_that_read(self.data.record_format)
+            models = next((models for models in MODELS.values() if self.model.name in models), right)
+            _check_same_settings(models, self.model.name, self.model.hparams)
+            classifier = self.model.hparams.get("classifier")
+            if classifier is not None:
+                _check_same_settings(VIDEO_LEVEL_MODELS, classifier, self.model.hparams["classifier_hparams"] or {})
+            for term in self.loss.terms:
+                _check_same_settings(LOSSES, term.name, term.hparams)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
 
 
-Part = TypeVar("Part")
+def _from_json(kind: Any, value: Any, where: str) -> Any:
+    """Makes of JSON what a field of a run of that type holds. Of a part every field has to be there, and no other.
+
+    Raises:
+        ValueError: if it is of another type; the message begins with `where`.
+    """
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_from_json(get_args(kind)[0], item, where) for item in value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        for what, names in (("lacks", kinds.keys() - value.keys()), ("has the unknown field", value.keys() - kinds)):
+            if names:
+                raise ValueError(f"'{where}' {what} {', '.join(sorted(names))}")
+        return kind(**{name: _from_json(kinds[name], value[name], f"{where}.{name}".strip(".")) for name in kinds})
+    expected = {Literal: str, None: kind}.get(get_origin(kind), get_origin(kind))
+    if expected is float and type(value) is int and abs(value) <= LARGEST_FLOAT:
+        return float(value)
+    if type(value) is not expected:
+        raise ValueError(f"'{where}' is {reprlib.repr(value)}; expected a value of type {expected.__name__}")
+    return value
 
 
-def _from_fields(kind: type[Part], fields: Any, where: str) -> Part:
-    """Makes a part of a run of what its JSON holds: every field has to be there, and no other."""
-    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for what, names in (("lacks", known - fields.keys()), ("has the unknown field", fields.keys() - known)):
-        if names:
-            raise ValueError(f"'{where}' {what} {', '.join(sorted(names))}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-
-
-def _check_same_names(registry: Registry, name: str, hparams: Mapping[str, Any], source: str) -> None:
+def _check_same_settings(registry: Registry, name: str, hparams: Mapping[str, Any]) -> None:
     known = registry.entry(name).defaults
     missing, unknown = sorted(known.keys() - hparams.keys()), sorted(hparams.keys() - known.keys())
     if missing:
         raise UserError(
-            f"{source}: {name} has no value for its hyper-parameter '{missing[0]}', which is newer than the run. Add "
+            f"{name} has no value for its hyper-parameter '{missing[0]}', which is newer than the run. Add "
             f"the one that leaves the model as it was; today's default is {known[missing[0]]!r}."
         )
     if unknown:
         raise UserError(
-            f"{source}: {name} has no hyper-parameter '{unknown[0]}' in this version. It has: {', '.join(known)}. Open "
+            f"{name} has no hyper-parameter '{unknown[0]}' in this version. It has: {', '.join(known)}. Open "
             "the run with the version that wrote it."
         )
+    registry.check_values(name, hparams)
 
 
 def architecture_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
@@ -300,40 +338,3 @@ def flat_hparams(hparams: dict[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in hparams.items() if name != "classifier_hparams"}
     inner = hparams.get("classifier_hparams") or {}
     return own | {f"classifier.{name}": value for name, value in inner.items()}
-
-
-def check_positive(settings: Any, *names: str) -> None:
-    """Checks numbers that have to be above 0.
-
-    Args:
-        settings: has the numbers as attributes, which are named like the flags that set them.
-        names: which of them to check.
-
-    Raises:
-        UserError: names the first that is not, NaN included.
-    """
-    bad = [name for name in names if not getattr(settings, name) > 0]
-    if bad:
-        raise UserError(f"--{bad[0]}={getattr(settings, bad[0])}: expected a number above 0.")
-
-
-def check_not_negative(settings: Any, *names: str) -> None:
-    """Checks numbers that have to be 0 or more; arguments as of `check_positive`.
-
-    Raises:
-        UserError: names the first that is below 0 or NaN.
-    """
-    bad = [name for name in names if not getattr(settings, name) >= 0]
-    if bad:
-        raise UserError(f"--{bad[0]}={getattr(settings, bad[0])}: expected 0 or more.")
-
-
-def check_one_of(settings: Any, name: str, known: Iterable[str]) -> None:
-    """Checks a word that has to be a known one; `settings` as of `check_positive`.
-
-    Raises:
-        UserError: if the word is not in `known`.
-    """
-    word = getattr(settings, name)
-    if word not in known:
-        raise UserError(f"--{name}={word}: expected one of {', '.join(known)}.")

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
+from yt8m.registry import MODELS
 
 CURRENT = 2
 
@@ -74,7 +74,7 @@ def _from_1_to_2(content: dict[str, Any]) -> None:
 
 def _upgrade_hyper_parameters(name: str, hparams: dict[str, Any]) -> None:
     """Renames those of a model, and of its classifier, and adds those that they had not yet when the run was made."""
-    registry = next((registry for registry in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS) if name in registry), None)
+    registry = next((registry for registry in MODELS.values() if name in registry), None)
     if registry is None:
         return
     known = registry.entry(name).hyper_parameters

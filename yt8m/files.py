@@ -1,6 +1,7 @@
 """Files that programs write: written whole or not at all, and never over a file that is read."""
 
 import contextlib
+import json
 import os
 import stat
 import uuid
@@ -113,7 +114,7 @@ def _is_file(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
-def write_text(path: str, text: str) -> None:
+def write_text(path: str, text: str | bytes) -> None:
     """Writes a file, so that no reader meets half of it.
 
     Raises:
@@ -121,6 +122,31 @@ def write_text(path: str, text: str) -> None:
     """
     with AtomicFile(path, text):
         pass
+
+
+def read_bytes(path: str) -> bytes:
+    """Reads a small file of ours.
+
+    Raises:
+        ValueError: if it cannot be read, as where a folder has its place.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return bytes(file.read())
+    except tf.errors.OpError as error:
+        raise ValueError(first_line(error)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ValueError: if it is no JSON in UTF-8, or nested so deeply that nobody can have meant it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def check_outputs(outputs: Mapping[str, str], inputs: Iterable[str]) -> None:

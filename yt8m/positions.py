@@ -57,7 +57,7 @@ def parse_position(text: str) -> tuple[Position, str]:
         numbers = json.loads(text)
         fingerprint = numbers.pop("order")
         position = Position(**numbers)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("it holds no position") from error
     if not isinstance(fingerprint, str) or not all(
         type(value) is int and 0 <= value < _LARGEST for value in dataclasses.astuple(position)

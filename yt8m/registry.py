@@ -8,9 +8,11 @@ new file in a place that a registry looks at needs no other edit.
 
 import functools
 import importlib
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from yt8m.arguments import LARGEST_SIZE, ArgumentError, check_finite
 from yt8m.catalogue import Entry, read_entries
 from yt8m.errors import UserError, did_you_mean
 
@@ -114,7 +116,7 @@ class Registry:
         return self._registered[entry.name]
 
     def check_hyper_parameters(self, name: str, given: Mapping[str, Any]) -> None:
-        """Checks the names of hyper-parameters; values are not looked at.
+        """Checks the names of hyper-parameters; values are `check_values`'s.
 
         Args:
             name: the name or an alias of an entry.
@@ -131,6 +133,32 @@ class Registry:
                 f"--{self.settings_flag}: {self.resolve(name)} has no hyper-parameter '{unknown[0]}'."
                 f"{did_you_mean(unknown[0], known)} It has: {', '.join(known) or 'none'}."
             )
+
+    def check_values(self, name: str, given: Mapping[str, Any]) -> None:
+        """Checks what any value of a hyper-parameter has to be, before anything is built of it.
+
+        It is of its default's type, finite as a float32, and as a whole number at most `LARGEST_SIZE`. Narrower ranges
+        are those of the constructors.
+
+        Args:
+            name: the name or an alias of an entry.
+            given: some of its hyper-parameters, by name.
+
+        Raises:
+            ArgumentError: names the first that is not.
+        """
+        known = self.entry(name).hyper_parameters
+        for parameter, value in given.items():
+            types = known[parameter].types
+            if type(value) not in types and not (float in types and type(value) is int):
+                raise ArgumentError(
+                    f"{parameter}={reprlib.repr(value)}: expected a value of type {types[0].__name__}, such as "
+                    f"{known[parameter].default!r}."
+                )
+            if float in types:
+                check_finite(**{parameter: value})
+            elif int in types and value > LARGEST_SIZE:
+                raise ArgumentError(f"{parameter}={value}: expected a whole number of at most {LARGEST_SIZE}.")
 
 
 def hyper_parameters(
@@ -165,6 +193,8 @@ LOSSES = Registry("LOSSES", "label_loss", "loss", ("losses", "yt8m.losses"))
 METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",), settings_flag="metrics")
 RECORD_FORMATS = Registry("RECORD_FORMATS", "record_format", "record format", ("yt8m.data.formats",))
 
+MODELS = {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS}  # by the `level` of the formats that they read
+
 
 def models_that_read(record_format: str) -> Registry:
     """Returns the models that take batches of a record format: those over frames, or those over one vector per video.
@@ -172,5 +202,4 @@ def models_that_read(record_format: str) -> Registry:
     Raises:
         UserError: if there is no such format.
     """
-    level = RECORD_FORMATS.entry(record_format).facts["level"]
-    return {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS}[level]
+    return MODELS[RECORD_FORMATS.entry(record_format).facts["level"]]

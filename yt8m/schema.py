@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yt8m.errors import UserError
+from yt8m.arguments import LARGEST_SIZE, ArgumentError, check_size
 
 # A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: a bin's centre in [-2, 2].
 # Source: google/youtube-8m, utils.Dequantize; checked against the published means of video-level records.
@@ -53,7 +53,7 @@ class DataSpec:
         max_frames: frames after this one are cut off.
 
     Raises:
-        UserError: if names and sizes do not pair up, or a number is not positive.
+        ArgumentError: if names and sizes do not pair up, or a number is out of range.
     """
 
     feature_names: tuple[str, ...] = ("mean_rgb",)
@@ -65,17 +65,17 @@ class DataSpec:
     def __post_init__(self) -> None:
         names, sizes = ",".join(self.feature_names), ",".join(map(str, self.feature_sizes))
         if not self.feature_names or len(self.feature_names) != len(self.feature_sizes):
-            raise UserError(
-                f"--feature_names={names} has {len(self.feature_names)} names and --feature_sizes={sizes} has "
-                f"{len(self.feature_sizes)} sizes. Give one size for each name, in the same order."
+            raise ArgumentError(
+                f"feature_names={names}: expected as many names as feature_sizes={sizes} has sizes. Give one size for "
+                "each name, in the same order."
             )
         if len(set(self.feature_names)) != len(self.feature_names):
-            raise UserError(f"--feature_names={names} names a feature twice. Give each feature once.")
-        if min(self.feature_sizes) < 1:
-            raise UserError(f"--feature_sizes={sizes} holds a size below 1. A size is the width of a feature.")
-        for flag, value in (("num_classes", self.num_classes), ("max_frames", self.max_frames)):
-            if value < 1:
-                raise UserError(f"--{flag}={value}: expected at least 1.")
+            raise ArgumentError(f"feature_names={names}: it names a feature twice. Give each feature once.")
+        if min(self.feature_sizes) < 1 or max(self.feature_sizes) > LARGEST_SIZE:
+            raise ArgumentError(
+                f"feature_sizes={sizes}: expected whole numbers from 1 to {LARGEST_SIZE}, the width of each feature."
+            )
+        check_size(1, num_classes=self.num_classes, max_frames=self.max_frames)
 
     @property
     def total_size(self) -> int:

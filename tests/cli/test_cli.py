@@ -27,7 +27,7 @@ from yt8m.config import (
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, RECORD_FORMATS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
@@ -194,8 +194,11 @@ def test_hparams_set_any_hyper_parameter() -> None:
     ("line", "message"),
     [
         ("--model=LogisticModle", r"no such video-level model\. Did you mean LogisticModel\? Known: .*MoeModel"),
-        ("--model=LstmModel", "reads frame-level records: add --frame_features"),
-        (FRAMES + "--model=MoeModel", "reads video-level records: leave out --frame_features"),
+        (
+            "--model=LstmModel",
+            r"reads records of --record_format=frame, not video: change that \(--frame_features means frame\)",
+        ),
+        (FRAMES + "--model=MoeModel", "reads records of --record_format=video, not frame: change that"),
         ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: frame, video\."),
         (
             "--frame_features --record_format=video",
@@ -223,23 +226,26 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--label_loss=HingeLoss --hparams=loss.margn=1", r"'margn'\. Did you mean margin\? It has: margin\."),
         (
             "--label_loss=HingeLoss --hparams=loss.margin=wide",
-            "margin='wide' of HingeLoss: expected a value of type float",
+            r"^--hparams=loss\.HingeLoss\.margin='wide': expected a value of type float, such as 1\.0\.",
         ),
         (
             "--hparams=loss.HingeLoss.margin=1",
             "HingeLoss is no term of the loss CrossEntropyLoss. Add it to --label_loss",
         ),
         ("--label_loss=HingeLoss --hparams=loss.HingeLoss.m=1", r"HingeLoss has no hyper-parameter 'm'\."),
-        ("--feature_names=rgb,audio", "2 names and --feature_sizes=1024 has 1 sizes"),
+        (
+            "--feature_names=rgb,audio",
+            "--feature_names=rgb,audio: expected as many names as feature_sizes=1024 has sizes",
+        ),
         ("--feature_sizes=wide", "expected whole numbers"),
-        ("--feature_names=rgb,rgb --feature_sizes=1,1", "names a feature twice"),
-        ("--num_classes=0", "--num_classes=0: expected at least 1"),
-        ("--batch_size=0", "--batch_size=0: expected a number above 0"),
+        ("--feature_names=rgb,rgb --feature_sizes=1,1", "--feature_names=rgb,rgb: it names a feature twice"),
+        ("--num_classes=0", "--num_classes=0: expected a whole number from 1 to 1048576"),
+        ("--batch_size=0", "--batch_size=0: expected a whole number from 1 to 1048576"),
         ("--num_epochs=0", "would train for ever"),
-        ("--on_bad_record=ignore", "expected one of error, skip"),
+        ("--on_bad_record=ignore", "--on_bad_record=ignore: there is no such choice. Known: error, skip"),
         ("--seed=-1", "--seed=-1: expected a whole number from 0 to 4294967295"),
         ("--seed=4294967296", "--seed=4294967296: expected a whole number from 0 to 4294967295"),
-        ("--precision=float8", "expected one of float32, bfloat16"),
+        ("--precision=float8", "--precision=float8: there is no such choice. Did you mean float32"),
         ("--base_learning_rate=nan", "--base_learning_rate=nan: expected a number above 0"),
     ],
 )
@@ -281,15 +287,15 @@ def test_a_model_names_its_loss_and_the_command_line_may_name_another() -> None:
 @pytest.mark.parametrize(
     ("program", "flag", "message"),
     [
-        ("train", "--keep_checkpoints=0", "expected a number above 0"),
-        ("train", "--log_steps=0", "expected a number above 0"),
-        ("train", "--export_model_steps=-1", "expected a number above 0"),
-        ("train", "--save_checkpoint_seconds=-1", "expected 0 or more"),
-        ("eval", "--batch_size=0", "expected a number above 0"),
-        ("eval", "--top_k=0", "expected a number above 0"),
-        ("inference", "--top_k=-1", "expected a number above 0"),
-        ("inference", "--on_bad_record=Skip", "expected one of error, skip"),
-        ("segment_eval_inference", "--top_n=-1", "expected 0 or more"),
+        ("train", "--keep_checkpoints=0", "expected a whole number from 1 to "),
+        ("train", "--log_steps=0", "expected a whole number from 1 to "),
+        ("train", "--export_model_steps=-1", "expected a whole number from 1 to "),
+        ("train", "--save_checkpoint_seconds=-1", "expected a whole number from 0 to "),
+        ("eval", "--batch_size=0", "expected a whole number from 1 to "),
+        ("eval", "--top_k=0", "expected a whole number from 1 to "),
+        ("inference", "--top_k=-1", "expected a whole number from 1 to "),
+        ("inference", "--on_bad_record=Skip", "there is no such choice. Did you mean skip"),
+        ("segment_eval_inference", "--top_n=-1", "expected a whole number from 0 to "),
     ],
 )
 def test_a_program_checks_its_own_flags_first(program: str, flag: str, message: str) -> None:
@@ -428,6 +434,32 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
     ]:
         with pytest.raises(UserError, match=message):
             check_repeated_flags(parse(wrong), run)
+
+
+@pytest.mark.parametrize("flag", ["--feature_names=rgb,audio", "--feature_sizes=1024,128", "--moe_num_mixtures=3"])
+def test_a_flag_is_repeated_without_its_pair(flag: str) -> None:
+    line = FRAMES + "--model=GruModel --hparams=classifier=MoeModel --moe_num_mixtures=3"
+    check_repeated_flags(parse(flag), config(line))
+    wrong = flag.replace("audio", "sound").replace("128", "64").replace("3", "4")
+    with pytest.raises(
+        UserError, match=r": you gave .*; the run was trained with (rgb,audio|1024,128|3)\. Leave it out"
+    ):
+        check_repeated_flags(parse(wrong), config(line))
+
+
+def test_the_models_of_a_new_format_are_those_of_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = dataclasses.replace(RECORD_FORMATS.entry("frame"), name="scenes")
+    monkeypatch.setitem(RECORD_FORMATS.entries, "scenes", new)
+    assert config(FRAMES.replace("--frame_features", "--record_format=scenes") + "--model=LstmModel")
+    with pytest.raises(UserError, match=r"LstmModel reads records of --record_format=frame or scenes, not video"):
+        config("--model=LstmModel")
+
+
+def test_deep_brackets_are_a_word() -> None:
+    with pytest.raises(UserError, match=r"^--hparams=l2_penalty='.*': expected a value of type float"):
+        config("--hparams=l2_penalty=" + "(" * 100_000)
+    with pytest.raises(UserError, match=r"^--hparams=l2_penalty='.*': expected a value of type float"):
+        config("--hparams=l2_penalty=" + "-" * 100_000 + "1")
 
 
 def test_a_repeated_setting_of_the_loss_is_compared_with_the_run() -> None:

@@ -60,7 +60,7 @@ def test_wrong_command_lines_need_no_tensorflow() -> None:
     for argument, message in (
         ("'--hlep'", "error: Unknown command line flag 'hlep'. Did you mean: help"),
         ("'--model=MoeModle'", "error: --model=MoeModle: there is no such video-level model. Did you mean MoeModel?"),
-        ("'--batch_size=0'", "error: --batch_size=0: expected a number above 0."),
+        ("'--batch_size=0'", "error: --batch_size=0: expected a whole number from 1 to 1048576."),
         ("'--hparams=dropuot=1'", "error: --hparams: LogisticModel has no hyper-parameter 'dropuot'. Did you mean "),
         ("'word'", "error: Unexpected argument 'word': settings are given as --name=value."),
         ("'--train_dir=\\udcff'", "error: '--train_dir=\\udcff' is not text in UTF-8"),

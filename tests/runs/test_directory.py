@@ -11,6 +11,7 @@ from programs import run
 from yt8m.config import LossConfig, LossTerm, ModelConfig, RunConfig
 from yt8m.data.synthetic import write_video_shards
 from yt8m.errors import UserError
+from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.runs import directory, lifecycle
 
 CONFIG = RunConfig(
@@ -134,6 +135,9 @@ def test_hyper_parameters_never_get_the_default_of_today(tmp_path: Path, part: s
 
 
 def test_the_hyper_parameters_of_a_classifier_are_looked_at_too(tmp_path: Path) -> None:
-    hparams = {"classifier": "LogisticModel", "classifier_hparams": {}}
-    with pytest.raises(UserError, match="LogisticModel has no value for its hyper-parameter"):
-        RunConfig(model=ModelConfig("NoSuchModelAnyMore", hparams)).check_hyper_parameters("config.json")
+    hparams = FRAME_LEVEL_MODELS.entry("LstmModel").defaults
+    hparams |= {"classifier": "LogisticModel", "classifier_hparams": {}}
+    with pytest.raises(UserError, match=r"^config\.json: LogisticModel has no value for its hyper-parameter"):
+        RunConfig(model=ModelConfig("LstmModel", hparams)).check_hyper_parameters("config.json")
+    with pytest.raises(UserError, match=r"^config\.json: --model=NoSuchModelAnyMore: there is no such"):
+        RunConfig(model=ModelConfig("NoSuchModelAnyMore")).check_hyper_parameters("config.json")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from yt8m.arguments import LARGEST_FLOAT, typed_as
 from yt8m.cli.model_flags import complete_hparams, parse_assignments
 from yt8m.config import LossConfig, LossTerm
 from yt8m.errors import UserError, did_you_mean
@@ -38,9 +39,12 @@ def resolve_loss(text: str, assignments: Sequence[str]) -> LossConfig:
             f"--label_loss={text} names {twice[0]} twice. Give each loss once, with the sum of its weights."
         )
     given = loss_hparams(names, assignments)
-    return LossConfig(
-        tuple(LossTerm(name, weight, complete_hparams(LOSSES, name, given[name])) for name, weight in terms)
-    )
+    return LossConfig(tuple(LossTerm(name, weight, _settings(name, given[name])) for name, weight in terms))
+
+
+def _settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    with typed_as(f"--hparams={_PREFIX}{name}."):
+        return complete_hparams(LOSSES, name, given)
 
 
 def _parse_term(term: str, text: str) -> tuple[str, float]:
@@ -50,7 +54,7 @@ def _parse_term(term: str, text: str) -> tuple[str, float]:
         factor = float(weight) if times else 1.0
     except ValueError:
         factor = math.nan
-    if not name or not 0 <= factor < math.inf:
+    if not name or not 0 <= factor <= LARGEST_FLOAT:
         raise UserError(
             f"--label_loss={text}: '{term}' is no term of a loss; expected a name or a weight of 0 or more and a name, "
             "as in CrossEntropyLoss+0.05*HingeLoss."

@@ -4,6 +4,7 @@ from typing import Any
 
 from absl import flags
 
+from yt8m.arguments import typed_as
 from yt8m.cli.model_flags import complete_hparams, parse_assignments
 from yt8m.errors import UserError
 from yt8m.registry import METRICS
@@ -45,4 +46,5 @@ def resolve_metrics(text: str, macro: bool) -> dict[str, dict[str, Any]]:
 def _settings(name: str, assignments: list[str]) -> dict[str, Any]:
     hyper_parameters = METRICS.entry(name).defaults
     example = next((f"{setting}={value}" for setting, value in hyper_parameters.items()), "name=value")
-    return complete_hparams(METRICS, name, parse_assignments(assignments, f"--metrics={name}:", example))
+    with typed_as(f"--metrics={name}:"):
+        return complete_hparams(METRICS, name, parse_assignments(assignments, f"--metrics={name}:", example))

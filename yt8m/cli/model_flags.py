@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yt8m.arguments import typed_as
 from yt8m.catalogue import Entry
 from yt8m.config import LossTerm, ModelConfig
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry, models_that_read
+from yt8m.registry import MODELS, RECORD_FORMATS, VIDEO_LEVEL_MODELS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 _CLASSIFIER = "classifier."
-_KINDS: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ModelFlag:
 def known_model_flags() -> dict[str, ModelFlag]:
     """Returns the flags that registered models declare beside their classes, by name."""
     flags: dict[str, ModelFlag] = {}
-    for entry in (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values()):
+    for entry in (entry for registry in MODELS.values() for entry in registry.entries.values()):
         for name, hyper_parameter in entry.flags.items():
-            kind = _KINDS[entry.hyper_parameters[hyper_parameter].kind.split(" | ")[0]]
+            kind = entry.hyper_parameters[hyper_parameter].types[0]
             models = flags[name].models if name in flags else ()
             flags[name] = ModelFlag(name, hyper_parameter, kind, (*models, entry.name))
     return flags
@@ -56,31 +56,59 @@ def resolve_model(
         precision: the type that layers compute in.
 
     Raises:
-        UserError: if there is no such model, if it takes the other kind of records, or if it lacks a hyper-parameter.
+        UserError: if there is no such model, if it takes the other kind of records, if it lacks a hyper-parameter, or
+            if a value cannot be; the message names it as it was typed.
     """
     registry = _registry_of(model, data.record_format)
     name, given = given_hparams(model, data, model_flags, assignments)
     own, inner = _split(given)
-    hparams = complete_hparams(registry, name, own)
-    if "classifier" in hparams:
-        classifier = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
-        inner = complete_hparams(VIDEO_LEVEL_MODELS, classifier, inner)
-        hparams |= {"classifier": classifier, "classifier_hparams": inner}
-    elif inner:
-        raise UserError(f"--hparams: {name} has no classifier to pass '{next(iter(inner))}' to.")
-    return ModelConfig(name, hparams, precision)
+    with typed_as("--hparams=", typed_names(model, data, model_flags, assignments)):
+        hparams = complete_hparams(registry, name, own)
+        if "classifier" in hparams:
+            classifier = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
+            with typed_as(_CLASSIFIER):
+                inner = complete_hparams(VIDEO_LEVEL_MODELS, classifier, inner)
+            hparams |= {"classifier": classifier, "classifier_hparams": inner}
+        elif inner:
+            raise UserError(f"--hparams: {name} has no classifier to pass '{next(iter(inner))}' to.")
+    with typed_as("--"):
+        return ModelConfig(name, hparams, precision)
 
 
 def given_hparams(
-    model: str, data: DataSpec, model_flags: Mapping[str, Any], assignments: Sequence[str]
+    model: str, data: DataSpec, model_flags: Mapping[str, Any], assignments: Sequence[str], classifier: str = ""
 ) -> tuple[str, dict[str, Any]]:
     """Returns a model's registered name and the hyper-parameters that were given, as `resolve_model` takes them.
+
+    Args:
+        model: a name or alias.
+        data: tells whether the model is to read frames.
+        model_flags: flags of older code bases that were given, with their values.
+        assignments: `name=value` texts; they win over model flags.
+        classifier: the classifier that flags may mean where they name none; by default that of the model.
 
     Raises:
         UserError: as `resolve_model` does, but a name in `assignments` is not looked up.
     """
     entry = _registry_of(model, data.record_format).entry(model)
-    return entry.name, _hparams_from_model_flags(model_flags, entry) | parse_assignments(assignments)
+    assigned = parse_assignments(assignments)
+    targets = _targets(model_flags, entry, str(assigned.get("classifier", classifier)))
+    return entry.name, {hparam: model_flags[flag] for flag, hparam in targets.items()} | assigned
+
+
+def typed_names(
+    model: str, data: DataSpec, model_flags: Mapping[str, Any], assignments: Sequence[str]
+) -> dict[str, str]:
+    """Returns the flags of older code bases that gave a hyper-parameter its value, by hyper-parameter.
+
+        {"cluster_size": "--netvlad_cluster_size"}      # all others were typed as --hparams=NAME
+
+    Raises:
+        UserError: as `given_hparams` does.
+    """
+    entry, assigned = _registry_of(model, data.record_format).entry(model), parse_assignments(assignments)
+    targets = _targets(model_flags, entry, str(assigned.get("classifier", "")))
+    return {hparam: f"--{flag}" for flag, hparam in targets.items() if hparam not in assigned}
 
 
 def loss_of_model(model: str, data: DataSpec) -> str:
@@ -96,19 +124,14 @@ def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) ->
     """Adds defaults to the hyper-parameters that were given for an entry of a registry.
 
     Raises:
-        UserError: if the entry has no such hyper-parameter, or a value is not of its default's type.
+        UserError: if the entry has no such hyper-parameter, or a value cannot be.
     """
     registry.check_hyper_parameters(name, given)
+    registry.check_values(name, given)
     defaults = registry.entry(name).defaults
-    for key, value in given.items():
-        expected = type(defaults[key])
-        is_whole_float = expected is float and type(value) is int
-        if defaults[key] is not None and type(value) is not expected and not is_whole_float:
-            raise UserError(
-                f"--{registry.settings_flag}: {key}={value!r} of {name}: expected a value of type {expected.__name__}, "
-                f"such as {defaults[key]!r}."
-            )
-    return {**defaults, **given}
+    # TensorFlow takes no whole number beyond an int64, not even where it makes a float of it.
+    as_typed = {key: float(value) if type(defaults[key]) is float else value for key, value in given.items()}
+    return {**defaults, **as_typed}
 
 
 def parse_assignments(
@@ -136,7 +159,7 @@ def parse_assignments(
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter two of very many brackets
         return text
 
 
@@ -148,32 +171,29 @@ def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _registry_of(model: str, record_format: str) -> Registry:
     right = models_that_read(record_format)
-    other = VIDEO_LEVEL_MODELS if right is FRAME_LEVEL_MODELS else FRAME_LEVEL_MODELS
-    if model in other and model not in right:
-        kind, advice = ("frame-level", "add") if right is VIDEO_LEVEL_MODELS else ("video-level", "leave out")
+    formats = [name for name in RECORD_FORMATS.names() if model in models_that_read(name)]
+    if formats and record_format not in formats:
         raise UserError(
-            f"--model={model} reads {kind} records: {advice} --frame_features, or choose one of "
-            f"{', '.join(right.names())}."
+            f"--model={model} reads records of --record_format={' or '.join(formats)}, not {record_format}: change "
+            f"that (--frame_features means frame), or choose one of {', '.join(right.names())}."
         )
     return right
 
 
-def _hparams_from_model_flags(given: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
-    """Maps the model flags that were given to hyper-parameters of the model or of its classifier."""
-    classifier = None
+def _targets(given: Mapping[str, Any], entry: Entry, classifier: str) -> dict[str, str]:
+    """Returns the hyper-parameter of the model, or of its classifier, that each of the given model flags sets."""
     if "classifier" in entry.hyper_parameters:
-        name = given.get("video_level_classifier_model") or entry.hyper_parameters["classifier"].default
-        classifier = VIDEO_LEVEL_MODELS.entry(name)
-    hparams = {}
-    for flag, value in given.items():
-        if flag in entry.flags:
-            hparams[entry.flags[flag]] = value
-        elif classifier is not None and flag in classifier.flags:
-            hparams[_CLASSIFIER + classifier.flags[flag]] = value
-        else:
+        named = given.get("video_level_classifier_model") or classifier or entry.hyper_parameters["classifier"].default
+        of_classifier = VIDEO_LEVEL_MODELS.entry(named).flags
+    else:
+        of_classifier = {}
+    targets = {flag: _CLASSIFIER + of_classifier[flag] for flag in given if flag in of_classifier}
+    targets |= {flag: entry.flags[flag] for flag in given if flag in entry.flags}
+    for flag in given:
+        if flag not in targets:
             wanted = known_model_flags()[flag].hyper_parameter
             raise UserError(
                 f"--{flag}: {entry.name} has no hyper-parameter '{wanted}' of that kind. "
                 f"It has: {', '.join(entry.hyper_parameters)}."
             )
-    return hparams
+    return targets

@@ -16,13 +16,23 @@ from typing import NoReturn, get_args
 from absl import app, flags
 from absl import logging as absl_logging
 
+from yt8m.arguments import check_at_least, check_count, check_one_of, check_size, typed_as
 from yt8m.cli.startup import end_on_signals, keep_freed_memory, load_tensorflow
-from yt8m.config import OnBadRecord, check_not_negative, check_one_of, check_positive
+from yt8m.config import OnBadRecord
 from yt8m.errors import UserError
 
 # Numbers that no `RunConfig` holds, which would check them, or none that eval.py and inference.py build.
-_POSITIVE = ("batch_size", "top_k", "log_steps", "export_model_steps", "keep_checkpoints")
-_NOT_NEGATIVE = ("num_gpu", "save_checkpoint_seconds", "top_n")
+_RANGES: dict[str, tuple[Callable[..., None], int]] = {
+    "batch_size": (check_size, 1),
+    "top_k": (check_size, 1),
+    "num_gpu": (check_size, 0),
+    "log_steps": (check_count, 1),
+    "export_model_steps": (check_count, 1),
+    "keep_checkpoints": (check_count, 1),
+    "save_checkpoint_seconds": (check_count, 0),
+    "top_n": (check_count, 0),
+    "untar_max_gb": (check_at_least, 0),
+}
 
 Define = Callable[[flags.FlagValues], None]
 Main = Callable[[flags.FlagValues], int | None]
@@ -117,10 +127,12 @@ def _check_encoding(arguments: Sequence[str]) -> None:
 
 
 def _check_numbers(values: flags.FlagValues) -> None:
-    check_positive(values, *(name for name in _POSITIVE if name in values))
-    check_not_negative(values, *(name for name in _NOT_NEGATIVE if name in values))
-    if "on_bad_record" in values:
-        check_one_of(values, "on_bad_record", get_args(OnBadRecord))
+    with typed_as("--"):
+        for name, (check, minimum) in _RANGES.items():
+            if name in values:
+                check(minimum, **{name: values[name].value})
+        if "on_bad_record" in values:
+            check_one_of(get_args(OnBadRecord), on_bad_record=values.on_bad_record)
 
 
 def _expand_home(values: flags.FlagValues) -> None:

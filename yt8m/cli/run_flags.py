@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from absl import flags
 
+from yt8m.arguments import typed_as
 from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignments
-from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model
+from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
 from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, RECORD_FORMATS, VIDEO_LEVEL_MODELS
@@ -157,13 +159,24 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     of_loss, of_model = split_loss_assignments(values.hparams)
     model = resolve_model(values.model, data, _given_model_flags(values), of_model, values.precision)
     label_loss = loss_of_model(model.name, data) if values.label_loss is None else values.label_loss
-    return RunConfig(
-        data=data,
-        model=model,
-        loss=resolve_loss(label_loss, of_loss),
-        optimization=OptimizationConfig(**_values_of(OptimizationConfig, values)),
-        training=TrainingConfig(**_values_of(TrainingConfig, values)),
-    )
+    loss = resolve_loss(label_loss, of_loss)
+    with typed_as("--"):
+        return RunConfig(
+            data=data,
+            model=model,
+            loss=loss,
+            optimization=OptimizationConfig(**_values_of(OptimizationConfig, values)),
+            training=TrainingConfig(**_values_of(TrainingConfig, values)),
+        )
+
+
+def hparams_as_typed(values: flags.FlagValues) -> AbstractContextManager[None]:
+    """Names a hyper-parameter that an error in the `with` block is about as the command line gave it.
+
+    That is `--netvlad_cluster_size=0` or `--hparams=cluster_size=0`.
+    """
+    data, (_, of_model) = data_spec_from_flags(values), split_loss_assignments(values.hparams)
+    return typed_as("--hparams=", typed_names(values.model, data, _given_model_flags(values), of_model))
 
 
 def _values_of(config: type, values: flags.FlagValues) -> dict[str, Any]:
@@ -178,22 +191,42 @@ def data_spec_from_flags(values: flags.FlagValues) -> DataSpec:
     Raises:
         UserError: if names and sizes do not pair up or a number makes no sense.
     """
-    names = tuple(name.strip() for name in values.feature_names.split(",") if name.strip())
+    with typed_as("--"):
+        return DataSpec(**{name: read(values) for name, read in _DATA_FLAGS.items()})
+
+
+def _feature_names(values: flags.FlagValues) -> tuple[str, ...]:
+    return tuple(name.strip() for name in values.feature_names.split(",") if name.strip())
+
+
+def _feature_sizes(values: flags.FlagValues) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(size) for size in values.feature_sizes.split(","))
+        return tuple(int(size) for size in values.feature_sizes.split(","))
     except ValueError as error:
         raise UserError(
             f"--feature_sizes={values.feature_sizes}: expected whole numbers separated by commas, one for each of "
-            f"--feature_names={values.feature_names}."
+            "--feature_names."
         ) from error
-    record_format = "frame" if values.frame_features else values.record_format
+
+
+def _record_format(values: flags.FlagValues) -> str:
     both_given = values["frame_features"].present and values["record_format"].present
     if both_given and values.frame_features != (values.record_format == "frame"):
         raise UserError(
             f"--frame_features={values.frame_features} is not --record_format={values.record_format}: --frame_features "
             "means --record_format=frame. Give one of the two."
         )
-    return DataSpec(names, sizes, values.num_classes, RECORD_FORMATS.resolve(record_format), values.max_frames)
+    return RECORD_FORMATS.resolve("frame" if values.frame_features else values.record_format)
+
+
+# What the flags say of each field of a `DataSpec`.
+_DATA_FLAGS: dict[str, Callable[[flags.FlagValues], Any]] = {
+    "feature_names": _feature_names,
+    "feature_sizes": _feature_sizes,
+    "num_classes": lambda values: values.num_classes,
+    "record_format": _record_format,
+    "max_frames": lambda values: values.max_frames,
+}
 
 
 def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
@@ -202,17 +235,17 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
     Raises:
         UserError: names the first flag that says something else than the run, and both values.
     """
-    data = data_spec_from_flags(values)
-    given = {name: name for name in DataSpec.__dataclass_fields__ if values[name].present}
+    given = {name: name for name in _DATA_FLAGS if values[name].present}
     if values["frame_features"].present:
         given["record_format"] = "frame_features"
     for name, flag in given.items():
-        _check_equal(f"--{flag}", getattr(data, name), getattr(config.data, name))
+        _check_equal(f"--{flag}", _DATA_FLAGS[name](values), getattr(config.data, name))
     if values["precision"].present:
         _check_equal("--precision", values.precision, config.model.precision)
     model = values.model if values["model"].present else config.model.name
     of_loss, of_model = split_loss_assignments(values.hparams)
-    name, hparams = given_hparams(model, config.data, _given_model_flags(values), of_model)
+    classifier = config.model.hparams.get("classifier", "")
+    name, hparams = given_hparams(model, config.data, _given_model_flags(values), of_model, classifier)
     _check_equal("--model", name, config.model.name)
     known = flat_hparams(config.model.hparams)
     for hparam, value in hparams.items():
@@ -225,6 +258,7 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
 
 def _check_equal(what: str, given: Any, known: Any) -> None:
     if given != known:
+        given, known = (",".join(map(str, it)) if isinstance(it, tuple) else it for it in (given, known))
         raise UserError(
             f"{what}: you gave {given}; the run was trained with {known}. Leave it out: it is read from the run."
         )

@@ -3,9 +3,10 @@
 import json
 import logging
 import math
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import keras
@@ -13,12 +14,13 @@ import tensorflow as tf
 
 from yt8m.config import RunConfig
 from yt8m.errors import UserError, first_line
-from yt8m.files import write_text
+from yt8m.files import parse_json, read_bytes, write_text
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.runs.directory import (
     BEST_CANDIDATE,
     BEST_DIRECTORY,
     BEST_EVALUATION,
+    CHECKPOINT_NAMES,
     CHECKPOINT_PREFIX,
     CLASS_TABLE,
     EVALUATION,
@@ -91,7 +93,7 @@ class Checkpoints:
     @cached_property
     def _manager(self) -> tf.train.CheckpointManager:
         # Made for the first save, since it reads the directory: until then an old run may lie there that has to go.
-        return tf.train.CheckpointManager(self._state, self._train_dir, self._keep, checkpoint_name=CHECKPOINT_PREFIX)
+        return _manager_in(self._train_dir, self._state, self._keep)
 
     def restore(self, examples_per_epoch: int) -> Position:
         """Restores the newest checkpoint that can be read, and says where in the data to go on.
@@ -129,8 +131,8 @@ class Checkpoints:
             LOG.info("There is no %s: the data are read from the start of epoch %d.", path, position.epoch)
             return position
         try:
-            position, order = parse_position(_read(path))
-        except (ValueError, tf.errors.OpError) as error:
+            position, order = parse_position(read_bytes(path).decode())
+        except ValueError as error:
             raise UserError(
                 f"{path} is damaged: {first_line(error)}. Restore it from a copy, or delete it: the data are then read "
                 "from the start of an epoch."
@@ -141,8 +143,10 @@ class Checkpoints:
         return position.start_of_epoch()
 
     def _what_changed(self) -> str:
-        path = SHARDS.path(self._train_dir)
-        before = _read(path).splitlines() if tf.io.gfile.exists(path) else []
+        try:
+            before = read_bytes(SHARDS.path(self._train_dir)).decode().splitlines()
+        except ValueError:  # missing or damaged; the next checkpoint writes it again
+            before = []
         now = self._shards.splitlines()
         changed = [line.split(" ")[0] for line in now if line not in before] if before else []
         gone = [line.split(" ")[0] for line in before if line not in now]
@@ -164,13 +168,7 @@ class Checkpoints:
         make_directory(join(self._train_dir, POSITIONS_DIRECTORY))
         write_text(SHARDS.path(self._train_dir), self._shards)
         write_text(self._position_path(step), format_position(position, self._order))
-        try:
-            self._manager.save(checkpoint_number=step)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"train_dir={self._train_dir}: checkpoint {step} cannot be written ({first_line(error)}). The one "
-                "before is whole. Make room or allow it, and resume."
-            ) from error
+        _write_checkpoint(self._manager, step)
         self._delete_abandoned(step)
         self._delete_old_positions()
 
@@ -187,9 +185,33 @@ class Checkpoints:
                 tf.io.gfile.remove(path)
 
 
-def _read(path: str) -> str:
-    with tf.io.gfile.GFile(path) as file:
-        return str(file.read())
+def _manager_in(directory: str, state: tf.train.Checkpoint, keep: int) -> tf.train.CheckpointManager:
+    """Makes what saves checkpoints; the file that names them, where it is damaged, is made anew."""
+    names = CHECKPOINT_NAMES.path(directory)
+    make = partial(tf.train.CheckpointManager, state, directory, keep, checkpoint_name=CHECKPOINT_PREFIX)
+    try:
+        if tf.io.gfile.isdir(names):
+            raise UserError(f"{names} is a folder, where a file belongs that train.py writes. Move it away.")
+        return make()
+    except ValueError as error:
+        LOG.warning("%s is damaged (%s) and written anew.", names, first_line(error))
+        tf.io.gfile.remove(names)
+        return make()
+
+
+def _write_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
+    """Writes a checkpoint, and deletes those that are too many.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        manager.save(checkpoint_number=step)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"train_dir={manager.directory}: checkpoint {step} cannot be written ({first_line(error)}). The one "
+            "before is whole. Make room or allow it, and resume."
+        ) from error
 
 
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
@@ -202,10 +224,7 @@ def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: di
     save_config(best, config)
     own = join(best, f"metrics-{metrics['global_step']}.json")
     write_text(own, text)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model), best, max_to_keep=1, checkpoint_name=CHECKPOINT_PREFIX
-    )
-    manager.save(checkpoint_number=metrics["global_step"])
+    _write_checkpoint(_manager_in(best, tf.train.Checkpoint(model=model), keep=1), metrics["global_step"])
     write_text(BEST_EVALUATION.path(train_dir), text)
     for path in BEST_CANDIDATE.find(train_dir):
         if path != own:
@@ -225,13 +244,15 @@ def best_gap(train_dir: str) -> float:
     own = join(best, f"metrics-{checkpoint_step(newest)}.json")
     path = own if tf.io.gfile.exists(own) else BEST_EVALUATION.path(train_dir)  # runs of before have only this one
     try:
-        gap = float(json.loads(_read(path))["gap"])
-    except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        gap = parse_json(read_bytes(path))["gap"]
+        if type(gap) not in (int, float) or not 0 <= gap <= 1:
+            raise ValueError(f"its gap is {reprlib.repr(gap)}")
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} is damaged: {first_line(error)}. Expected the evaluation of the best weights. Restore it, or "
             f"delete the folder {best}: the next evaluation makes it again."
         ) from error
-    return gap if math.isfinite(gap) else -math.inf
+    return float(gap)
 
 
 def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
@@ -241,21 +262,29 @@ def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
     """
     make_directory(evaluation_directory(train_dir))
     write_text(EVALUATION.path(train_dir), json.dumps(summary, indent=2) + "\n")
-    write_text(HISTORY.path(train_dir), _whole_history(train_dir) + json.dumps(summary) + "\n")
+    write_text(HISTORY.path(train_dir), _whole_history(train_dir) + json.dumps(summary).encode() + b"\n")
 
 
 def last_evaluated_step(train_dir: str) -> int | None:
-    """Returns the step of the newest evaluation in `eval/history.jsonl`, None where there is none."""
+    """Returns the step of the newest evaluation in `eval/history.jsonl`, None where there is none that can be read.
+
+    Raises:
+        UserError: if a folder has its place.
+    """
     try:
-        return int(json.loads(_whole_history(train_dir).splitlines()[-1])["global_step"])
+        step = parse_json(_whole_history(train_dir).splitlines()[-1])["global_step"]
     except (IndexError, ValueError, TypeError, KeyError):
         return None
+    return step if type(step) is int else None
 
 
-def _whole_history(train_dir: str) -> str:
+def _whole_history(train_dir: str) -> bytes:
     path = HISTORY.path(train_dir)
-    text = _read(path) if tf.io.gfile.exists(path) else ""
-    return text[: text.rfind("\n") + 1]
+    try:
+        text = read_bytes(path) if tf.io.gfile.exists(path) else b""
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}). Expected a line per evaluation. Move it away.") from error
+    return text[: text.rfind(b"\n") + 1]
 
 
 def save_class_table(train_dir: str, table: str) -> None:

@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from yt8m.config import RunConfig
 from yt8m.errors import UserError
-from yt8m.files import write_text
+from yt8m.files import read_bytes, write_text
 
 CHECKPOINT_PREFIX = "ckpt"
 BEST_DIRECTORY = "best"
 EVALUATION_DIRECTORY = "eval"
 POSITIONS_DIRECTORY = "data"
+
+_PATTERN_CHARACTERS = "*?[\\"  # where one is in its path, TensorFlow takes the name of a checkpoint for a pattern
 
 _PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"  # what a kill may leave of a file that is written whole
 
@@ -163,8 +165,9 @@ def load_config(train_dir: str) -> RunConfig:
     """Reads the configuration of a run whose model and loss this version can build.
 
     Raises:
-        UserError: as `read_config` does, or if a hyper-parameter is missing or unknown.
+        UserError: as `check_name` and `read_config` do, or if a hyper-parameter is missing or unknown.
     """
+    check_name(train_dir)
     config = read_config(train_dir)
     config.check_hyper_parameters(CONFIG.path(train_dir))
     return config
@@ -182,14 +185,28 @@ def read_config(train_dir: str) -> RunConfig:
             f"train_dir={train_dir} holds no run: it has no {CONFIG.name}. Give the one that train.py was given."
         )
     try:
-        with tf.io.gfile.GFile(path) as file:
-            text = file.read()
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode()
+    except ValueError as error:
         raise UserError(
             f"{path} is not the configuration of a run: {error}. It is written by train.py; "
             "restore it, or train into another --train_dir."
         ) from error
     return RunConfig.from_json(text, path)
+
+
+def check_name(train_dir: str) -> None:
+    """Checks that a run's checkpoints can be read in a directory of that name, and no others are taken for them.
+
+    Raises:
+        UserError: names the character that stands in the way.
+    """
+    bad = [character for character in train_dir if character in _PATTERN_CHARACTERS]
+    if bad:
+        raise UserError(
+            f"train_dir={train_dir} has a {bad[0]} in its name, which TensorFlow takes for a pattern of files: it "
+            "would not find the run's checkpoints, or delete those of another run. Choose another name; a run that is "
+            "there already can be renamed."
+        )
 
 
 def has_config(train_dir: str) -> bool:
@@ -200,21 +217,8 @@ def has_config(train_dir: str) -> bool:
 def newest_checkpoint(train_dir: str) -> str | None:
     """Returns the path of a run's newest complete checkpoint, without an ending, or None.
 
-    Raises:
-        UserError: if the file `checkpoint`, which names it, is damaged.
+    The file `checkpoint`, which names it for other programs of TensorFlow, is not asked: it may be damaged.
     """
-    try:
-        newest = tf.train.latest_checkpoint(train_dir)
-    except ValueError as error:
-        raise UserError(
-            f"{CHECKPOINT_NAMES.path(train_dir)} is damaged: expected the names of checkpoints. Delete it: the newest "
-            "checkpoint is then found without it."
-        ) from error
-    return newest or _newest_by_name(train_dir)
-
-
-def _newest_by_name(train_dir: str) -> str | None:
-    """Finds a checkpoint that no file `checkpoint` names."""
     return max(all_checkpoints(train_dir), key=checkpoint_step, default=None)
 
 

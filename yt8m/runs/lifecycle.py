@@ -9,6 +9,7 @@ from yt8m.config import RunConfig, fixed_differences
 from yt8m.errors import UserError, first_line
 from yt8m.runs.directory import (
     CONFIG,
+    check_name,
     folders_of_run,
     has_config,
     join,
@@ -38,6 +39,7 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
     """
     if not train_dir:
         raise UserError("--train_dir is empty: give the directory of the run, as in --train_dir=runs/first.")
+    check_name(train_dir)
     if not has_config(train_dir):
         _check_nothing_in_the_way(train_dir)
         return None
