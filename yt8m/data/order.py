@@ -131,8 +131,8 @@ class Order:
     def _windows(self, start: Position) -> Callable:
         """Returns the function from an epoch to its windows: `(epoch, (number, (groups, (rounds, records))))`.
 
-        For the W blocks of a window, groups and rounds are `(W,)` int64, records `(W, block)` strings. Blocks at the end
-        of a shard are filled up: a window has so many blocks, and about so many records.
+        For the W blocks of a window, groups and rounds are `(W,)` int64, records `(W, block)` strings. A shard's last
+        block is filled up: a window has so many blocks, and about so many records.
         """
         num_groups = math.ceil(len(self.source.shards) / self.num_readers)
         blocks_per_window = max(self.window // self.block, 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,6 @@ from yt8m.data.skipping import SkippedRecords
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 from yt8m.storage import scheme
-
 
 _BUFFER_BYTES = 1 << 18  # as tf.data.TFRecordDataset has it
 _LENGTH_BYTES, _FRAMING_BYTES = 8, 16  # a record has its length before it, and two checksums of four bytes around it
@@ -99,15 +99,15 @@ class Source:
 
 
 def _offset_of_record(shard: Shard, number: int) -> int:
-    """The byte at which a record begins; of a shard with fewer records its end, or the record that is cut."""
+    """The byte at which a record begins; if there are fewer, where the shard ends or its last record is cut."""
     offset = 0
-    # A buffer would be filled anew after every step; only remote files need one.
-    is_local = not scheme(shard.file)
-    with open(shard.file, "rb", buffering=0) if is_local else tf.io.gfile.GFile(shard.file, "rb") as stream:
+    # A buffer would be filled anew after every step: only remote files, where a step costs more, have one.
+    remote = scheme(shard.file)
+    with tf.io.gfile.GFile(shard.file, "rb") if remote else Path(shard.file).open("rb", buffering=0) as stream:
         for _ in range(number):
             stream.seek(offset)
             end = offset + int.from_bytes(stream.read(_LENGTH_BYTES), "little") + _FRAMING_BYTES
-            if offset >= shard.num_bytes or end > shard.num_bytes:
+            if end > shard.num_bytes:
                 break
             offset = end
     return offset
