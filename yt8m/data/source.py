@@ -36,7 +36,11 @@ class Source:
     sound_stretches: Callable[[Shard], np.ndarray] | None = None
 
     def columns(self, order: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns two `(N,)` strings, files and compressions, in an order of shard numbers or as the shards are."""
+        """Returns two `(N,)` strings, the files and the compressions of the shards.
+
+        Args:
+            order: `(N,)` int, the numbers of the shards, in the order wanted; None for all shards as they are.
+        """
         columns = (
             tf.constant([shard.file for shard in self.shards], tf.string),
             tf.constant([shard.compression for shard in self.shards], tf.string),
@@ -56,14 +60,14 @@ class Source:
         return self.files().flat_map(self.records)
 
     def records(self, file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | int = 0) -> tf.data.Dataset:
-        """Returns the serialized records of a shard; if damage is to be left out, stretch by stretch around it.
+        """Returns the serialized records of a shard, without damaged ones if these are to be skipped.
 
         It is for functions of datasets only: TensorFlow cannot write down an iterator's graph that begins with it.
 
         Args:
-            file: path of the shard.
-            compression: `GZIP` or an empty string.
-            offset: the byte at which the first record begins, as `place_of_record` says.
+            file: scalar string, the path of the shard.
+            compression: scalar string, `GZIP` or empty.
+            offset: scalar int64, the byte at which the first record begins, as `place_of_record` says.
         """
         stored = tf.data.experimental.from_variant(
             tf.raw_ops.TFRecordDatasetV2(
