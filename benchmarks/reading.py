@@ -2,9 +2,12 @@
 
     YT8M_REAL_DATA=DIR PYTHONPATH=. python benchmarks/reading.py [--videos 2400] [--rounds 7] [--batch_size 64]
 
-The 1152-d shards are made up in a temporary folder: 120 to 300 frames of noise per video. AudioSet is read from
-YT8M_REAL_DATA, and left out without it. Programs take turns, round by round; ratios are medians of rounds. All files
-are in the page cache: the first round is not counted.
+The 1152-d frame-level shards are made up in a temporary folder: 120 to 300 frames of noise per video. Video-level
+YouTube-8M and AudioSet are read from YT8M_REAL_DATA, and left out without it. Programs take turns, round by round;
+ratios are medians of rounds. All files are in the page cache: the first round is not counted.
+
+Every row makes an iterator and drains it; what comes before the first batch is in rows of its own. "an epoch within a
+run" is three epochs of `training_batches` less one, halved. The last table has the same records in 1 to 1000 shards.
 """
 
 import argparse
@@ -12,11 +15,12 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from timing import interleaved
+from timing import interleaved_clocks
 
 from yt8m.data.synthetic import frame_record, write_records
 from yt8m.sampling import FrameSampling
@@ -26,7 +30,9 @@ from readers import evaluation_batches, find_files, training_batches, training_o
 
 YOUTUBE = DataSpec(("rgb", "audio"), (1024, 128), record_format="frame")
 AUDIOSET = DataSpec(("audio_embedding",), (128,), num_classes=527, record_format="frame")
+VIDEO_LEVEL = DataSpec(("mean_rgb", "mean_audio"), (1024, 128), num_classes=3862)
 THIRTY = FrameSampling("random", 30)
+RAW, ONE_BY_ONE, TRAINING, THREE_EPOCHS = "raw records", "one by one", "training_batches", "three epochs"
 
 
 def drain(dataset: tf.data.Dataset) -> int:
@@ -67,33 +73,42 @@ def old_reader(files: Sequence[str], spec: DataSpec, batch_size: int) -> tf.data
 def contenders(
     files: list[str], spec: DataSpec, batch_size: int, sampling: FrameSampling | None
 ) -> dict[str, Callable]:
-    """The programs that take turns; each reads all the files once."""
+    """The programs that take turns; each reads all the files once, if its name says nothing else."""
     raw = tf.data.TFRecordDataset(files)
     in_order = evaluation_batches(files, spec, batch_size, sampling=sampling, labels_required=True)
     order = training_order(files, spec)
-    shuffled = training_batches(order, spec, batch_size, sampling=sampling, num_epochs=1)
-    old = old_reader(files, spec, batch_size)
-    return {
-        "raw records": lambda: drain(raw),
-        "raw batches": lambda: drain(raw.batch(batch_size)),
-        "evaluation_batches": lambda: drain(in_order),
-        "training_batches": lambda: drain(shuffled),
-        "one by one": lambda: drain(old),
+    one, three = (training_batches(order, spec, batch_size, sampling=sampling, num_epochs=n) for n in (1, 3))
+    programs = {
+        RAW: raw,
+        "raw batches": raw.batch(batch_size),
+        "evaluation_batches": in_order,
+        "its first batch": in_order.take(1),
+        TRAINING: one,
+        "its first one": one.take(1),
+        THREE_EPOCHS: three,
     }
+    if spec.record_format == "frame":
+        programs[ONE_BY_ONE] = old_reader(files, spec, batch_size)
+    return {name: partial(drain, dataset) for name, dataset in programs.items()}
 
 
-def print_ratios(title: str, seconds: dict[str, list[float]], num_videos: int, bars: tuple[float, float]) -> None:
-    """Prints speeds relative to both peers, with the bars that evaluation_batches has to pass."""
-    print(f"\n{title}; bars: {bars[0]:g} x one by one, {bars[1]:g} x raw records")
-    print("| way | seconds | videos/s | x one by one | x raw records | x raw batches |\n|" + " --- |" * 6)
+def print_ratios(title: str, seconds: dict[str, list[tuple[float, float]]], num_videos: int) -> None:
+    """Prints CPU seconds and seconds, and how often each row's fit into the peers'."""
+    peers = [peer for peer in (ONE_BY_ONE, RAW) if peer in seconds]
+    print(f"\n{title}")
+    print("| way | CPU-s | s | videos/CPU-s |" + "".join(f" x {peer}, CPU | s |" for peer in peers))
+    print("|" + " --- |" * (4 + 2 * len(peers)))
+    pairs = zip(seconds[TRAINING], seconds.pop(THREE_EPOCHS), strict=True)
+    seconds["an epoch within a run"] = [((c - a) / 2, (d - b) / 2) for (a, b), (c, d) in pairs]
     for name, values in seconds.items():
+        cpu, wall = (statistics.median(column) for column in zip(*values, strict=True))
         ratios = [
-            statistics.median(old / new for old, new in zip(seconds[peer], values, strict=True))
-            for peer in ("one by one", "raw records", "raw batches")
+            statistics.median(old[clock] / new[clock] for old, new in zip(seconds[peer], values, strict=True))
+            for peer in peers
+            for clock in (0, 1)
         ]
-        median = statistics.median(values)
-        columns = " | ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {name} | {median:.3f} | {num_videos / median:.0f} | {columns} |", flush=True)
+        columns = "".join(f" {ratio:.2f} |" for ratio in ratios)
+        print(f"| {name} | {cpu:.3f} | {wall:.3f} | {num_videos / cpu:.0f} |{columns}", flush=True)
 
 
 def compare(
@@ -102,14 +117,29 @@ def compare(
     spec: DataSpec,
     batch_size: int,
     rounds: int,
-    bars: tuple[float, float],
     sampling: FrameSampling | None = None,
 ) -> None:
     """Lets the programs take turns on some files, after a round that fills the page cache."""
-    programs = contenders(files, spec, batch_size, sampling)
-    seconds = interleaved(programs, rounds + 1)
+    seconds = interleaved_clocks(contenders(files, spec, batch_size, sampling), rounds + 1)
     counted = {name: values[1:] for name, values in seconds.items()}
-    print_ratios(title, counted, drain(tf.data.TFRecordDataset(files)), bars)
+    print_ratios(title, counted, drain(tf.data.TFRecordDataset(files)))
+
+
+def compare_numbers_of_shards(files: list[str], spec: DataSpec, batch_size: int, rounds: int) -> None:
+    """Prints what an epoch, and the first batch of it, cost if the same records are in 1 to 1000 shards."""
+    records = [record.numpy() for record in tf.data.TFRecordDataset(files)]
+    programs: dict[str, Callable] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for count in (1, 10, 100, 1000):
+            parts = [records[i::count] for i in range(count)]
+            shards = [write_records(Path(directory) / f"{count}-{i:04d}", part) for i, part in enumerate(parts)]
+            batches = training_batches(training_order(shards, spec), spec, batch_size, num_epochs=1)
+            programs |= {f"{count}": partial(drain, batches), f"{count}, first": partial(drain, batches.take(1))}
+        seconds = interleaved_clocks(programs, rounds + 1)
+    print("\nAudioSet, other numbers of shards\n| shards | CPU-s | s | first batch: CPU-s | s |\n|" + " --- |" * 5)
+    for name in filter(str.isdigit, programs):
+        pairs = [*zip(*seconds[name][1:], strict=True), *zip(*seconds[f"{name}, first"][1:], strict=True)]
+        print(f"| {name} |" + "".join(f" {statistics.median(values):.3f} |" for values in pairs), flush=True)
 
 
 def write_noise(directory: str, num_videos: int) -> list[str]:
@@ -133,20 +163,26 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=2400)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--batch_size", type=int, default=64, help="1152-d videos per batch; eight times as many of AudioSet"
+        "--batch_size",
+        type=int,
+        default=64,
+        help="1152-d videos per batch; 8 x as many of AudioSet, 16 x at video level",
     )
     arguments = parser.parse_args()
     size, rounds = arguments.batch_size, arguments.rounds
     with tempfile.TemporaryDirectory() as directory:
         files = write_noise(directory, arguments.videos)
-        compare("Whole videos of 1152 bytes per frame", files, YOUTUBE, size, rounds, (3, 0.45))
-        compare("30 frames per video of 1152 bytes per frame", files, YOUTUBE, size, rounds, (4, 0.55), THIRTY)
+        compare("Whole videos of 1152 bytes per frame", files, YOUTUBE, size, rounds)
+        compare("30 frames per video of 1152 bytes per frame", files, YOUTUBE, size, rounds, THIRTY)
     real_data = os.environ.get("YT8M_REAL_DATA", "")
     if real_data:
-        files = find_files(f"{real_data}/audioset/bal_train*.tfrecord", "YT8M_REAL_DATA")
-        compare("AudioSet, balanced train", files, AUDIOSET, 8 * size, rounds, (9, 0.5))
+        videos = find_files(f"{real_data}/yt8m-2018-video/*.tfrecord", "YT8M_REAL_DATA")
+        compare("Video level, YouTube-8M", videos, VIDEO_LEVEL, 16 * size, rounds)
+        clips = find_files(f"{real_data}/audioset/bal_train*.tfrecord", "YT8M_REAL_DATA")
+        compare("AudioSet, balanced train", clips, AUDIOSET, 8 * size, rounds)
+        compare_numbers_of_shards(clips, AUDIOSET, 8 * size, min(rounds, 3))
     else:
-        print("\nAudioSet is left out: YT8M_REAL_DATA is not set.")
+        print("\nReal records are left out: YT8M_REAL_DATA is not set.")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ keep_freed_memory()  # as the programs do
 
 def interleaved(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Returns each program's seconds, one value per round; all take a turn in every round."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    return {name: [wall for _, wall in values] for name, values in interleaved_clocks(programs, rounds).items()}
+
+
+def interleaved_clocks(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Returns each program's CPU seconds of all threads, and seconds, one pair per round, as `interleaved` does."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            start = time.perf_counter()
+            cpu, wall = time.process_time(), time.perf_counter()
             program()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     return seconds
 
 

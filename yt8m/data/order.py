@@ -11,11 +11,15 @@ epochs.
 
 So nothing before a group has to be read to start in it, and nothing that waits to be shuffled has to be saved: a window
 is made again.
+
+TensorFlow prepares a function again, in some ten milliseconds, wherever a dataset that calls it is made. What is made
+anew for every epoch and group is therefore small, and what is done with a window is outside of it.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +30,8 @@ from yt8m.positions import Position
 from yt8m.randomness import keys_from_positions, permutation
 
 _LARGEST_BLOCK = 128  # records
+# Fills the last block of a shard. No record is equal to it: a protocol buffer has no field 0.
+_FILLER = b"\x00filler"
 
 # These functions are graphs as they are written; to convert them takes longer than to trace them.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -78,6 +84,9 @@ class Order:
             is how many examples of the run came before the batch: random keys are made from that.
         """
         end = _NO_END if num_epochs is None else max(num_epochs, start.epoch)
+        windows = tf.data.Dataset.range(start.epoch, end).flat_map(self._windows(start))
+        begin = tf.constant([start.epoch, start.group, start.round, start.block], tf.int64)
+        shuffled = windows.scan(begin, self._shuffle(start)).prefetch(1)
 
         @_as_written
         def with_position(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,66 +95,99 @@ class Order:
             examples = start.examples + number * batch_size + tf.size(records, tf.int64)
             return records, tf.concat([places[-1], [examples]], axis=0)
 
-        windows = tf.data.Dataset.range(start.epoch, end).flat_map(
-            _as_written(lambda epoch: self._windows(epoch, start))
-        )
-        return windows.prefetch(1).rebatch(batch_size).enumerate().map(with_position)
+        return shuffled.rebatch(batch_size).enumerate().map(with_position)
 
-    def _windows(self, epoch: tf.Tensor, start: Position) -> tf.data.Dataset:
-        """The shuffled windows of an epoch: records `(n,)`, and for each the place after it, `(n, 6)` int64."""
-        is_first = tf.equal(epoch, start.epoch)
-        epoch_key = keys_from_positions(self.seed, epoch)
-        first_window = tf.where(is_first, tf.constant(start.window, tf.int64), 0)
-        blocks = self._blocks(epoch_key, is_first, start)
-        blocks_per_window = max(self.window // self.block, 1)
+    def _shuffle(self, start: Position) -> Callable:
+        """Returns the function that shuffles a window.
+
+        It takes what the window before it left, `(4,)` int64: epoch, group and round of its last block, and how many
+        blocks that round has had. It returns the same of this window, its shuffled records `(n,)`, and for each of them
+        the place after it, `(n, 6)` int64. Of the window in which the stream starts only what is not used is left.
+        """
 
         @_as_written
-        def shuffled(number: tf.Tensor, blocks: tuple[tf.RaggedTensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            records, begins = blocks[0].flat_values, blocks[1]
-            count = tf.size(records)
-            order = permutation(keys_from_positions(epoch_key, number), count, "window")
+        def shuffle(before: tf.Tensor, window: tuple) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+            epoch, (number, (groups, (rounds, blocks))) = window
+            rounds = tf.stack([tf.fill(tf.shape(groups), epoch), groups, rounds], axis=1)
+            num_before = tf.where(tf.reduce_all(tf.equal(rounds[0], before[:3])), before[3], 0)
+            in_last_round = tf.reduce_all(tf.equal(rounds, rounds[-1]), axis=1)
+            num_last = tf.math.count_nonzero(in_last_round) + tf.where(in_last_round[0], num_before, 0)
+
+            records = tf.reshape(blocks, [-1])
+            stored = tf.where(tf.not_equal(records, _FILLER))[:, 0]
+            count = tf.size(stored)
+            order = permutation(keys_from_positions(keys_from_positions(self.seed, epoch), number), count, "window")
             # The whole window is shuffled as it was, and only then are the records that the run has had left out.
-            used = tf.where(is_first & tf.equal(number, start.window), start.record, 0)
-            place = tf.concat([[epoch], begins[0], [number]], axis=0)
+            is_first = tf.equal(epoch, start.epoch) & tf.equal(number, start.window)
+            used = tf.where(is_first, start.record, 0)
+            place = tf.concat([rounds[0], [num_before, number]], axis=0)
             after = tf.range(used + 1, count + 1)[:, tf.newaxis]
             places = tf.concat([tf.repeat(place[tf.newaxis], count - used, axis=0), tf.cast(after, tf.int64)], axis=1)
-            return tf.gather(records, order[used:]), places
+            left = tf.concat([rounds[-1], [num_last]], axis=0)
+            return left, (tf.gather(records, tf.gather(stored, order[used:])), places)
 
-        # Blocks at the end of a shard are shorter: a window has so many blocks, and about so many records.
-        windows = blocks.ragged_batch(blocks_per_window).enumerate(first_window).map(shuffled)
-        return windows.filter(_as_written(lambda records, places: tf.size(records) > 0))
+        return shuffle
 
-    def _blocks(self, epoch_key: tf.Tensor, is_first: tf.Tensor, start: Position) -> tf.data.Dataset:
-        """The blocks of an epoch: records `(n,)`, and group, round and number in the round, `(3,)` int64."""
-        shard_order = permutation(epoch_key, len(self.source.shards), "shards")
+    def _windows(self, start: Position) -> Callable:
+        """Returns the function from an epoch to its windows: `(epoch, (number, (groups, (rounds, records))))`.
+
+        For the W blocks of a window, groups and rounds are `(W,)` int64, records `(W, block)` strings. A shard's last
+        block is filled up: a window has so many blocks, and about so many records.
+        """
         num_groups = math.ceil(len(self.source.shards) / self.num_readers)
+        blocks_per_window = max(self.window // self.block, 1)
+        first_offsets, first_skipped = self._first_round(start)
 
         @_as_written
-        def blocks_of(group: tf.Tensor) -> tf.data.Dataset:
-            is_cut = is_first & tf.equal(group, start.group)
-            first_round = tf.where(is_cut, tf.constant(start.round, tf.int64), 0)
-            members = shard_order[group * self.num_readers : (group + 1) * self.num_readers]
+        def windows(epoch: tf.Tensor) -> tf.data.Dataset:
+            is_first = tf.equal(epoch, start.epoch)
+            files, compressions = self.source.columns(self._shard_order(epoch))
 
             @_as_written
-            def blocks_of_shard(file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
-                records = self.source.records(file, compression).skip(first_round * self.block)
-                return records.batch(self.block).enumerate(first_round)
+            def blocks_of_group(group: tf.Tensor) -> tf.data.Dataset:
+                is_cut = is_first & tf.equal(group, start.group)
+                first_round = tf.where(is_cut, tf.constant(start.round, tf.int64), 0)
+                members = slice(group * self.num_readers, (group + 1) * self.num_readers)
+                size = tf.size(files[members])
+                offsets, skipped = (tf.where(is_cut, x[:size], 0) for x in (first_offsets, first_skipped))
 
-            rounds = self.source.files(members).interleave(blocks_of_shard, cycle_length=self.num_readers)
+                @_as_written
+                def blocks_of_shard(*shard: tf.Tensor) -> tf.data.Dataset:
+                    file, compression, offset, skipped = shard
+                    records = self.source.records(file, compression, offset).skip(skipped)
+                    filler = tf.data.Dataset.from_tensors(_FILLER).repeat(self.block - 1)
+                    blocks = records.concatenate(filler).batch(self.block, drop_remainder=True)
+                    return blocks.enumerate(first_round)
 
-            @_as_written
-            def numbered(
-                state: tuple[tf.Tensor, tf.Tensor], block: tuple[tf.Tensor, tf.Tensor]
-            ) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-                round_before, number = state
-                round_now, records = block
-                number = tf.where(tf.equal(round_now, round_before), number + 1, 0)
-                return (round_now, number), (records, tf.stack([group, round_now, number]))
+                shards = tf.data.Dataset.from_tensor_slices((files[members], compressions[members], offsets, skipped))
+                blocks = shards.interleave(blocks_of_shard, cycle_length=self.num_readers)
+                return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(group).repeat(), blocks)
 
+            first_group, first_window, skipped = (
+                tf.where(is_first, tf.constant(number, tf.int64), 0)
+                for number in (start.group, start.window, start.block)
+            )
+            blocks = tf.data.Dataset.range(first_group, num_groups).flat_map(blocks_of_group)
             # Blocks of the first round that an earlier window has are read again and dropped: one per shard at most.
-            nothing_yet = (tf.constant(-1, tf.int64), tf.constant(0, tf.int64))
-            skipped = tf.where(is_cut, tf.constant(start.block, tf.int64), 0)
-            return rounds.scan(nothing_yet, numbered).skip(skipped)
+            windows = blocks.skip(skipped).batch(blocks_per_window).enumerate(first_window)
+            return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), windows)
 
-        first_group = tf.where(is_first, tf.constant(start.group, tf.int64), 0)
-        return tf.data.Dataset.range(first_group, num_groups).flat_map(blocks_of)
+        return windows
+
+    def _shard_order(self, epoch: tf.Tensor | int) -> tf.Tensor:
+        """The numbers of the shards in the order of an epoch."""
+        epoch_key = keys_from_positions(self.seed, tf.convert_to_tensor(epoch, tf.int64))
+        return permutation(epoch_key, len(self.source.shards), "shards")
+
+    def _first_round(self, start: Position) -> tuple[tf.Tensor, tf.Tensor]:
+        """Where the shards of the group are entered in which the stream starts: two `(num_readers,)` int64.
+
+        The first holds byte offsets, the second how many records have to be skipped from there: 0 or all of them.
+        """
+        num_records = start.round * self.block
+        first = start.group * self.num_readers
+        entered = np.zeros([2, self.num_readers], np.int64)
+        if num_records:
+            for i, number in enumerate(self._shard_order(start.epoch)[first : first + self.num_readers].numpy()):
+                entered[:, i] = self.source.place_of_record(self.source.shards[number], num_records)
+        return tf.constant(entered[0]), tf.constant(entered[1])

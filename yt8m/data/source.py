@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,10 @@ from yt8m.data.shards import Damage, Shard, open_shards, require_shards
 from yt8m.data.skipping import SkippedRecords
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
+from yt8m.storage import scheme
+
+_BUFFER_BYTES = 1 << 18  # as tf.data.TFRecordDataset has it
+_LENGTH_BYTES, _FRAMING_BYTES = 8, 16  # a record has its length before it, and two checksums of four bytes around it
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Source:
     layout: Layout
     sound_stretches: Callable[[Shard], np.ndarray] | None = None
 
-    def files(self, order: tf.Tensor | None = None) -> tf.data.Dataset:
-        """Returns a pair of strings per shard, file and compression.
+    def columns(self, order: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns two `(N,)` strings, the files and the compressions of the shards.
 
         Args:
             order: `(N,)` int, the numbers of the shards, in the order wanted; None for all shards as they are.
@@ -40,9 +45,11 @@ class Source:
             tf.constant([shard.file for shard in self.shards], tf.string),
             tf.constant([shard.compression for shard in self.shards], tf.string),
         )
-        if order is not None:
-            columns = tuple(tf.gather(column, order) for column in columns)
-        return tf.data.Dataset.from_tensor_slices(columns)
+        return columns if order is None else tuple(tf.gather(column, order) for column in columns)
+
+    def files(self) -> tf.data.Dataset:
+        """Returns a pair of strings per shard, file and compression."""
+        return tf.data.Dataset.from_tensor_slices(self.columns())
 
     def in_order(self) -> tf.data.Dataset:
         """Returns the serialized records of all shards, one shard after another."""
@@ -53,14 +60,25 @@ class Source:
         return self.files().flat_map(self.records)
 
     @tf.autograph.experimental.do_not_convert
-    def records(self, file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
+    def records(self, file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | int = 0) -> tf.data.Dataset:
         """Returns the serialized records of a shard, without damaged ones if these are to be skipped.
+
+        It is for functions of datasets only: TensorFlow cannot write down an iterator's graph that begins with it.
 
         Args:
             file: scalar string, the path of the shard.
             compression: scalar string, `GZIP` or empty.
+            offset: scalar int64, the byte at which the first record begins, as `place_of_record` says.
         """
-        stored = tf.data.TFRecordDataset(file, compression_type=compression)
+        stored = tf.data.experimental.from_variant(
+            tf.raw_ops.TFRecordDatasetV2(
+                filenames=[file],
+                compression_type=compression,
+                buffer_size=_BUFFER_BYTES,
+                byte_offsets=tf.cast([offset], tf.int64),
+            ),
+            tf.TensorSpec([], tf.string),
+        )
         sound_stretches = self.sound_stretches
         if sound_stretches is None:
             return stored
@@ -73,6 +91,31 @@ class Source:
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2])).flat_map(
             lambda stretch: stored.skip(stretch[0]).take(stretch[1])
         )
+
+    def place_of_record(self, shard: Shard, number: int) -> tuple[int, int]:
+        """Returns how to reach a record: a byte offset, and how many records have to be skipped from there.
+
+        Lengths of records tell the offset, so nothing but them is read. A compressed shard has to be unpacked to find
+        them, and where damage is left out, records that are not sound do not count: there the offset is 0.
+        """
+        if shard.compression or self.sound_stretches is not None:
+            return 0, number
+        return _offset_of_record(shard, number), 0
+
+
+def _offset_of_record(shard: Shard, number: int) -> int:
+    """The byte at which a record begins; if there are fewer, where the shard ends or its last record is cut."""
+    offset = 0
+    # A buffer would be filled anew after every step: only remote files, where a step costs more, have one.
+    remote = scheme(shard.file)
+    with tf.io.gfile.GFile(shard.file, "rb") if remote else Path(shard.file).open("rb", buffering=0) as stream:
+        for _ in range(number):
+            stream.seek(offset)
+            end = offset + int.from_bytes(stream.read(_LENGTH_BYTES), "little") + _FRAMING_BYTES
+            if end > shard.num_bytes:
+                break
+            offset = end
+    return offset
 
 
 def open_source(
