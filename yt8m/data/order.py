@@ -128,7 +128,7 @@ class Order:
 
             @_as_written
             def blocks_of_shard(file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
-                records = self.source.records(file, compression).skip(first_round * self.block)
+                records = self.source.records(file, compression, first_round * self.block)
                 return records.batch(self.block).enumerate(first_round)
 
             rounds = self.source.files(members).interleave(blocks_of_shard, cycle_length=self.num_readers)
