@@ -78,9 +78,10 @@ class Shard:
     num_bytes: int = 0
     leading: bytes = b""
 
-    def records(self, start: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """Returns the serialized records from number `start` on."""
-        return tf.data.TFRecordDataset(self.file, compression_type=self.compression).skip(start)
+    def records(self, start: int, end: int | None = None) -> tf.data.Dataset:
+        """Returns the serialized records from number `start` on, those before `end` if one is given."""
+        records = tf.data.TFRecordDataset(self.file, compression_type=self.compression).skip(start)
+        return records if end is None else records.take(end - start)
 
 
 @dataclass(frozen=True)
@@ -266,12 +267,13 @@ def _masked_crc32c(content: bytes) -> int:
 def _stored(shard: Shard) -> Iterator[Record | Damage]:
     """What is stored in an uncompressed file: TensorFlow reads records that are known to fit into it."""
     records: Iterator[tf.Tensor] | None = None
+    end, _, _ = count_records(shard.file)  # tf.data reads ahead, up to there
     for number, (offset, _, fault) in enumerate(_headers(shard.file)):
         if fault is not None:
             yield Damage(shard.file, number, f"{fault} (byte {offset}). {FETCH_AGAIN}", rest_lost=True)
             return
         try:
-            records = records or iter(shard.records(number))
+            records = records or iter(shard.records(number, end))
             yield Record(shard.file, number, next(records).numpy())
         except (tf.errors.DataLossError, StopIteration):
             fault = f"its checksum does not fit what is stored (byte {offset + _HEADER_BYTES}). {FETCH_AGAIN}"
