@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from attacks.damaged_records import FRAMES, LEVELS, VIDEOS, Arena, draw, frame_bytes, framed, vectors
 
+from attacks.damaged_records import FRAMES, LEVELS, VIDEOS, Arena, draw, frame_bytes, framed, vectors
 from yt8m.data.shards import READING_ERRORS
 from yt8m.data.synthetic import write_records
 from yt8m.errors import UserError
@@ -62,7 +62,15 @@ def test_a_length_beyond_the_file_under_a_sound_checksum(
     options = ReadOptions(on_bad_record="skip")
     batches = evaluation_batches([str(file)], VIDEOS, 3, options=options, labels_required=True)
     assert sum(len(batch["id"]) for batch in batches) == 2
-    assert [damage.record for damage in options.skipped.damages] == [2]
+    assert options.skipped.damages[0].record == 2
+    assert options.skipped.damages[-1].rest_lost
+
+
+def test_a_damaged_part_of_a_record_is_found_though_another_part_follows(tmp_path: Path, sound: list[bytes]) -> None:
+    """Protobuf merges parts of the same number: here two of `features`, the first with a name that is not UTF-8."""
+    record = sound[1].replace(b"mean_audio", b"\xffean_audio") + sound[1]
+    file = Path(write_records(tmp_path / "x", [sound[0], record]))
+    assert refusal(file).startswith(f"{file}, record 1: it is neither a tf.train.Example nor")
 
 
 def test_labels_that_protobuf_refuses_are_refused(tmp_path: Path, sound: list[bytes]) -> None:

@@ -428,3 +428,11 @@ def test_a_failure_leaves_no_cache(place: Path) -> None:
     (place / "DATA/3/frame/validate/validate0002.tfrecord").write_text("<!DOCTYPE html>\n" * 9)
     assert "it is no file of TFRecords" in refusal(pattern, cache, submission)
     assert [path.name for path in (place / "OUT").iterdir()] == ["kaggle_solution_validation.csv"]
+
+
+def test_blank_lines_at_the_end_of_a_submission_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(SEGMENT_HEADER + "3,a:0\n\n\n")
+    assert list(read_rankings(str(tmp_path / "a.csv"))) == [(3, ["a:0"])]
+    (tmp_path / "a.csv").write_text(SEGMENT_HEADER + "3,a:0\n\n4,a:0\n")
+    with pytest.raises(UserError, match="line 3: "):
+        list(read_rankings(str(tmp_path / "a.csv")))

@@ -126,10 +126,11 @@ def _assert_well_formed(serialized: tf.Tensor) -> tf.Operation:
     TensorFlow's parsers let a part of a message reach beyond the end of the whole, and read then other classes, or
     another id, than were written. What is in lists of frames is known by its width.
     """
-    # Field 1 of both kinds of records is a tf.train.Features; the 350 KB of frames beside it are passed over.
+    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, as here bytes are; the 350 KB of
+    # frames beside it are passed over.
     contexts = tf.cond(
         tf.size(serialized) > 0,  # the decoder refuses an empty batch
-        lambda: tf.io.decode_proto(serialized, "tensorflow.Example", ["features"], [tf.string]).values[0],
+        lambda: tf.io.decode_proto(serialized, "tensorflow.BytesList", ["value"], [tf.string]).values[0],
         lambda: tf.zeros([0, 1], tf.string),
     )
     well_formed = tf.numpy_function(_is_well_formed, [contexts], tf.bool, stateful=False)
