@@ -126,8 +126,8 @@ def _assert_well_formed(serialized: tf.Tensor) -> tf.Operation:
     TensorFlow's parsers let a part of a message reach beyond the end of the whole, and read then other classes, or
     another id, than were written. What is in lists of frames is known by its width.
     """
-    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, as here bytes are; the 350 KB of
-    # frames beside it are passed over.
+    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, as the values of a BytesList are;
+    # the 350 KB of frames beside it are passed over.
     contexts = tf.cond(
         tf.size(serialized) > 0,  # the decoder refuses an empty batch
         lambda: tf.io.decode_proto(serialized, "tensorflow.BytesList", ["value"], [tf.string]).values[0],
