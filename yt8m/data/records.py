@@ -126,7 +126,7 @@ def _assert_well_formed(serialized: tf.Tensor) -> tf.Operation:
     TensorFlow's parsers let a part of a message reach beyond the end of the whole, and read then other classes, or
     another id, than were written. What is in lists of frames is known by its width.
     """
-    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, as the values of a BytesList are;
+    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, like the values of a BytesList;
     # the 350 KB of frames beside it are passed over.
     contexts = tf.cond(
         tf.size(serialized) > 0,  # the decoder refuses an empty batch
