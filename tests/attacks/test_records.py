@@ -109,6 +109,13 @@ def test_an_id_that_no_csv_can_hold_is_damage(tmp_path: Path, sound: list[bytes]
     assert refusal(file, labels_required=False).startswith(f"{file}, record 1: its id {video_id!r} has a comma")
 
 
+def test_a_line_end_in_a_name_does_not_break_the_message(tmp_path: Path, sound: list[bytes]) -> None:
+    record = sound[1].replace(b"mean_rgb", b"mean\nrgb")
+    message = refusal(Path(write_records(tmp_path / "x", [sound[0], record])))
+    assert "record 1: it has no feature 'mean_rgb'" in message
+    assert r"mean\nrgb (8)" in message
+
+
 # Shards that change while they are read
 
 

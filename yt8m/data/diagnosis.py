@@ -135,7 +135,13 @@ def explain_failure(
     skip = already_skipped is not None
     known = set(already_skipped or ())
     try:
-        shards = [shard for shard in open_shards(files) if isinstance(shard, Shard)] if skip else require_shards(files)
+        opened = open_shards(files) if skip else require_shards(files)
+        shards = [shard for shard in opened if isinstance(shard, Shard)]
+        gone = [damage for damage in opened if isinstance(damage, Damage) and damage not in known]
+        if gone or not shards:
+            return UserError(
+                without_advice(gone[0]) if gone else f"None of the {len(files)} files can be read any more."
+            )
         layout = find_layout(shards, spec, labels_required, skip)
     except UserError as explanation:
         return explanation

@@ -169,7 +169,8 @@ def check_finite(name: str, values: Sequence[float], place: str = "") -> None:
 def listing(stored: Mapping[str, Any]) -> str:
     """Returns names and widths of features, as in `rgb (1024), audio (128)`."""
     widths = {name: _width(stored[name]) for name in sorted(stored) if name not in (*ID_KEYS, *LABELS_KEYS)}
-    return ", ".join(f"{name} ({width})" for name, width in widths.items())
+    # A name of a damaged record may hold anything, line ends included.
+    return ", ".join(f"{repr(name)[1:-1]} ({width})" for name, width in widths.items())
 
 
 def _width(feature: Any) -> int:
