@@ -97,8 +97,9 @@ class Data:
         with _decided_by(self.decided_by, self.spec):
             try:
                 yield
-            except tf.errors.OpError as error:
-                explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required)
+            except readers.READING_ERRORS as error:
+                skipped = None if self.options.damage is None else self.options.damage.damages
+                explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required, skipped)
                 if explanation is None:
                     raise
                 raise explanation from error
@@ -283,4 +284,9 @@ def start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> N
     limit = config.optimization.class_prior_examples
     if limit:
         counts, num_records = readers.class_counts(data.files, config.data, limit, data.options)
+        if not counts.any():
+            LOG.warning(
+                "None of the first %d records has a label: there is nothing to learn. Are these the training shards?",
+                num_records,
+            )
         model.start_at_prior((counts + 0.5) / (num_records + 1.0))

@@ -1,5 +1,6 @@
 """tf.data pipelines: files of records -> batches, shuffled and resumable for training, in order for evaluation."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
 from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
-from yt8m.data.shards import Shard, open_shards, require_shards
+from yt8m.data.shards import READING_ERRORS, Record, Shard, open_shards, record_sizes, require_shards, stored_records
 from yt8m.data.skipping import SkippedRecords
 from yt8m.data.source import Source, open_source
 from yt8m.errors import UserError
@@ -26,6 +27,7 @@ from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
 from yt8m.storage import matching_files
 
 __all__ = [
+    "READING_ERRORS",
     "ReadOptions",
     "SkippedRecords",
     "class_counts",
@@ -47,7 +49,6 @@ _SMALLEST_WINDOW, _LARGEST_WINDOW = 512, 16384
 _FILES_OF_A_COUNT = 16
 _RECORDS_OF_A_COUNT = 256
 _RECORDS_OF_RATINGS = 64  # they arrive with all of their frames, up to 350 KB each
-_BYTES_AROUND_A_RECORD = 16  # TFRecord: 8 of length, 4 + 4 of checksums
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def class_counts(
     records = source.files().interleave(source.records, cycle_length=cycle_length).take(limit)
     counts, num_records = np.zeros(spec.num_classes, np.int64), 0
     for serialized in records.batch(_RECORDS_OF_A_COUNT):
-        labels = multi_hot(parse_labels(serialized, spec), spec.num_classes).numpy()
+        labels = multi_hot(parse_labels(serialized, spec, source.layout), spec.num_classes).numpy()
         counts += labels.sum(axis=0)
         num_records += len(labels)
     return counts, num_records
@@ -220,7 +221,7 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
     shards = require_shards(files)
     try:
         ratings = _merged_ratings(Source(shards, Layout((), ())))
-    except tf.errors.OpError as error:
+    except READING_ERRORS as error:
         raise explain_ratings_failure(shards) or error from None
     if not ratings:
         raise UserError(
@@ -259,11 +260,10 @@ def estimate_num_records(files: Sequence[str]) -> int:
 
 def _records_and_bytes(shard: Shard) -> tuple[int, int]:
     """How many of a shard's records were looked at, and how many bytes of the file they take. Damage ends the look."""
-    records = tf.data.TFRecordDataset(shard.file, compression_type=shard.compression)
-    if not shard.compression:
-        records = records.take(_RECORDS_OF_A_COUNT)
-    sizes = [len(record) + _BYTES_AROUND_A_RECORD for record in records.ignore_errors().as_numpy_iterator()]
-    return len(sizes), shard.num_bytes if shard.compression else sum(sizes)
+    if shard.compression:
+        return sum(isinstance(item, Record) for item in stored_records(shard)), shard.num_bytes
+    sizes = list(itertools.islice(record_sizes(shard.file), _RECORDS_OF_A_COUNT))
+    return len(sizes), sum(sizes)
 
 
 def _default_window(spec: DataSpec) -> int:

@@ -20,8 +20,12 @@ RGB_STANDARD_DEVIATIONS = {
 WHITENING_EPSILON = 1e-4
 
 MAX_FRAMES = 300  # one frame per second; the data set keeps the first 300 of a video
-ID_KEYS = ("id", "video_id")  # since 2018; until 2017 and in AudioSet
-LABELS_KEY = "labels"
+# Since 2018; until 2017 and in AudioSet; as MediaPipe's feature extraction writes them, of which a path is the last
+# resort. The first that a record has counts.
+# Source of MediaPipe's names: google-ai-edge/mediapipe, mediapipe/util/sequence/media_sequence.h.
+ID_KEYS = ("id", "video_id", "clip/media_id", "clip/data_path")
+LABELS_KEYS = ("labels", "clip/label/index")
+LABELS_KEY = LABELS_KEYS[0]
 
 # The names under which MediaPipe's feature extraction writes lists of floats.
 # Source: google-ai-edge/mediapipe, the graphs of mediapipe/graphs/youtube8m.

@@ -104,7 +104,10 @@ BAD_RECORDS = {
         changed("context['labels'].float_list.value.append(1)"),
         "'labels' holds floats, expected integers in [0, 10).",
     ),
-    "no id": (changed("context.pop('id')"), "it has no id. Expected a string named 'id' or 'video_id'."),
+    "no id": (
+        changed("context.pop('id')"),
+        "it has no id. Expected a string named 'id' or 'video_id' or 'clip/media_id' or 'clip/data_path'.",
+    ),
     "two ids": (changed("context['id'].bytes_list.value.append(b'x')"), "'id' holds 2 bytes, expected one string."),
     "too narrow": (
         frame_record("v", [1], {"rgb": frames(3, 7), "audio": frames(3, 4)}),

@@ -248,7 +248,9 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
 
 def test_an_id_that_cannot_stand_in_a_submission_is_named(tmp_path: Path) -> None:
     for name in ("a b", "a,b", "a:b"):
-        with pytest.raises(UserError, match=f"Video '{name}' cannot be part of a submission"):
+        with pytest.raises(
+            UserError, match=f"Video '{name}' cannot be part of a submission|its id '{name}' has a comma"
+        ):
             readers.segment_ratings([shard(tmp_path / "bad", {name: [(0, 3, 1.0)]})])
 
 
@@ -320,7 +322,7 @@ def test_reads_other_line_ends_and_spaces_at_the_end(tmp_path: Path) -> None:
         ("3,a:0\n", "line 1: .*found '3,a:0', expected the header Class,Segments"),
         ("Class,Segments\n3,a:0\nfour,a:0\n", "line 3: found 'four,a:0', expected <class>,<id>:<second>"),
         ("Class,Segments\n3 a:0\n", "line 2: found '3 a:0', expected <class>,<id>:<second>"),
-        ("Class,Segments\n\n", "line 2: found '', expected <class>,<id>:<second>"),
+        ("Class,Segments\n\n3,a:0\n", "line 2: found '', expected <class>,<id>:<second>"),
         ("Class,Segments\n3,a:0\n4,a:0 a\n", "line 3: class 4 has 'a' among its segments, expected <id>:<second>"),
         ("Class,Segments\n3,a:0 b:5,c:0\n", "line 2: class 3 has 'b:5,c:0' among its segments"),
         ("Class,Segments\n3,a:0 :5\n", "line 2: class 3 has ':5' among its segments"),
@@ -428,3 +430,11 @@ def test_a_failure_leaves_no_cache(place: Path) -> None:
     (place / "DATA/3/frame/validate/validate0002.tfrecord").write_text("<!DOCTYPE html>\n" * 9)
     assert "it is no file of TFRecords" in refusal(pattern, cache, submission)
     assert [path.name for path in (place / "OUT").iterdir()] == ["kaggle_solution_validation.csv"]
+
+
+def test_blank_lines_at_the_end_of_a_submission_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(SEGMENT_HEADER + "3,a:0\n\n\n")
+    assert list(read_rankings(str(tmp_path / "a.csv"))) == [(3, ["a:0"])]
+    (tmp_path / "a.csv").write_text(SEGMENT_HEADER + "3,a:0\n\n4,a:0\n")
+    with pytest.raises(UserError, match="line 3: "):
+        list(read_rankings(str(tmp_path / "a.csv")))

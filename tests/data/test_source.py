@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from yt8m.data.formats.base import Layout
-from yt8m.data.shards import open_shards, require_shards
+from yt8m.data.shards import Extent, measure_records, require_shards
 from yt8m.data.source import Source
 from yt8m.data.synthetic import video_record, write_records
 from yt8m.positions import Position
@@ -28,33 +27,28 @@ def make_shard(tmp_path: Path) -> Path:
 
 
 def test_a_record_begins_after_those_before_it(shard: Path) -> None:
-    source = Source(require_shards([str(shard)]), LAYOUT)
     # Each record has its length in 8 bytes and two checksums of 4.
     begins = [0, *accumulate(size + 16 for size in SIZES)]
-    places = [source.place_of_record(source.shards[0], number) for number in range(len(SIZES) + 1)]
-    assert places == [(begin, 0) for begin in begins]
-    assert source.place_of_record(source.shards[0], 99) == (shard.stat().st_size, 0)
-    for number, (offset, skipped) in enumerate(places):
-        files = source.files().flat_map(partial(source.records, offset=offset))
-        assert list(files.skip(skipped).as_numpy_iterator()) == [
-            bytes([i]) * size for i, size in enumerate(SIZES) if i >= number
-        ]
-
-
-def test_a_record_that_is_cut_is_met(shard: Path) -> None:
-    shard.write_bytes(shard.read_bytes()[:-1])
     source = Source(require_shards([str(shard)]), LAYOUT)
-    offset, _ = source.place_of_record(source.shards[0], 99)
-    assert offset == sum(SIZES[:-1]) + 16 * 4
-    records = source.files().flat_map(partial(source.records, offset=offset))
-    with pytest.raises(tf.errors.DataLossError):
-        list(records)
+    for number, begin in enumerate(begins):
+        extent = measure_records(str(shard), number)
+        assert extent == Extent(len(SIZES), begin, len(SIZES) - number, begins[-1], is_whole=True)
+        records = source.files().flat_map(partial(source.records, start=number))
+        assert list(records.as_numpy_iterator()) == [bytes([i]) * size for i, size in enumerate(SIZES) if i >= number]
+    assert measure_records(str(shard), 99) == Extent(len(SIZES), begins[-1], 0, begins[-1], is_whole=True)
+
+
+def test_a_record_that_is_cut_does_not_fit(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1])
+    end = sum(SIZES[:-1]) + 16 * 4
+    assert measure_records(str(shard), 99) == Extent(4, end, 0, end + SIZES[-1] + 15, is_whole=False)
 
 
 def test_records_of_a_compressed_shard_are_skipped(shard: Path) -> None:
     shard.write_bytes(gzip.compress(shard.read_bytes()))
-    shards = [opened for opened in open_shards([str(shard)]) if not hasattr(opened, "fault")]
-    assert Source(shards, LAYOUT).place_of_record(shards[0], 3) == (0, 3)
+    source = Source(require_shards([str(shard)]), LAYOUT)
+    records = source.files().flat_map(partial(source.records, start=3))
+    assert list(records.as_numpy_iterator()) == [bytes([3]) * 300, bytes([4]) * 70]
 
 
 def bytes_read() -> int:

@@ -13,18 +13,24 @@ def read_one(serialized: bytes, spec: DataSpec) -> dict[str, Any]:
     """Reads a record: its id, its set of labels, and its features as arrays, cut to `max_frames`."""
     record = tf.train.SequenceExample.FromString(serialized)
     context = record.context.feature
-    names = [key for key in ("id", "video_id") if key in context]
+    ids = [value for key in ("id", "video_id") if key in context for value in context[key].bytes_list.value if value]
     labels = set(context["labels"].int64_list.value) if "labels" in context else set()
-    read: dict[str, Any] = {"id": context[names[0]].bytes_list.value[0], "labels": labels}
+    read: dict[str, Any] = {"id": ids[0], "labels": labels}
     for name in spec.feature_names:
         if spec.record_format == "video":
             read[name] = np.array(context[name].float_list.value, np.float32)
             continue
         frames = record.feature_lists.feature_list[name].feature
-        read[name] = [np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames]
+        read[name] = [_frame(frame) for frame in frames]
     if spec.record_format == "frame":
         read["num_frames"] = min([spec.max_frames, *(len(read[name]) for name in spec.feature_names)])
     return read
+
+
+def _frame(frame: tf.train.Feature) -> np.ndarray:
+    if frame.WhichOneof("kind") == "float_list":
+        return np.array(frame.float_list.value, np.float32)
+    return np.frombuffer(frame.bytes_list.value[0], np.uint8)
 
 
 def read_batch(serialized: Sequence[bytes], spec: DataSpec) -> dict[str, np.ndarray]:

@@ -1,16 +1,27 @@
 """Which record it was: found slowly, after the fast path has failed. Record 0 is the first of a file."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 
 import tensorflow as tf
 
 from yt8m.data.formats.base import Column, Layout
-from yt8m.data.record_faults import columns_of, fault_of, ratings_fault_of
+from yt8m.data.record_faults import columns_of, fault_of, labels_name_of, ratings_fault_of
 from yt8m.data.records import batch_parser
-from yt8m.data.shards import Damage, Record, Shard, reason_of, require_shards, stored_records
+from yt8m.data.shards import (
+    READING_ERRORS,
+    Damage,
+    Record,
+    Shard,
+    open_shards,
+    reason_of,
+    require_shards,
+    stored_records,
+    without_advice,
+)
 from yt8m.errors import UserError
-from yt8m.schema import DataSpec
+from yt8m.schema import LABELS_KEY, DataSpec
 
 _RECORDS_AT_ONCE = 64  # a padded batch of 64 videos of 300 frames takes 22 MB
 _RECORDS_OF_A_LOOK = 1000  # a layout is settled by the first record that has a frame
@@ -24,6 +35,7 @@ def find_layout(shards: Sequence[Shard], spec: DataSpec, labels_required: bool, 
     """
     damages: list[Damage] = []
     columns: list[Column] = []
+    labels_name = LABELS_KEY
     items = itertools.chain.from_iterable(map(stored_records, shards))
     for item in itertools.islice(items, _RECORDS_OF_A_LOOK):
         damage = item if isinstance(item, Damage) else _damage_of(item, spec, None, labels_required)
@@ -32,14 +44,14 @@ def find_layout(shards: Sequence[Shard], spec: DataSpec, labels_required: bool, 
             if not skip:
                 break
         elif isinstance(item, Record):
-            columns = columns_of(item.serialized, spec)
+            columns, labels_name = columns_of(item.serialized, spec), labels_name_of(item.serialized)
             if all(as_floats is not None for _, as_floats in columns):
                 break
     if damages and not (skip and columns):
-        raise UserError(str(damages[0]))
+        raise UserError(without_advice(damages[0]) if skip else str(damages[0]))
     if not columns:
         raise UserError(f"{shards[0].file}: it holds no record. Pass shards that hold some.")
-    return Layout.of(columns)
+    return Layout.of(columns, labels_name)
 
 
 def _damage_of(record: Record, spec: DataSpec, layout: Layout | None, labels_required: bool) -> Damage | None:
@@ -86,7 +98,7 @@ class Examiner:
     def _failure(self, records: list[Record]) -> str | None:
         try:
             self._parse(tf.constant([record.serialized for record in records], tf.string))
-        except tf.errors.OpError as error:
+        except Exception as error:  # whatever it is: TensorFlow raises a TypeError where its message is not UTF-8
             return reason_of(error)
         return None
 
@@ -95,7 +107,13 @@ class Examiner:
         return damage or Damage(record.file, record.number, f"it cannot be parsed: {failure}.")
 
 
-def explain_failure(error: Exception, files: Sequence[str], spec: DataSpec, labels_required: bool) -> UserError | None:
+def explain_failure(
+    error: Exception,
+    files: Sequence[str],
+    spec: DataSpec,
+    labels_required: bool,
+    already_skipped: Collection[Damage] | None = None,
+) -> UserError | None:
     """Finds out which record made a pipeline fail, by reading the files again, slowly, until it is met.
 
     Args:
@@ -103,23 +121,35 @@ def explain_failure(error: Exception, files: Sequence[str], spec: DataSpec, labe
         files: what the pipeline reads.
         spec: what the records should hold.
         labels_required: whether a record without a labels feature is an error.
+        already_skipped: the damage that was left out and so is not the cause; None if none is left out.
 
     Returns:
         A message that names the file, the record and the field, or None if all files are sound: then the failure has
         another cause.
     """
-    if not isinstance(error, tf.errors.OpError):
+    if not isinstance(error, READING_ERRORS):
         return None
+    said = re.search(r"UserError: (.*)", str(error))
+    if said:  # by our own part of the pipeline, from which TensorFlow passes on only the text
+        return UserError(said[1])
+    skip = already_skipped is not None
+    known = set(already_skipped or ())
     try:
-        shards = require_shards(files)
-        layout = find_layout(shards, spec, labels_required, skip=False)
+        opened = open_shards(files) if skip else require_shards(files)
+        shards = [shard for shard in opened if isinstance(shard, Shard)]
+        gone = [damage for damage in opened if isinstance(damage, Damage) and damage not in known]
+        if gone or not shards:
+            return UserError(
+                without_advice(gone[0]) if gone else f"None of the {len(files)} files can be read any more."
+            )
+        layout = find_layout(shards, spec, labels_required, skip)
     except UserError as explanation:
         return explanation
     examiner = Examiner(spec, layout, labels_required)
     for shard in shards:
         for item in examiner.examine(shard):
-            if isinstance(item, Damage):
-                return UserError(str(item))
+            if isinstance(item, Damage) and item not in known:
+                return UserError(without_advice(item) if skip else str(item))
     return None
 
 

@@ -136,30 +136,27 @@ class Order:
         """
         num_groups = math.ceil(len(self.source.shards) / self.num_readers)
         blocks_per_window = max(self.window // self.block, 1)
-        first_offsets, first_skipped = self._first_round(start)
 
         @_as_written
         def windows(epoch: tf.Tensor) -> tf.data.Dataset:
             is_first = tf.equal(epoch, start.epoch)
-            files, compressions = self.source.columns(self._shard_order(epoch))
+            shard_order = permutation(keys_from_positions(self.seed, epoch), len(self.source.shards), "shards")
+            files, compressions = self.source.columns(shard_order)
 
             @_as_written
             def blocks_of_group(group: tf.Tensor) -> tf.data.Dataset:
                 is_cut = is_first & tf.equal(group, start.group)
                 first_round = tf.where(is_cut, tf.constant(start.round, tf.int64), 0)
                 members = slice(group * self.num_readers, (group + 1) * self.num_readers)
-                size = tf.size(files[members])
-                offsets, skipped = (tf.where(is_cut, x[:size], 0) for x in (first_offsets, first_skipped))
 
                 @_as_written
-                def blocks_of_shard(*shard: tf.Tensor) -> tf.data.Dataset:
-                    file, compression, offset, skipped = shard
-                    records = self.source.records(file, compression, offset).skip(skipped)
+                def blocks_of_shard(file: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
+                    records = self.source.records(file, compression, first_round * self.block)
                     filler = tf.data.Dataset.from_tensors(_FILLER).repeat(self.block - 1)
                     blocks = records.concatenate(filler).batch(self.block, drop_remainder=True)
                     return blocks.enumerate(first_round)
 
-                shards = tf.data.Dataset.from_tensor_slices((files[members], compressions[members], offsets, skipped))
+                shards = tf.data.Dataset.from_tensor_slices((files[members], compressions[members]))
                 blocks = shards.interleave(blocks_of_shard, cycle_length=self.num_readers)
                 return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(group).repeat(), blocks)
 
@@ -173,21 +170,3 @@ class Order:
             return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), windows)
 
         return windows
-
-    def _shard_order(self, epoch: tf.Tensor | int) -> tf.Tensor:
-        """The numbers of the shards in the order of an epoch."""
-        epoch_key = keys_from_positions(self.seed, tf.convert_to_tensor(epoch, tf.int64))
-        return permutation(epoch_key, len(self.source.shards), "shards")
-
-    def _first_round(self, start: Position) -> tuple[tf.Tensor, tf.Tensor]:
-        """Where the shards of the group are entered in which the stream starts: two `(num_readers,)` int64.
-
-        The first holds byte offsets, the second how many records have to be skipped from there: 0 or all of them.
-        """
-        num_records = start.round * self.block
-        first = start.group * self.num_readers
-        entered = np.zeros([2, self.num_readers], np.int64)
-        if num_records:
-            for i, number in enumerate(self._shard_order(start.epoch)[first : first + self.num_readers].numpy()):
-                entered[:, i] = self.source.place_of_record(self.source.shards[number], num_records)
-        return tf.constant(entered[0]), tf.constant(entered[1])

@@ -11,6 +11,7 @@ from yt8m.data.formats.base import Column, Layout, RecordFaultError, format_of, 
 from yt8m.schema import (
     ID_KEYS,
     LABELS_KEY,
+    LABELS_KEYS,
     SEGMENT_LABELS_KEY,
     SEGMENT_SCORES_KEY,
     SEGMENT_START_TIMES_KEY,
@@ -23,6 +24,8 @@ _RATING_LISTS = (
     (SEGMENT_START_TIMES_KEY, "integers", math.inf),
     (SEGMENT_SCORES_KEY, "floats", 1),
 )
+
+_MARKS_OF_CSV = (b",", b'"', b"\r", b"\n", b"\0")
 
 
 def fault_of(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_required: bool) -> str | None:
@@ -61,12 +64,25 @@ def columns_of(serialized: bytes, spec: DataSpec) -> list[Column]:
     return format_of(spec).columns_of(_parsed(serialized), spec)
 
 
+def labels_name_of(serialized: bytes) -> str:
+    """Returns under which name a record keeps its list of classes; the usual one if it has none.
+
+    Raises:
+        RecordFaultError: if it is no record.
+    """
+    return _labels_name(_parsed(serialized).context.feature)
+
+
+def _labels_name(context: Mapping[str, Any]) -> str:
+    return next((key for key in LABELS_KEYS if key in context), LABELS_KEY)
+
+
 def _check(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_required: bool) -> None:
     record, record_format = _parsed(serialized), format_of(spec)
     columns = record_format.columns_of(record, spec)
     _check_id(record.context.feature)
-    _check_labels(record.context.feature, spec.num_classes, labels_required)
-    layout, names = layout or Layout.of(columns), [name for name, _ in columns]
+    layout, names = layout or Layout.of(columns, _labels_name(record.context.feature)), [name for name, _ in columns]
+    _check_labels(record.context.feature, layout.labels_name, spec.num_classes, labels_required)
     if names != list(layout.stored_names):
         raise RecordFaultError(
             f"its features are named {', '.join(names)}, those of the first record {', '.join(layout.stored_names)}. "
@@ -90,26 +106,31 @@ def _check_id(context: Mapping[str, Any]) -> None:
     for key, (kind, values) in found.items():
         if kind not in ("bytes", "nothing") or len(values) > 1:
             raise RecordFaultError(f"'{key}' holds {len(values)} {kind}, expected one string.")
-    if not any(values and values[0] for _, values in found.values()):
+    ids = [values[0] for _, values in found.values() if values and values[0]]
+    if not ids:
         raise RecordFaultError(f"it has no id. Expected a string named {' or '.join(map(repr, ID_KEYS))}.")
+    if any(mark in ids[0] for mark in _MARKS_OF_CSV):
+        raise RecordFaultError(
+            f"its id {ids[0].decode(errors='backslashreplace')!r} has a comma, a quote or a line end in it, so no "
+            "submission can name it. Write the record with another id."
+        )
 
 
-def _check_labels(context: Mapping[str, Any], num_classes: int, labels_required: bool) -> None:
-    if LABELS_KEY not in context:
+def _check_labels(context: Mapping[str, Any], name: str, num_classes: int, labels_required: bool) -> None:
+    if name not in context:
         if labels_required:
             raise RecordFaultError(
-                f"it has no feature '{LABELS_KEY}', so it can be used for inference only. "
+                f"it has no feature '{name}', so it can be used for inference only. "
                 "Is this a test shard? Pass labelled shards."
             )
         return
-    kind, values = values_of(context[LABELS_KEY])
+    kind, values = values_of(context[name])
     if kind not in ("integers", "nothing"):
-        raise RecordFaultError(f"'{LABELS_KEY}' holds {kind}, expected integers in [0, {num_classes}).")
+        raise RecordFaultError(f"'{name}' holds {kind}, expected integers in [0, {num_classes}).")
     outside = [label for label in values if not 0 <= label < num_classes]
     if outside:
         raise RecordFaultError(
-            f"'{LABELS_KEY}' holds class {outside[0]}, expected 0 to {num_classes - 1}. "
-            "Does --num_classes fit this data?"
+            f"'{name}' holds class {outside[0]}, expected 0 to {num_classes - 1}. Does --num_classes fit this data?"
         )
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from yt8m.batch import ID, KEY, LABELS, Batch
 from yt8m.data.formats.base import Layout, format_of
@@ -11,7 +13,6 @@ from yt8m.randomness import keys_from_ids
 from yt8m.sampling import FrameSampling
 from yt8m.schema import (
     ID_KEYS,
-    LABELS_KEY,
     SEGMENT_LABELS_KEY,
     SEGMENT_SCORES_KEY,
     SEGMENT_START_TIMES_KEY,
@@ -19,7 +20,8 @@ from yt8m.schema import (
 )
 
 _WANTED_IDS: dict[str, Any] = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
-_WANTED = _WANTED_IDS | {LABELS_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)}
+_WANTED_LABELS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+_MARK_OF_CSV = r'\C*[,"\r\n\x00]\C*'  # `\C` is any byte
 
 
 def batch_parser(
@@ -37,16 +39,17 @@ def batch_parser(
         labels_required: whether a record without any labels feature is an error. An empty list of labels never is.
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
     """
-    record_format = format_of(spec)
+    record_format, labels_name = format_of(spec), layout.labels_name
+    wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS}
 
     def parse(serialized: tf.Tensor, keys: tf.Tensor | None = None) -> Batch:
-        context, stored = record_format.parse(serialized, _WANTED, spec, layout)
+        context, stored = record_format.parse(serialized, wanted, spec, layout)
         ids = _ids(context)
         keys = keys_from_ids(ids) if keys is None else keys
-        labels = multi_hot(context[LABELS_KEY], spec.num_classes)
-        checks = [tf.debugging.Assert(tf.reduce_all(tf.not_equal(ids, "")), ["A record has no id."])]
+        labels = multi_hot(context[labels_name], spec.num_classes)
+        checks = [_assert_well_formed(serialized), *_assert_ids(ids)]
         if labels_required:
-            checks.append(_assert_labelled(serialized, context[LABELS_KEY]))
+            checks.append(_assert_labelled(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):
             labels = tf.identity(labels)
         return {ID: ids, LABELS: labels, KEY: keys, **record_format.features(spec, layout, stored, keys, sampling)}
@@ -65,9 +68,9 @@ def multi_hot(labels: tf.RaggedTensor, num_classes: int) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(empty, indices, tf.ones_like(labels.values, tf.bool))
 
 
-def parse_labels(serialized: tf.Tensor, spec: DataSpec) -> tf.RaggedTensor:
+def parse_labels(serialized: tf.Tensor, spec: DataSpec, layout: Layout) -> tf.RaggedTensor:
     """Returns the class indices, ragged `(B, None)` int64, of `serialized` `(B,)` records; parses nothing else."""
-    return format_of(spec).parse_context(serialized, {LABELS_KEY: _WANTED[LABELS_KEY]})[LABELS_KEY]
+    return format_of(spec).parse_context(serialized, {layout.labels_name: _WANTED_LABELS})[layout.labels_name]
 
 
 def parse_ratings(serialized: tf.Tensor) -> Batch:
@@ -94,7 +97,7 @@ def parse_ratings(serialized: tf.Tensor) -> Batch:
         tf.debugging.assert_non_negative(labels.values),
         tf.debugging.assert_non_negative(starts.values),
         tf.debugging.Assert(tf.reduce_all((scores.values >= 0) & (scores.values <= 1)), ["A score."]),
-        tf.debugging.Assert(tf.reduce_all(tf.not_equal(_ids(context), "")), ["A record has no id."]),
+        *_assert_ids(_ids(context)),
     ]
     with tf.control_dependencies(checks):
         ids_of_ratings = tf.gather(_ids(context), labels.value_rowids())
@@ -109,9 +112,44 @@ def _ids(context: Batch) -> tf.Tensor:
     return ids
 
 
-def _assert_labelled(serialized: tf.Tensor, labels: tf.RaggedTensor) -> tf.Operation:
+def _assert_ids(ids: tf.Tensor) -> list[tf.Operation]:
+    """Fails if an id is empty, or cannot be written to a CSV."""
+    return [
+        tf.debugging.Assert(tf.reduce_all(tf.not_equal(ids, "")), ["A record has no id."]),
+        tf.debugging.Assert(~tf.reduce_any(tf.strings.regex_full_match(ids, _MARK_OF_CSV)), ["An id."]),
+    ]
+
+
+def _assert_well_formed(serialized: tf.Tensor) -> tf.Operation:
+    """Fails if the part of a record that holds id and labels is no protocol buffer.
+
+    TensorFlow's parsers let a part of a message reach beyond the end of the whole, and read then other classes, or
+    another id, than were written. What is in lists of frames is known by its width.
+    """
+    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, like the values of a BytesList;
+    # the 350 KB of frames beside it are passed over.
+    contexts = tf.cond(
+        tf.size(serialized) > 0,  # the decoder refuses an empty batch
+        lambda: tf.io.decode_proto(serialized, "tensorflow.BytesList", ["value"], [tf.string]).values[0],
+        lambda: tf.zeros([0, 1], tf.string),
+    )
+    well_formed = tf.numpy_function(_is_well_formed, [contexts], tf.bool, stateful=False)
+    return tf.debugging.Assert(well_formed, ["A record is no protocol buffer."])
+
+
+def _is_well_formed(contexts: np.ndarray) -> np.bool_:
+    parse = tf.train.Features.FromString
+    try:
+        for context in contexts.flat:
+            parse(context)
+    except DecodeError:
+        return np.False_
+    return np.True_
+
+
+def _assert_labelled(serialized: tf.Tensor, labels: tf.RaggedTensor, name: str) -> tf.Operation:
     """Fails if a record has no labels feature; it looks into those records only whose list of labels is empty."""
     unlabelled = tf.boolean_mask(serialized, tf.equal(labels.row_lengths(), 0))
-    # The name as a serialized Example or SequenceExample spells it: field 1, its length, its letters. `\C` is any byte.
-    named = tf.strings.regex_full_match(unlabelled, rf"\C*\n\x{len(LABELS_KEY):02x}{LABELS_KEY}\C*")
+    # The name as a serialized Example or SequenceExample spells it: field 1, its length, its letters.
+    named = tf.strings.regex_full_match(unlabelled, rf"\C*\n\x{len(name):02x}{name}\C*")
     return tf.debugging.Assert(tf.reduce_all(named), ["A record has no labels feature."])

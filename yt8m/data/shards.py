@@ -1,20 +1,39 @@
 """Files of records: which are, how they are compressed, and what is stored in them, record by record."""
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from yt8m.errors import UserError
+from yt8m.storage import scheme
 
 _OPENED_AT_ONCE = 16
 _LEADING_BYTES = 60  # enough of a file that is not one of records to recognise it by
-_FRAMING_BYTES = 16  # a record's length and two checksums
+# A record is its length (8 bytes), the checksum of that (4), what is stored, and the checksum of that (4).
+_LENGTH_BYTES, _HEADER_BYTES, FRAMING_BYTES = 8, 12, 16
+_CRC32C = 0x82F63B78  # Castagnoli's polynomial, reflected
+_CHECKSUM_MASK = 0xA282EAD8  # added to a checksum that was rotated by 15 bits. Source: tensorflow, lib/hash/crc32c.h
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _LONGEST_RECORD = 1 << 40  # bytes; the first 8 of a file of records are a length, those of a text are a larger number
+_LARGEST_BARE_RECORD = 1 << 26  # bytes; one video of MediaPipe has 1.5 MB
 FETCH_AGAIN = "Fetch the file again, or pass --on_bad_record=skip."
+
+# What reading records may raise. Where TensorFlow's message quotes a record that is not UTF-8, Python cannot decode it.
+READING_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
+_BARE_RECORD = (
+    "it is a single serialized record, as MediaPipe writes features.pb, and no file of TFRecords. Wrap it: "
+    "with tf.io.TFRecordWriter('features.tfrecord') as writer: writer.write(open('features.pb', 'rb').read())"
+)
+_CUT = "the file ends in the middle of this record"
+_LENGTH_DAMAGED = "its length or its checksum is damaged, so the rest of the file cannot be read either"
+_PLACES_IN_A_GRAPH = ("Graph execution error", "Detected at node", "<stack traces unavailable>", "File ", "[[")
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,11 @@ class Damage:
         return f"{place}: {self.fault}"
 
 
+def without_advice(damage: Damage) -> str:
+    """Returns what is wrong, where damage is left out already: without the advice to do so."""
+    return str(damage).removesuffix(FETCH_AGAIN).rstrip()
+
+
 @dataclass(frozen=True)
 class Shard:
     """A file of records.
@@ -54,9 +78,10 @@ class Shard:
     num_bytes: int = 0
     leading: bytes = b""
 
-    def records(self, start: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """Returns the serialized records from number `start` on."""
-        return tf.data.TFRecordDataset(self.file, compression_type=self.compression).skip(start)
+    def records(self, start: int, end: int | None = None) -> tf.data.Dataset:
+        """Returns the serialized records from number `start` on, those before `end` if one is given."""
+        records = tf.data.TFRecordDataset(self.file, compression_type=self.compression).skip(start)
+        return records if end is None else records.take(end - start)
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ class Record:
 def open_shards(files: Sequence[str]) -> list[Shard | Damage]:
     """Looks at the first bytes of files: which are files of records, and how are they compressed?"""
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        return list(pool.map(_open, files))
+        return list(pool.map(open_shard, files))
 
 
 def require_shards(files: Sequence[str]) -> list[Shard]:
@@ -93,7 +118,8 @@ def require_shards(files: Sequence[str]) -> list[Shard]:
     return [shard for shard in opened if isinstance(shard, Shard)]
 
 
-def _open(file: str) -> Shard | Damage:
+def open_shard(file: str) -> Shard | Damage:
+    """Looks at the first bytes of a file: is it one of records, and how is it compressed?"""
     try:
         with tf.io.gfile.GFile(file, "rb") as stream:
             leading, num_bytes = stream.read(_LEADING_BYTES), stream.size()
@@ -104,6 +130,8 @@ def _open(file: str) -> Shard | Damage:
     if leading.startswith(_GZIP_MAGIC) and not _is_readable(Shard(file, "")):
         return Shard(file, "GZIP", num_bytes, leading)
     if int.from_bytes(leading[:8], "little") > _LONGEST_RECORD:
+        if _is_bare_record(file, num_bytes):
+            return Damage(file, None, _BARE_RECORD, rest_lost=True)
         fault = f"it is no file of TFRecords: it starts with {_readable(leading)}. {FETCH_AGAIN}"
         return Damage(file, None, fault, rest_lost=True)
     return Shard(file, "", num_bytes, leading)
@@ -114,19 +142,98 @@ def _readable(leading: bytes) -> str:
     return repr(leading[:_LEADING_BYTES].decode("utf-8", "replace").split("\n")[0].strip())
 
 
+def _is_bare_record(file: str, num_bytes: int) -> bool:
+    """Whether a file is a single serialized record without the framing of TFRecords, as MediaPipe writes one."""
+    if num_bytes > _LARGEST_BARE_RECORD:
+        return False
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        try:
+            record = tf.train.SequenceExample.FromString(stream.read())
+        except DecodeError:
+            return False
+    return bool(record.context.feature or record.feature_lists.feature_list)
+
+
 def _is_readable(shard: Shard) -> bool:
     """Whether the first record can be read. An uncompressed one of 559903 bytes (0x088b1f) starts like gzip."""
-    try:
-        next(iter(shard.records()), None)
-    except tf.errors.OpError:
-        return False
-    return True
+    return isinstance(next(stored_records(shard), None), Record)
 
 
 def reason_of(error: Exception) -> str:
-    """Returns the first line of TensorFlow's message, without the name of the operation."""
-    text = str(error).strip().split("\n")[0]
-    return re.sub(r"\s*(\[Op:.*\]|\{\{.*\}\})\s*", " ", text).strip().rstrip(".") or type(error).__name__
+    """Returns the line of TensorFlow's message that says why, without where in a graph that was."""
+    if not isinstance(error, tf.errors.OpError):
+        return "TensorFlow cannot parse it"
+    lines = [re.sub(r"\s*(\[Op:.*\]|\{\{.*?\}\})\s*", " ", line).strip() for line in str(error).split("\n")]
+    reasons = [line for line in lines if line and not line.startswith(_PLACES_IN_A_GRAPH)]
+    return reasons[0].rstrip(".") if reasons else type(error).__name__
+
+
+@contextmanager
+def _reader(file: str) -> Iterator[Callable[[int, int], bytes]]:
+    """Opens a file for a function that returns so many bytes from an offset on, fewer at the end of the file."""
+    if scheme(file):
+        with tf.io.gfile.GFile(file, "rb") as stream:
+
+            def read(count: int, offset: int) -> bytes:
+                stream.seek(offset)
+                return stream.read(count)
+
+            yield read
+    else:
+        # Tens of thousands of headers per second: a system call each, and nothing else.
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            yield lambda count, offset: os.pread(descriptor, count, offset)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the lengths of the records in a file say, as `measure_records` follows them.
+
+    Attributes:
+        count: how many records fit into the file.
+        offset: the byte at which the record begins that was asked for; if there is none, at which the last one ends.
+        num_after: how many records begin there or later.
+        num_bytes: how many bytes the file has.
+        is_whole: whether the last record ends where the file does.
+    """
+
+    count: int
+    offset: int
+    num_after: int
+    num_bytes: int
+    is_whole: bool
+
+
+def measure_records(file: str, number: int = 0) -> Extent:
+    """Follows the lengths of the records in an uncompressed file; neither what is stored nor a checksum is looked at.
+
+    TensorFlow takes the memory for a record before it reads it, and crashes if a damaged length asks for too much. So
+    it gets to read only records that were measured here.
+
+    Args:
+        file: its path.
+        number: a record whose offset is wanted.
+
+    Raises:
+        OSError, tf.errors.OpError: if a local, or a remote, file cannot be read.
+    """
+    num_bytes = tf.io.gfile.stat(file).length
+    count = end = offset = 0
+    with _reader(file) as read:
+        while end + FRAMING_BYTES <= num_bytes:
+            next_end = end + int.from_bytes(read(_LENGTH_BYTES, end), "little") + FRAMING_BYTES
+            if next_end > num_bytes:
+                break
+            end = next_end
+            count += 1
+            if count == number:
+                offset = end
+    if count < number:
+        offset = end
+    return Extent(count, offset, max(count - number, 0), num_bytes, is_whole=end == num_bytes)
 
 
 def stored_records(shard: Shard) -> Iterator[Record | Damage]:
@@ -135,40 +242,99 @@ def stored_records(shard: Shard) -> Iterator[Record | Damage]:
     After a record whose checksum is wrong reading goes on. After one whose length is wrong it cannot: there is no
     telling where the next one starts.
     """
-    number, num_bytes, is_sound = 0, 0, True
-    while True:
-        records = iter(shard.records(number))
+    try:
+        yield from _stored_compressed(shard) if shard.compression else _stored(shard)
+    except (tf.errors.OpError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
+        yield Damage(shard.file, None, f"it cannot be read: {reason}.", rest_lost=True)
+
+
+def record_sizes(file: str) -> Iterator[int]:
+    """Yields how many bytes the records of an uncompressed file take, framing included. Damage ends it."""
+    for _, length, fault in _headers(file):
+        if fault is None:
+            yield length + FRAMING_BYTES
+
+
+def _headers(file: str) -> Iterator[tuple[int, int, str | None]]:
+    """Yields offset and length of each record of an uncompressed file; a fault, or None, with each. A fault is last."""
+    num_bytes = tf.io.gfile.stat(file).length
+    offset = 0
+    with _reader(file) as read:
+        while offset < num_bytes:
+            header = read(_HEADER_BYTES, offset)
+            length = int.from_bytes(header[:_LENGTH_BYTES], "little")
+            fault = None
+            if len(header) < _HEADER_BYTES:
+                fault = _CUT
+            elif int.from_bytes(header[_LENGTH_BYTES:], "little") != _masked_crc32c(header[:_LENGTH_BYTES]):
+                fault = _LENGTH_DAMAGED
+            elif offset + length + FRAMING_BYTES > num_bytes:
+                fault = _CUT
+            yield offset, length, fault
+            if fault is not None:
+                return
+            offset += length + FRAMING_BYTES
+
+
+def _masked_crc32c(content: bytes) -> int:
+    """The checksum of TFRecords, bit by bit: for a few bytes."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (_CRC32C if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + _CHECKSUM_MASK) & 0xFFFFFFFF
+
+
+def _stored(shard: Shard) -> Iterator[Record | Damage]:
+    """What is stored in an uncompressed file: TensorFlow reads records that are known to fit into it."""
+    records: Iterator[tf.Tensor] | None = None
+    end = measure_records(shard.file).count  # tf.data reads ahead, up to there
+    for number, (offset, _, fault) in enumerate(_headers(shard.file)):
+        if fault is not None:
+            yield Damage(shard.file, number, f"{fault} (byte {offset}). {FETCH_AGAIN}", rest_lost=True)
+            return
         try:
-            for record in records:
-                serialized = record.numpy()
-                num_bytes += len(serialized) + _FRAMING_BYTES
-                yield Record(shard.file, number, serialized)
+            records = records or iter(shard.records(number, end))
+            yield Record(shard.file, number, next(records).numpy())
+        except (tf.errors.DataLossError, StopIteration):
+            fault = f"its checksum does not fit what is stored (byte {offset + _HEADER_BYTES}). {FETCH_AGAIN}"
+            yield Damage(shard.file, number, fault)
+            records = None
+
+
+def _stored_compressed(shard: Shard) -> Iterator[Record | Damage]:
+    """What is stored in a gzip stream. TensorFlow unpacks a record piece by piece, and so finds its end in time."""
+    number = 0
+    while True:
+        try:
+            for record in shard.records(number):
+                yield Record(shard.file, number, record.numpy())
                 number += 1
         except tf.errors.OpError as error:
-            is_sound = False
             damage = _damage_at(shard, number, error)
             yield damage
             if damage.rest_lost:
                 return
             number += 1
         else:
-            if is_sound:
-                yield from _check_end(shard, number, num_bytes)
             return
 
 
 def _damage_at(shard: Shard, number: int, error: tf.errors.OpError) -> Damage:
-    """Says what the failure to read a record means: after it the file may go on, be unreadable, or have ended."""
+    """Says what the failure to read a record means: after it the stream may go on, or have ended."""
     if not isinstance(error, tf.errors.DataLossError):
         return Damage(shard.file, number, f"it cannot be read: {reason_of(error)}.", rest_lost=True)
     rest_lost = True
     if "truncated" in str(error):
-        fault = "the file ends in the middle of this record"
+        fault = _CUT
     elif _next_failure(shard, number) == reason_of(error):
-        fault = "its length or its checksum is damaged, so the rest of the file cannot be read either"
+        fault = _LENGTH_DAMAGED
     else:
         fault, rest_lost = "its checksum does not fit what is stored", False
-    return Damage(shard.file, number, f"{fault}{_place(error)}. {FETCH_AGAIN}", rest_lost)
+    return Damage(shard.file, number, f"{fault} (in the gzip stream). {FETCH_AGAIN}", rest_lost)
 
 
 def _next_failure(shard: Shard, number: int) -> str | None:
@@ -178,17 +344,3 @@ def _next_failure(shard: Shard, number: int) -> str | None:
     except tf.errors.OpError as error:
         return reason_of(error)
     return None
-
-
-def _place(error: tf.errors.OpError) -> str:
-    """Where in the file, uncompressed, a record starts that TensorFlow could not read."""
-    offset = re.search(r"record at (\d+)", str(error))
-    return f" (byte {offset[1]})" if offset else " (in the gzip stream)"
-
-
-def _check_end(shard: Shard, number: int, num_bytes: int) -> Iterator[Damage]:
-    """Finds a file cut inside the 12 bytes before a record: TensorFlow takes that for the end of the file."""
-    if shard.compression or tf.io.gfile.stat(shard.file).length <= num_bytes:
-        return
-    fault = f"the file ends in the middle of this record (byte {num_bytes}). {FETCH_AGAIN}"
-    yield Damage(shard.file, number, fault, rest_lost=True)

@@ -1,23 +1,28 @@
 """The book-keeping of `--on_bad_record=skip`: what was left out, and what of each file is sound."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from yt8m.data.diagnosis import Examiner
-from yt8m.data.shards import FETCH_AGAIN, Damage, Shard
+from yt8m.data.shards import Damage, Shard, open_shard, without_advice
+from yt8m.errors import UserError
 
 
 class SkippedRecords:
     """Counts what `--on_bad_record=skip` leaves out, each record once, however often its file is read.
 
-    A file is read and parsed in full when it is opened for the first time in a process; what is sound is remembered.
+    A file is read and parsed in full when it is opened for the first time in a process; what is sound is remembered for
+    as long as the file does not change.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._damages: dict[str, list[Damage]] = {}
         self._stretches: dict[str, np.ndarray] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
         self._reported: set[Damage] = set()
 
     def add(self, damage: Damage) -> None:
@@ -25,17 +30,34 @@ class SkippedRecords:
         with self._lock:
             self._damages[damage.file] = [damage]
 
-    def sound_stretches(self, shard: Shard, examiner: Examiner) -> np.ndarray:
-        """Returns `(N, 2)` int64: first number, and count, of the N stretches of sound records of a file."""
-        if shard.file not in self._stretches:
-            items = list(examiner.examine(shard))
+    def sound_stretches(self, shard: Shard, examiner: Examiner, files: Sequence[str]) -> tuple[np.ndarray, np.int64]:
+        """Returns `(N, 2)` int64, first number and count of the N stretches of sound records of a file, and its bytes.
+
+        A file that changed since it was examined is examined again; one that is gone has no stretches.
+
+        Raises:
+            UserError: if none of `files` holds a sound record any more: epochs without an end would pass over nothing.
+        """
+        try:
+            status = tf.io.gfile.stat(shard.file)
+            version = status.length, status.mtime_nsec
+        except tf.errors.OpError:
+            version = 0, 0
+        if self._versions.get(shard.file) != version:
+            opened = open_shard(shard.file)
+            items = [opened] if isinstance(opened, Damage) else list(examiner.examine(shard))
             damages = [item for item in items if isinstance(item, Damage)]
-            stretches = _stretches([item for item in items if not isinstance(item, Damage)])
+            stretches = _stretches([item for item in items if isinstance(item, int)])
             with self._lock:
+                self._versions[shard.file] = version
                 self._stretches[shard.file] = stretches
-                if damages:
-                    self._damages[shard.file] = damages
-        return self._stretches[shard.file]
+                self._damages[shard.file] = damages
+        stretches = self._stretches[shard.file]
+        if not len(stretches) and all(not len(self._stretches.get(file, [None])) for file in files):
+            raise UserError(
+                f"None of the {len(files)} files holds a sound record any more. {without_advice(self.damages[0])}"
+            )
+        return stretches, np.int64(version[0])
 
     @property
     def damages(self) -> list[Damage]:
@@ -58,7 +80,7 @@ class SkippedRecords:
 
 
 def _skip_line(damage: Damage) -> str:
-    fault = str(damage).removesuffix(FETCH_AGAIN).rstrip()
+    fault = without_advice(damage)
     if damage.record is None:
         return f"{fault} The file is skipped."
     if damage.rest_lost:

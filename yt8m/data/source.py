@@ -3,21 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from yt8m.data.diagnosis import Examiner, find_layout
 from yt8m.data.formats.base import Layout
-from yt8m.data.shards import Damage, Shard, open_shards, require_shards
+from yt8m.data.shards import (
+    FETCH_AGAIN,
+    Damage,
+    Shard,
+    measure_records,
+    open_shards,
+    require_shards,
+    stored_records,
+    without_advice,
+)
 from yt8m.data.skipping import SkippedRecords
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 from yt8m.storage import scheme
 
 _BUFFER_BYTES = 1 << 18  # as tf.data.TFRecordDataset has it
-_LENGTH_BYTES, _FRAMING_BYTES = 8, 16  # a record has its length before it, and two checksums of four bytes around it
+_ALL = -1  # for `Dataset.take`
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,12 @@ class Source:
         shards: the files of records.
         layout: how their records store the features.
         sound_stretches: if damage is to be left out, tells first number and count of the stretches of sound records of
-            a shard, `(N, 2)` int64.
+            a shard, `(N, 2)` int64, and its bytes.
     """
 
     shards: list[Shard]
     layout: Layout
-    sound_stretches: Callable[[Shard], np.ndarray] | None = None
+    sound_stretches: Callable[[Shard], tuple[np.ndarray, np.int64]] | None = None
 
     def columns(self, order: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns two `(N,)` strings, the files and the compressions of the shards.
@@ -53,69 +61,84 @@ class Source:
 
     def in_order(self) -> tf.data.Dataset:
         """Returns the serialized records of all shards, one shard after another."""
-        compressions = {shard.compression for shard in self.shards}
-        if self.sound_stretches is None and len(compressions) == 1:
-            files = [shard.file for shard in self.shards]
-            return tf.data.TFRecordDataset(files, compression_type=compressions.pop())
         return self.files().flat_map(self.records)
 
     @tf.autograph.experimental.do_not_convert
-    def records(self, file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | int = 0) -> tf.data.Dataset:
-        """Returns the serialized records of a shard, without damaged ones if these are to be skipped.
+    def records(self, file: tf.Tensor, compression: tf.Tensor, start: int | tf.Tensor = 0) -> tf.data.Dataset:
+        """Returns the serialized records of a shard from one on; if damage is to be left out, those that are sound.
 
-        It is for functions of datasets only: TensorFlow cannot write down an iterator's graph that begins with it.
+        Whenever a shard is opened, the lengths in it are checked first; at its end, whether it was cut meanwhile. Both
+        fail with a `UserError`, which `explain_failure` finds in TensorFlow's message. It is for functions of datasets
+        only: TensorFlow cannot write down an iterator's graph that begins with it.
 
         Args:
             file: scalar string, the path of the shard.
             compression: scalar string, `GZIP` or empty.
-            offset: scalar int64, the byte at which the first record begins, as `place_of_record` says.
+            start: how many of the records that are not left out come before the first.
         """
-        stored = tf.data.experimental.from_variant(
-            tf.raw_ops.TFRecordDatasetV2(
-                filenames=[file],
-                compression_type=compression,
-                buffer_size=_BUFFER_BYTES,
-                byte_offsets=tf.cast([offset], tf.int64),
-            ),
-            tf.TensorSpec([], tf.string),
+        if self.sound_stretches is None:
+            place = tf.numpy_function(_place_of_record, [file, compression, start], tf.int64, stateful=False)
+            place = tf.ensure_shape(place, [4])
+            # Not `tf.unstack`: in TensorFlow 2.17 the process dies if `skip` or `take` gets an output that is not the
+            # first of its operation.
+            offset, skipped, count, num_bytes = (place[i] for i in range(4))
+            records = _stored_from(file, compression, offset).skip(skipped).take(count)
+        else:
+            sound_stretches = self.sound_stretches
+
+            def look(file: bytes, compression: bytes) -> tuple[np.ndarray, np.int64]:
+                return sound_stretches(Shard(file.decode(), compression.decode()))
+
+            stretches, num_bytes = tf.numpy_function(look, [file, compression], [tf.int64, tf.int64], stateful=False)
+            stretches = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2]))
+            stored = _stored_from(file, compression, 0)
+            records = stretches.flat_map(lambda stretch: stored.skip(stretch[0]).take(stretch[1])).skip(start)
+
+        def is_cut(file: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(_check_end, [file, num_bytes], tf.bool, stateful=False), [])
+
+        return records.concatenate(tf.data.Dataset.from_tensors(file).filter(is_cut))
+
+
+def _stored_from(file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | int) -> tf.data.Dataset:
+    """All records of a shard from the one on that begins at a byte."""
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[file],
+        compression_type=compression,
+        buffer_size=_BUFFER_BYTES,
+        byte_offsets=tf.cast([offset], tf.int64),
+    )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+
+
+def _place_of_record(file: bytes, compression: bytes, number: np.int64) -> np.ndarray:
+    """How to reach a record, and how far one may read from there.
+
+    Returns:
+        `(4,)` int64: a byte offset; how many records to skip from there; how many follow then, -1 for all; and how many
+        bytes the file has. A compressed file has to be unpacked to find its records, and the lengths in a remote one
+        are not worth a request each: there the offset is 0.
+
+    Raises:
+        UserError: if a length does not fit into the file.
+    """
+    shard = Shard(file.decode(), compression.decode())
+    if compression or scheme(shard.file):
+        return np.array([0, number, _ALL, tf.io.gfile.stat(file).length])
+    extent = measure_records(shard.file, int(number))
+    if not extent.is_whole or not extent.num_bytes:
+        damages = (item for item in stored_records(shard) if isinstance(item, Damage))
+        raise UserError(str(next(damages, Damage(shard.file, None, f"it is empty. {FETCH_AGAIN}"))))
+    return np.array([extent.offset, 0, extent.num_after, extent.num_bytes])
+
+
+def _check_end(file: bytes, num_bytes: np.int64) -> np.bool_:
+    """Fails if a file has fewer bytes than when it was opened: TensorFlow takes the cut for the end of the records."""
+    if tf.io.gfile.exists(file) and tf.io.gfile.stat(file).length < num_bytes:
+        raise UserError(
+            f"{file.decode()}: it became shorter while it was read. Leave shards alone while a program runs."
         )
-        sound_stretches = self.sound_stretches
-        if sound_stretches is None:
-            return stored
-
-        def look(file: bytes, compression: bytes) -> np.ndarray:
-            return sound_stretches(Shard(file.decode(), compression.decode()))
-
-        # The answer for a shard is remembered, so that asking again is free and changes nothing.
-        stretches = tf.numpy_function(look, [file, compression], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2])).flat_map(
-            lambda stretch: stored.skip(stretch[0]).take(stretch[1])
-        )
-
-    def place_of_record(self, shard: Shard, number: int) -> tuple[int, int]:
-        """Returns how to reach a record: a byte offset, and how many records have to be skipped from there.
-
-        Lengths of records tell the offset, so nothing but them is read. A compressed shard has to be unpacked to find
-        them, and where damage is left out, records that are not sound do not count: there the offset is 0.
-        """
-        if shard.compression or self.sound_stretches is not None:
-            return 0, number
-        return _offset_of_record(shard, number), 0
-
-
-def _offset_of_record(shard: Shard, number: int) -> int:
-    """The byte at which a record begins; if there are fewer, where the shard ends or its last record is cut."""
-    offset = 0
-    # A buffer would be filled anew after every step: only remote files, where a step costs more, have one.
-    remote = scheme(shard.file)
-    with tf.io.gfile.GFile(shard.file, "rb") if remote else Path(shard.file).open("rb", buffering=0) as stream:
-        for _ in range(number):
-            stream.seek(offset)
-            end = offset + int.from_bytes(stream.read(_LENGTH_BYTES), "little") + _FRAMING_BYTES
-            if end > shard.num_bytes:
-                break
-            offset = end
-    return offset
+    return np.False_
 
 
 def open_source(
@@ -138,11 +161,12 @@ def open_source(
         return Source(shards, find_layout(shards, spec, labels_required, skip=False))
     opened = open_shards(files)
     shards = [shard for shard in opened if isinstance(shard, Shard)]
+    damages = [damage for damage in opened if isinstance(damage, Damage)]
     if not shards:
-        raise UserError(f"None of the {len(files)} files can be read. {opened[0]}")
-    for damage in opened:
-        if isinstance(damage, Damage):
-            skipped.add(damage)
+        raise UserError(f"None of the {len(files)} files can be read. {without_advice(damages[0])}")
+    for damage in damages:
+        skipped.add(damage)
     layout = find_layout(shards, spec, labels_required, skip=True)
     examiner = Examiner(spec, layout, labels_required)
-    return Source(shards, layout, partial(skipped.sound_stretches, examiner=examiner))
+    names = [shard.file for shard in shards]
+    return Source(shards, layout, partial(skipped.sound_stretches, examiner=examiner, files=names))

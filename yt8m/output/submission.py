@@ -178,8 +178,14 @@ def _lines(path: str, header: str) -> Iterator[tuple[str, str]]:
                     f"header {header.rstrip()}."
                 )
             yield f"{path}, line 1", found
+            blank = ""  # the first of the blank lines that may end the file
             for number, line in enumerate(file, start=2):
-                yield f"{path}, line {number}", line.rstrip("\r\n")
+                place, text = f"{path}, line {number}", line.rstrip("\r\n")
+                if text:
+                    if blank:
+                        yield blank, ""
+                    yield place, text
+                blank = blank or place if not text else ""
     except tf.errors.OpError as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}). Expected a submission.") from error
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ All formats have ids, labels and ratings in common: they are in the context of a
 `tf.train.Example` and the first field of a `tf.train.SequenceExample`. So one parser of protocol buffers reads both.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import tensorflow as tf
 from yt8m.batch import Batch
 from yt8m.registry import RECORD_FORMATS
 from yt8m.sampling import FrameSampling
-from yt8m.schema import ID_KEYS, LABELS_KEY, MEDIAPIPE_NAMES, DataSpec
+from yt8m.schema import ID_KEYS, LABELS_KEY, LABELS_KEYS, MEDIAPIPE_NAMES, DataSpec
 
 KINDS = {"bytes_list": "bytes", "float_list": "floats", "int64_list": "integers", None: "nothing"}
 WIDTH_ADVICE = "Is --feature_sizes in the order of --feature_names?"
@@ -35,15 +36,17 @@ class Layout:
     Attributes:
         stored_names: the record's name of each feature of the spec.
         stored_as_floats: whether it is stored as a float list, not as a string of bytes.
+        labels_name: the record's name of its list of classes.
     """
 
     stored_names: tuple[str, ...]
     stored_as_floats: tuple[bool, ...]
+    labels_name: str = LABELS_KEY
 
     @classmethod
-    def of(cls, columns: Sequence[Column]) -> "Layout":
+    def of(cls, columns: Sequence[Column], labels_name: str = LABELS_KEY) -> "Layout":
         """Returns the layout of the features of one record; what cannot be seen is taken for bytes."""
-        return cls(tuple(name for name, _ in columns), tuple(bool(as_floats) for _, as_floats in columns))
+        return cls(tuple(name for name, _ in columns), tuple(bool(as_floats) for _, as_floats in columns), labels_name)
 
 
 class RecordFormat(ABC):
@@ -116,13 +119,13 @@ class RecordFormat(ABC):
         """Returns a column per feature of the spec.
 
         Raises:
-            RecordFaultError: if the record is of another format, or lacks a feature.
+            RecordFaultError: if the record lacks a feature, as one of another format does.
         """
-        self.check_level(record)
         stored = self.stored_features(record)
         names = [_stored_name(name, stored) for name in spec.feature_names]
         missing = [name for name in names if name not in stored]
         if missing:
+            self.check_level(record)
             raise RecordFaultError(
                 f"it has no feature '{missing[0]}'. Choose with --feature_names and --feature_sizes from: "
                 f"{listing(stored) or 'none'}."
@@ -141,10 +144,33 @@ def values_of(feature: tf.train.Feature) -> tuple[str, Sequence[Any]]:
     return KINDS[which], getattr(feature, which).value if which else ()
 
 
+def finite(values: tf.Tensor) -> tf.Tensor:
+    """Returns float values as they are.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if one is NaN or infinite.
+    """
+    check = tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(values)), ["A feature is not finite."])
+    with tf.control_dependencies([check]):
+        return tf.identity(values)
+
+
+def check_finite(name: str, values: Sequence[float], place: str = "") -> None:
+    """Checks the floats of a feature.
+
+    Raises:
+        RecordFaultError: if one is NaN or infinite.
+    """
+    wrong = [value for value in values if not math.isfinite(value)]
+    if wrong:
+        raise RecordFaultError(f"'{name}' holds {wrong[0]}{place}, expected finite numbers.")
+
+
 def listing(stored: Mapping[str, Any]) -> str:
     """Returns names and widths of features, as in `rgb (1024), audio (128)`."""
-    widths = {name: _width(stored[name]) for name in sorted(stored) if name not in (*ID_KEYS, LABELS_KEY)}
-    return ", ".join(f"{name} ({width})" for name, width in widths.items())
+    widths = {name: _width(stored[name]) for name in sorted(stored) if name not in (*ID_KEYS, *LABELS_KEYS)}
+    # A name of a damaged record may hold anything, line ends included.
+    return ", ".join(f"{repr(name)[1:-1]} ({width})" for name, width in widths.items())
 
 
 def _width(feature: Any) -> int:

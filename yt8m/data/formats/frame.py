@@ -6,7 +6,16 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.batch import NUM_FRAMES, Batch
-from yt8m.data.formats.base import WIDTH_ADVICE, Layout, RecordFaultError, RecordFormat, listing, values_of
+from yt8m.data.formats.base import (
+    WIDTH_ADVICE,
+    Layout,
+    RecordFaultError,
+    RecordFormat,
+    check_finite,
+    finite,
+    listing,
+    values_of,
+)
 from yt8m.registry import RECORD_FORMATS
 from yt8m.sampling import FrameSampling, sample_indices
 from yt8m.schema import DataSpec
@@ -32,7 +41,7 @@ class FrameFormat(RecordFormat):
             for name, as_floats, size in columns
         }
         context, frames, lengths = tf.io.parse_sequence_example(serialized, dict(wanted), lists)
-        return context, (frames, lengths)
+        return context, ({name: finite(x) if x.dtype == tf.float32 else x for name, x in frames.items()}, lengths)
 
     def features(
         self,
@@ -138,6 +147,8 @@ def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_fl
             raise RecordFaultError(
                 f"'{name}' holds {width} {expected} a frame (frame {i}), expected {size}. {WIDTH_ADVICE}"
             )
+        if expects_floats:
+            check_finite(name, values, f" at frame {i}")
 
 
 def _check_lengths(lengths: dict[str, int]) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.batch import Batch
-from yt8m.data.formats.base import WIDTH_ADVICE, Layout, RecordFaultError, RecordFormat, listing, values_of
+from yt8m.data.formats.base import (
+    WIDTH_ADVICE,
+    Layout,
+    RecordFaultError,
+    RecordFormat,
+    check_finite,
+    finite,
+    listing,
+    values_of,
+)
 from yt8m.registry import RECORD_FORMATS
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
@@ -29,7 +38,7 @@ class VideoFormat(RecordFormat):
         columns = zip(layout.stored_names, spec.feature_sizes, strict=True)
         vectors = {name: tf.io.FixedLenFeature([size], tf.float32) for name, size in columns}
         parsed = tf.io.parse_example(serialized, {**wanted, **vectors})
-        return parsed, {name: parsed[name] for name in vectors}
+        return parsed, {name: finite(parsed[name]) for name in vectors}
 
     def features(
         self, spec: DataSpec, layout: Layout, stored: Batch, keys: tf.Tensor, sampling: FrameSampling | None
@@ -53,7 +62,7 @@ class VideoFormat(RecordFormat):
         return record.context.feature
 
     def check_level(self, record: tf.train.SequenceExample) -> None:
-        """Refuses a record with features of frames."""
+        """Refuses a record with features of frames, because it lacks one of a video."""
         frames = record.feature_lists.feature_list
         if frames:
             raise RecordFaultError(
@@ -74,3 +83,4 @@ class VideoFormat(RecordFormat):
                 raise RecordFaultError(f"'{name}' holds {kind}, expected {size} floats.")
             if len(values) != size:
                 raise RecordFaultError(f"'{name}' holds {len(values)} floats, expected {size}. {WIDTH_ADVICE}")
+            check_finite(name, values)

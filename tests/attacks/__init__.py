@@ -1,0 +1,1 @@
+"""Attacks on what reads and writes: tests play a few rounds, benchmarks many."""
