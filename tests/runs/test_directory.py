@@ -16,7 +16,7 @@ from yt8m.runs import directory, lifecycle
 
 CONFIG = RunConfig(
     model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}),
-    loss=LossConfig((LossTerm("CrossEntropyLoss"), LossTerm("HingeLoss", 0.5, {"margin": 2.0}))),
+    loss=LossConfig((LossTerm("SoftmaxLoss"), LossTerm("HingeLoss", 0.5, {"margin": 2.0}))),
 )
 
 
@@ -72,7 +72,7 @@ def write(train_dir: Path, content: dict[str, Any]) -> str:
 
 def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     train_dir = write(tmp_path, changed())
-    assert changed()["format"] == 2
+    assert changed()["format"] == 3
     assert directory.load_config(train_dir) == CONFIG
 
 
@@ -80,8 +80,8 @@ def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool
 ) -> None:
-    train_dir = write(tmp_path, changed(format=3))
-    message = r"config\.json is not .*: its format is 3, and this version knows those up to 2: open it with the version"
+    train_dir = write(tmp_path, changed(format=4))
+    message = r"config\.json is not .*: its format is 4, and this version knows those up to 3: open it with the version"
     with pytest.raises(UserError, match=message) as raised:
         directory.load_config(train_dir)
     assert "\n" not in str(raised.value)

@@ -67,6 +67,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Loss, or a weighted sum as in CrossEntropyLoss+0.05*HingeLoss; without it the one that the model asks for, or "
         f"CrossEntropyLoss. Known: {', '.join(LOSSES.names())}.",
     )
+    define.text(
+        "teacher",
+        run.teacher,
+        "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, or the train_dir of a run.",
+    )
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, model_inputs
+from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each
 from yt8m.engine.weight_averages import WeightAverages, has_averages
@@ -202,7 +202,7 @@ class TrainStep:
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
         """The label loss of each video and whatever the model asks to add to it."""
-        label_losses = self._loss(rows[LABELS], outputs, rows.get(LABEL_WEIGHTS))
+        label_losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
 
     def _regularization_loss(self) -> tf.Tensor:
