@@ -96,8 +96,8 @@ def test_a_gradient_is_that_of_finite_differences(name: str) -> None:
 
 
 def test_ranking_losses_by_hand() -> None:
-    # Labels at 2 and 0, others at 1.5, 0.5 and -3. Margin 1: the label at 2 is violated by 1.5 (hinge 0.5); the one at 0
-    # by 1.5 (2.5) and 0.5 (1.5).
+    # Labels at 2 and 0, others at 1.5, 0.5 and -3. Margin 1: the label at 2 is violated by 1.5 (hinge 0.5), the one
+    # at 0 by 1.5 (2.5) and 0.5 (1.5).
     labels = np.array([[True, False, False, True, False]])
     logits = np.array([[2.0, 1.5, 0.5, 0.0, -3.0]], np.float32)
     np.testing.assert_allclose(loss_of("PairwiseRankingLoss", labels, logits), [0.5 + 2.5 + 1.5], rtol=1e-6)
