@@ -1,6 +1,7 @@
 """Losses over the labels of a video: definitions, gradients, cases worked by hand, and what leaves them as they are."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from oracles import losses as oracles
 RANKING = ("PairwiseRankingLoss", "WarpLoss", "SampledWarpLoss", "SoftmaxLoss")
 EXACT: dict[str, Callable[..., list[float]]] = {
     "SoftmaxLoss": oracles.softmax,
-    "PairwiseRankingLoss": lambda *case: oracles.pairwise(*case, margin=1.0),
-    "WarpLoss": lambda *case: oracles.warp(*case, margin=1.0),
-    "FocalLoss": lambda *case: oracles.focal(*case, gamma=2.0, alpha=0.25),
+    "PairwiseRankingLoss": partial(oracles.pairwise, margin=1.0),
+    "WarpLoss": partial(oracles.warp, margin=1.0),
+    "FocalLoss": partial(oracles.focal, gamma=2.0, alpha=0.25),
 }
 every_exact = pytest.mark.parametrize("name", EXACT)
 every_ranking = pytest.mark.parametrize("name", RANKING)
@@ -122,7 +123,7 @@ def test_softmax_and_focal_by_hand() -> None:
 
 def test_cross_entropy_with_smoothing_and_weights() -> None:
     labels, logits, weights = make_case(5)
-    given = {"label_smoothing": 0.2, "positive_weight": 3.0, "negative_weight": 0.5}
+    given: dict[str, Any] = {"label_smoothing": 0.2, "positive_weight": 3.0, "negative_weight": 0.5}
     expected = oracles.soft_cross_entropy(np.where(labels, 0.9, 0.1), logits, weights * np.where(labels, 3.0, 0.5))
     np.testing.assert_allclose(loss_of("CrossEntropyLoss", labels, logits, weights, **given), expected, rtol=1e-5)
 
@@ -230,7 +231,8 @@ class TestSampledWarp:
         for b in range(4):
             copies = [np.repeat(part[b : b + 1], draws, axis=0) for part in (labels, logits, weights)]
             losses = loss_of("SampledWarpLoss", *copies, max_trials=max_trials)
-            (expected,) = oracles.sampled_warp_mean(*(c[:1] for c in copies), margin=1.0, max_trials=max_trials)
+            y, f, w = (part[b : b + 1] for part in (labels, logits, weights))
+            (expected,) = oracles.sampled_warp_mean(y, f, w, 1.0, max_trials)
             error = losses.std() / np.sqrt(draws)
             assert abs(losses.mean() - expected) <= 4.5 * error + 1e-6
 
@@ -302,6 +304,6 @@ class TestDistillation:
         ("CrossEntropyLoss", {"positive_weight": -1.0}, "positive_weight=-1.0: expected at least 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(name: str, hparams: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(name: str, hparams: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         loss_of(name, *make_case(0), **hparams)

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from yt8m.arguments import typed_as
-from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignments
+from yt8m.cli.loss_flags import check_teacher, loss_hparams, resolve_loss, split_loss_assignments
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
@@ -165,6 +165,7 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     model = resolve_model(values.model, data, _given_model_flags(values), of_model, values.precision)
     label_loss = loss_of_model(model.name, data) if values.label_loss is None else values.label_loss
     loss = resolve_loss(label_loss, of_loss)
+    check_teacher(loss, values.teacher)
     with typed_as("--"):
         return RunConfig(
             data=data,
