@@ -22,7 +22,8 @@ def test_videos_are_looked_up_in_the_order_of_the_batch(tmp_path: Path, as_funct
     teacher = table(tmp_path, "b,3 0.5 0 0.25", "none,", "a,1 1")
     look_up = tf.function(teacher.predictions) if as_function else teacher.predictions
     predictions = look_up({"id": tf.constant(["a", "none", "b", "a"])})
-    np.testing.assert_array_equal(predictions, [[0, 1, 0, 0], [0, 0, 0, 0], [0.25, 0, 0, 0.5], [0, 1, 0, 0]])
+    expected = [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.0, 0.0, 0.5], [0.0, 1.0, 0.0, 0.0]]
+    np.testing.assert_array_equal(predictions, expected)
     assert look_up({"id": tf.constant([], tf.string)}).shape == (0, 4)
 
 

@@ -76,6 +76,16 @@ def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     assert directory.load_config(train_dir) == CONFIG
 
 
+def test_a_run_of_format_2_has_plain_cross_entropy_and_no_teacher(tmp_path: Path) -> None:
+    content = changed(format=2)
+    del content["training"]["teacher"]
+    content["loss"] = {"terms": [{"name": "CrossEntropyLoss", "weight": 0.5, "hparams": {}}]}
+    run = directory.load_config(write(tmp_path, content))
+    plain = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
+    assert run.loss == LossConfig((LossTerm("CrossEntropyLoss", 0.5, plain),))
+    assert run.training.teacher == ""
+
+
 @pytest.mark.parametrize("start_new_model", [False, True])
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool

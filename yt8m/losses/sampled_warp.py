@@ -33,8 +33,8 @@ def sampled_warp_loss(
 
         E = sum_{s=1}^{max_trials} (1 - q)^(s - 1) * q * L(floor(n / s))
 
-    The estimate is biased: see docs/losses.md, which compares E with L(r). In short, a label that is far down weighs
-    more than in WarpLoss, one that is nearly at the top less, since its violators are rarely found.
+    The estimate is biased: docs/losses.md compares E with L(r). A label in the middle of the ranking weighs somewhat
+    more than in WarpLoss, one that is nearly at the top much less, since its violators are rarely found.
 
     Args:
         labels: `(B, C)` bool.
