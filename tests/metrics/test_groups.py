@@ -16,7 +16,7 @@ from yt8m.registry import METRICS
 
 from oracles import metrics as oracles
 
-NUM_CLASSES, NUM_VIDEOS, TOP_K = 7, 40, 5
+NUM_CLASSES, NUM_VIDEOS, TOP_K = 7, 40, 4
 every_group = pytest.mark.parametrize("name", METRICS.names())
 
 
@@ -151,7 +151,7 @@ HAND_LABELS = np.array([[1, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]])
 def test_hits_by_hand() -> None:
     # The best class is a label of the first and the last video; the two best classes of each hold a label.
     assert of_matrix("hit_at_k", HAND_PREDICTIONS, HAND_LABELS, 2, k=1) == {"hit_at_k": 2 / 4}
-    assert of_matrix("hit_at_k", HAND_PREDICTIONS, HAND_LABELS, 2, k=2) == {"hit_at_k": 4 / 4}
+    assert of_matrix("hit_at_k", HAND_PREDICTIONS, HAND_LABELS, 2) == {"hit_at_k": 4 / 4}
     # Class 0 has three videos, the first and the last found; class 1 two and class 2 two, none found.
     accuracy = of_matrix("class_accuracy", HAND_PREDICTIONS, HAND_LABELS, 2)
     assert accuracy == {"mean_class_accuracy": pytest.approx((2 / 3 + 0 + 0) / 3)}
@@ -223,9 +223,9 @@ def test_the_calibration_error_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("hit_at_k", {"k": 0}, r"k=0: expected 1 to 5, the classes"),
-        ("hit_at_k", {"k": 6}, r"k=6: expected 1 to 5, the classes"),
-        ("upper_bound", {"k": 6}, r"k=6: expected at most the 5 classes"),
+        ("hit_at_k", {"k": -1}, r"k=-1: expected at most the 4 classes"),
+        ("hit_at_k", {"k": 5}, r"k=5: expected at most the 4 classes"),
+        ("upper_bound", {"k": 5}, r"k=5: expected at most the 4 classes"),
         ("calibration", {"bins": 0}, r"bins=0: expected at least 1"),
     ],
 )

@@ -19,23 +19,21 @@ class HitAtK(Accumulator):
     Args:
         num_classes: C.
         top_k: the number of pairs per video that batches carry.
-        k: how many classes of each video are looked at; all where there are fewer.
+        k: how many classes of each video are looked at; 0 for `top_k`.
 
     Raises:
-        ArgumentError: if k is below 1 or above `top_k`.
+        ArgumentError: if k is negative or above `top_k`.
 
     Source: Karpathy et al. 2014, "Large-scale Video Classification with Convolutional Neural Networks": Hit@5.
     """
 
-    values: ClassVar[Mapping[str, str]] = {
-        "hit_at_k": "share of videos with a label among their k best classes; a setting, 5 by default"
-    }
+    values: ClassVar[Mapping[str, str]] = {"hit_at_k": "share of videos with a label among their k best classes"}
 
-    def __init__(self, num_classes: int, top_k: int, *, k: int = 5):
-        if not 1 <= k <= top_k:
-            raise ArgumentError(f"k={k}: expected 1 to {top_k}, the classes per video that are kept (--top_k).")
+    def __init__(self, num_classes: int, top_k: int, *, k: int = 0):
+        if not 0 <= k <= top_k:
+            raise ArgumentError(f"k={k}: expected at most the {top_k} classes per video that are kept, or 0 for all.")
         del num_classes
-        self._k = k
+        self._k = k or top_k
         self._num_examples = self._num_hits = 0
 
     def add_batch(self, results: BatchResults) -> None:
