@@ -34,7 +34,7 @@ class ModelTeacher(Teacher):
         self._model = model
 
     def predictions(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Runs the model."""
+        """Returns what the model predicts, `(B, C)` float32."""
         return tf.stop_gradient(self._model(model_inputs(batch), training=False)["predictions"])
 
 
@@ -74,7 +74,7 @@ class PredictionTable(Teacher):
         self._num_classes = num_classes
 
     def predictions(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Looks the videos up by their ids. A missing one fails: see `explained_teacher`."""
+        """Returns the rows of the videos, `(B, C)` float32. A missing one fails: see `explained_teacher`."""
         rows = self._rows.lookup(batch[ID])
         missing = tf.boolean_mask(batch[ID], rows < 0)[:1]
         with tf.control_dependencies([tf.debugging.Assert(tf.size(missing) == 0, [_MISSING, missing])]):

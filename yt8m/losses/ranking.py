@@ -32,7 +32,13 @@ class Ranked(NamedTuple):
 
 
 def ranked_classes(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None) -> Ranked:
-    """Parts the classes of each video into positives and negatives; arguments as of a loss."""
+    """Parts the classes of each video into positives and negatives.
+
+    Args:
+        labels: `(B, C)` bool.
+        outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float.
+        label_weights: `(B, C)` float; 1 if None.
+    """
     logits = logits_of(outputs)
     logits -= tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
     weights = tf.ones_like(logits) if label_weights is None else tf.cast(label_weights, tf.float32)
@@ -83,6 +89,14 @@ def margin_violations(ranked: Ranked, margin: float) -> tuple[tf.Tensor, tf.Tens
 
 
 def rank_weights(counts: tf.Tensor, num_classes: int | tf.Tensor) -> tf.Tensor:
-    """Returns L(r) = sum_{i=1}^{r} 1 / i for ranks r of any shape, int32, at most `num_classes`; L(0) = 0."""
+    """Weighs ranks by the harmonic numbers: L(r) = sum_{i=1}^{r} 1 / i, L(0) = 0.
+
+    Args:
+        counts: `(B, P)` int32, r, at most `num_classes`.
+        num_classes: C.
+
+    Returns:
+        `(B, P)` float32, L(r).
+    """
     harmonic = tf.cumsum(1.0 / tf.range(1, tf.cast(num_classes, tf.float32) + 1.0))
     return tf.gather(tf.pad(harmonic, [[1, 0]]), counts)

@@ -30,7 +30,7 @@ class CalibrationError(Accumulator):
     Args:
         num_classes: C.
         top_k: of no effect: all predictions count.
-        bins: how many bins.
+        bins: the number of intervals into which [0, 1] is cut.
 
     Raises:
         ArgumentError: if there is no bin.
