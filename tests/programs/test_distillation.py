@@ -74,7 +74,7 @@ def test_a_teacher_that_lacks_a_video_is_named_and_leaves_no_run(place: Path) ->
         ),
         (
             ("--teacher={place}/teacher", "--hparams=loss.temperature=-1"),
-            r"^--hparams=loss\.DistillationLoss\.temperature=-1: expected a number above 0\.",
+            r"^--hparams=loss\.DistillationLoss\.temperature=-1\.0: expected a number above 0\.",
         ),
     ],
 )
