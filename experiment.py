@@ -11,17 +11,22 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import typed_as
+from yt8m.batch import KEY
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
+from yt8m.engine.teacher import ModelTeacher, PredictionTable, Teacher
+from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError, first_line
 from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
+from yt8m.output.submission import read_submission
 from yt8m.positions import Position
 from yt8m.registry import LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
+from yt8m.runs.directory import load_config, require_checkpoint
 from yt8m.schema import DataSpec
 
 import readers
@@ -57,8 +62,56 @@ def build_model(config: RunConfig) -> keras.Model:
 
 
 def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
-    """Returns the loss of a run, the weighted sum of its terms: `(labels, outputs, label_weights) -> (B,)`."""
-    return weighted_sum([(term.weight, partial(LOSSES[term.name], **term.hparams)) for term in config.loss.terms])
+    """Returns the loss of a run, the weighted sum of its terms: `(labels, outputs, label_weights) -> (B,)`.
+
+    Raises:
+        UserError: if a hyper-parameter is out of range; the message names it as `--hparams` does.
+    """
+    terms = [(term.weight, partial(LOSSES[term.name], **term.hparams)) for term in config.loss.terms]
+    for term, (_, loss) in zip(config.loss.terms, terms, strict=True):
+        # Each checks its hyper-parameters when it is called: now, on one video, not inside the first step.
+        with typed_as(f"--hparams=loss.{term.name}."):
+            loss(tf.zeros([1, 1], tf.bool), {"predictions": tf.zeros([1, 1]), KEY: tf.zeros([1], tf.int64)}, None)
+    return weighted_sum(terms)
+
+
+def build_teacher(config: RunConfig) -> Teacher | None:
+    """Builds what the run's loss learns from beside labels, if there is such a thing.
+
+    Called before the run's own model is built, in the strategy's scope: the precision of what is built last stays.
+
+    Raises:
+        UserError: if the teacher is neither a submission nor a run with a checkpoint, or it predicts other classes or
+            reads other data than the run.
+    """
+    path = config.training.teacher
+    if not path:
+        return None
+    if not tf.io.gfile.isdir(path):
+        return PredictionTable(*read_submission(path), num_classes=config.data.num_classes, source=path)
+    teacher = load_config(path)
+    _check_reads_the_same(teacher.data, config.data, path)
+    model = build_model(teacher)
+    load_weights(model, require_checkpoint(path))
+    return ModelTeacher(model)
+
+
+def _check_reads_the_same(teacher: DataSpec, student: DataSpec, path: str) -> None:
+    """Checks that a teacher understands the batches of a student; it may read fewer features."""
+    columns = [dict(zip(spec.feature_names, spec.feature_sizes, strict=True)) for spec in (teacher, student)]
+    if columns[0].items() - columns[1].items():
+        name, size = min(columns[0].items() - columns[1].items())
+        raise UserError(
+            f"--teacher={path}: its model reads the feature {name} of size {size}, which is not among "
+            f"--feature_names={','.join(student.feature_names)}. Add it, or give a CSV of the teacher's predictions."
+        )
+    for flag in ("num_classes", "record_format"):
+        theirs, ours = getattr(teacher, flag), getattr(student, flag)
+        if theirs != ours:
+            raise UserError(
+                f"--teacher={path}: it was trained with --{flag}={theirs}, this run has {ours}. Give a teacher of the "
+                "same, or a CSV of its predictions."
+            )
 
 
 def build_train_state(config: RunConfig, run_examples: int) -> TrainState:

@@ -10,32 +10,55 @@ from typing import Any
 
 import tensorflow as tf
 
+from yt8m.arguments import check_at_least, check_share
 from yt8m.losses.base import class_cross_entropies, sum_over_classes
 from yt8m.registry import LOSSES
 
 
 @LOSSES.register("CrossEntropyLoss")
 def cross_entropy_loss(
-    labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None
+    labels: tf.Tensor,
+    outputs: Mapping[str, Any],
+    label_weights: tf.Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    positive_weight: float = 1.0,
+    negative_weight: float = 1.0,
 ) -> tf.Tensor:
     """Binary cross entropy, summed over classes.
 
-        loss[b] = - sum_c w[b, c] * (y[b, c] log p[b, c] + (1 - y[b, c]) log (1 - p[b, c]))
+        loss[b] = - sum_c w[b, c] * v[b, c] * (y[b, c] log p[b, c] + (1 - y[b, c]) log (1 - p[b, c]))
+        y = 1 - label_smoothing / 2, v = positive_weight   of a label
+        y = label_smoothing / 2,     v = negative_weight   of another class
 
     Computed from logits if the model returns them, which is exact for every p; otherwise from predictions p clipped to
     [1e-7, 1 - 1e-7].
 
     Args:
-        labels: `(B, C)` bool, y.
+        labels: `(B, C)` bool.
         outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float.
         label_weights: `(B, C)` float, w; 1 if None.
+        label_smoothing: the part of the target that is shared between label and not.
+        positive_weight: what a label counts. WILLOW's alpha is a positive weight of 2 alpha and a negative weight of
+            2 (1 - alpha).
+        negative_weight: what another class counts.
 
     Returns:
         `(B,)` float32, in nats.
 
-    Source: google/youtube-8m, CrossEntropyLoss, on the same scale but without the epsilon in its logarithms.
+    Raises:
+        ArgumentError: if a weight is negative or the smoothing outside [0, 1).
+
+    Source: google/youtube-8m, CrossEntropyLoss, on the same scale but without the epsilon in its logarithms. Smoothing:
+    Szegedy et al. 2016, "Rethinking the Inception Architecture", of two outcomes per class. Weights:
+    antoine77340/Youtube-8M-WILLOW.
     """
-    return sum_over_classes(class_cross_entropies(labels, outputs), label_weights)
+    check_share(label_smoothing=label_smoothing)
+    check_at_least(0, positive_weight=positive_weight, negative_weight=negative_weight)
+    terms = class_cross_entropies(tf.where(labels, 1.0 - label_smoothing / 2, label_smoothing / 2), outputs)
+    if (positive_weight, negative_weight) != (1.0, 1.0):
+        terms *= tf.where(labels, positive_weight, negative_weight)
+    return sum_over_classes(terms, label_weights)
 
 
 @LOSSES.register("HingeLoss")

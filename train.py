@@ -26,6 +26,7 @@ from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.reports import EvaluationReport, TrainingReport
 from yt8m.engine.step import TrainState, TrainStep, num_weights
+from yt8m.engine.teacher import explained_teacher
 from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints, best_gap, last_evaluated_step, save_best, save_evaluation
 from yt8m.runs.directory import newest_checkpoint, save_config
@@ -48,10 +49,12 @@ def main(values: flags.FlagValues) -> int:
         check_unlocked(values.train_dir)
     resumed = open_run(values.train_dir, config, values.start_new_model)
 
-    # 2. Model, optimizer and counters as the seed makes them, on every device.
+    # 2. Model, optimizer and counters as the seed makes them, on every device, and who teaches the model.
     files = experiment.training_files(config)
     examples_per_epoch = readers.estimate_num_records(files)
     run_examples = experiment.run_examples(config, examples_per_epoch)
+    with strategy.scope():
+        teacher = experiment.build_teacher(config)
     with strategy.scope(), run_flags.hparams_as_typed(values):
         state = experiment.build_train_state(config, run_examples)
 
@@ -75,6 +78,7 @@ def main(values: flags.FlagValues) -> int:
         clip_gradient_norm=config.optimization.clip_gradient_norm,
         top_k=values.top_k,
         batch_spec=data.batches.element_spec,
+        teacher=teacher,
     )
     evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
     if evaluation and resumed:
@@ -95,9 +99,12 @@ def main(values: flags.FlagValues) -> int:
             if worker == 0:
                 LOG.info("%s has %s weights to train.", config.model.name, f"{num_weights(state.model):,}")
             examples_seen = int(state.examples_seen.numpy())
-            with closing(
-                TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
-            ) as report:
+            with (
+                closing(
+                    TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
+                ) as report,
+                explained_teacher(),
+            ):
                 signal_number = train(
                     step,
                     state,

@@ -77,6 +77,11 @@ def check_share(**arguments: float) -> None:
     _check(lambda value: 0 <= value < 1, "expected a share in [0, 1).", arguments)
 
 
+def check_fraction(**arguments: float) -> None:
+    """Checks parts of a whole, which may be all of it: 0 to 1; error as of `check_at_least`."""
+    _check(lambda value: 0 <= value <= 1, "expected a number in [0, 1].", arguments)
+
+
 def check_one_of(known: Collection[str], **arguments: str) -> None:
     """Checks names.
 

@@ -8,10 +8,12 @@
 | `labels` | `(B, C)` bool | multi-hot labels |
 | `label_weights` | `(B, C)` float32 | the weight of each class in the loss; may be missing |
 | `key` | `(B,)` int64 | the example's source of randomness, `random_key` in code: see yt8m/randomness.py |
+| `teacher_predictions` | `(B, C)` float32 | in training with a teacher: its predictions, in [0, 1] |
 | `position` | `(7,)` int64 | in training: the place in the data after this batch, a row of yt8m/positions.py |
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,16 +25,23 @@ NUM_FRAMES = "num_frames"
 LABELS = "labels"
 LABEL_WEIGHTS = "label_weights"
 KEY = "key"
+TEACHER_PREDICTIONS = "teacher_predictions"
 POSITION = "position"
 
-NOT_FOR_THE_MODEL = (ID, LABELS, LABEL_WEIGHTS, POSITION)
+NOT_FOR_THE_MODEL = (ID, LABELS, LABEL_WEIGHTS, TEACHER_PREDICTIONS, POSITION)
+FOR_THE_LOSS = (KEY, TEACHER_PREDICTIONS)
 
 Batch = dict[str, tf.Tensor]
 
 
 def model_inputs(batch: Mapping[str, tf.Tensor]) -> Batch:
-    """Returns the batch without `id`, `labels`, `label_weights` and `position`: all that a model may read."""
+    """Returns the batch without `id`, labels, weights, teacher and `position`: all that a model may read."""
     return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+
+
+def loss_inputs(batch: Mapping[str, tf.Tensor], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a loss may look at beside labels and their weights: a model's outputs, and some of the batch."""
+    return {**outputs, **{name: batch[name] for name in FOR_THE_LOSS if name in batch}}
 
 
 def blank_batch(spec: DataSpec) -> Batch:

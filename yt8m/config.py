@@ -165,6 +165,7 @@ class TrainingConfig:
         seed: decides initial weights, order, sampled frames and dropout.
         num_readers: shards that are read side by side.
         on_bad_record: `error` stops at a damaged record, `skip` counts it and goes on.
+        teacher: the CSV or the run whose predictions a loss learns from; empty for none.
 
     Raises:
         UserError: if a number is out of range, `num_epochs` and `max_steps` are both 0, or `on_bad_record` is neither.
@@ -177,6 +178,7 @@ class TrainingConfig:
     seed: int = 0
     num_readers: int = 8
     on_bad_record: OnBadRecord = "error"
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         check_size(1, batch_size=self.batch_size, num_readers=self.num_readers)

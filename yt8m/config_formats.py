@@ -1,5 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
+Format 3 holds the teacher, and CrossEntropyLoss has hyper-parameters.
 Format 2 holds the loss with its terms and all their hyper-parameters.
 Format 1 has no number. Its runs may lack what was added while it was in use: those settings have the value that left a
 run as it was before there was such a setting, whatever the default is today.
@@ -14,7 +15,7 @@ from typing import Any
 
 from yt8m.registry import MODELS
 
-CURRENT = 2
+CURRENT = 3
 
 _ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
 _ADDED_TO_MODELS = {
@@ -36,6 +37,7 @@ _ADDED_TO_MODELS = {
 _RENAMED_IN_MODELS = {"late_fusion": "separate_encoders"}
 _RAW_FRAMES = ("AveragePoolModel", "MaxPoolModel", "MixNeXtVLADModel", "NeXtVLADModel", "RankPoolModel")
 _LOSS_HYPER_PARAMETERS = {"HingeLoss": {"margin": 1.0}}
+_CROSS_ENTROPY_BEFORE_3 = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
@@ -88,4 +90,11 @@ def _upgrade_hyper_parameters(name: str, hparams: dict[str, Any]) -> None:
         _upgrade_hyper_parameters(hparams["classifier"], hparams["classifier_hparams"])
 
 
-_TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2}
+def _from_2_to_3(content: dict[str, Any]) -> None:
+    content["training"]["teacher"] = ""
+    for term in content["loss"]["terms"]:
+        if term["name"] == "CrossEntropyLoss":
+            term["hparams"] = _CROSS_ENTROPY_BEFORE_3 | term["hparams"]
+
+
+_TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2, 2: _from_2_to_3}

@@ -222,7 +222,15 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--label_loss=-1*HingeLoss", r"'-1\*HingeLoss' is no term of a loss"),
         ("--label_loss=nan*HingeLoss", r"'nan\*HingeLoss' is no term of a loss"),
         ("--label_loss=HingeLoss+2*HingeLoss", r"names HingeLoss twice\. Give each loss once"),
-        ("--hparams=loss.margin=1", "the loss CrossEntropyLoss has no hyper-parameter 'margin'. It has: none."),
+        (
+            "--label_loss=DistillationLoss",
+            r"^--label_loss=DistillationLoss: DistillationLoss learns from a teacher\. Give",
+        ),
+        ("--teacher=a.csv", r"^--teacher=a\.csv: no term of --label_loss=CrossEntropyLoss learns from a teacher\."),
+        (
+            "--hparams=loss.margin=1",
+            "the loss CrossEntropyLoss has no hyper-parameter 'margin'. It has: label_smoothing",
+        ),
         ("--label_loss=HingeLoss --hparams=loss.margn=1", r"'margn'\. Did you mean margin\? It has: margin\."),
         (
             "--label_loss=HingeLoss --hparams=loss.margin=wide",
@@ -256,10 +264,11 @@ def test_wrong_command_lines_are_answered_in_one_line(line: str, message: str) -
 
 
 def test_a_loss_is_a_weighted_sum_with_settings() -> None:
-    assert config("").loss == LossConfig((LossTerm("CrossEntropyLoss", 1.0, {}),))
+    plain = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
+    assert config("").loss == LossConfig((LossTerm("CrossEntropyLoss", 1.0, plain),))
     line = "--label_loss='CrossEntropyLoss + 5e-2*HingeLoss' --hparams=loss.margin=0.5"
     loss = config(line).loss
-    assert loss == LossConfig((LossTerm("CrossEntropyLoss"), LossTerm("HingeLoss", 0.05, {"margin": 0.5})))
+    assert loss == LossConfig((LossTerm("CrossEntropyLoss", 1.0, plain), LossTerm("HingeLoss", 0.05, {"margin": 0.5})))
     assert str(loss) == "CrossEntropyLoss+0.05*HingeLoss"
     assert config(line.replace("loss.margin", "loss.HingeLoss.margin")).loss == loss
     assert config("--label_loss=HingeLoss").loss.terms[0].hparams == {"margin": 1.0}

@@ -73,7 +73,9 @@ def test_metrics_and_loss_are_those_of_the_definition(videos: dict[str, np.ndarr
 def test_batches_and_devices_change_nothing(videos: dict[str, np.ndarray], batch_size: int, num_devices: int) -> None:
     other = evaluate(videos, batch_size, num_devices)
     reference = evaluate(videos)
-    assert other.pop("loss") == pytest.approx(reference.pop("loss"), rel=1e-6)
+    # These are made of the predictions' values, which the model rounds otherwise in another batch, not of their order.
+    for name in ("loss", "ece"):
+        assert other.pop(name) == pytest.approx(reference.pop(name), rel=1e-6)
     assert other == reference
 
 

@@ -19,7 +19,8 @@ def make_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def outputs_of(logits: np.ndarray) -> dict[str, tf.Tensor]:
-    return {"predictions": tf.sigmoid(logits), "logits": tf.constant(logits)}
+    key = tf.range(len(logits), dtype=tf.int64)
+    return {"predictions": tf.sigmoid(logits), "logits": tf.constant(logits), "key": key}
 
 
 def test_a_fresh_logistic_model_has_the_loss_of_the_starter() -> None:
@@ -92,7 +93,8 @@ class TestEveryLoss:
         for values in ([0.0, 1.0], [1.0, 0.0], [0.5, 0.5]):
             predictions = tf.Variable([values])
             with tf.GradientTape() as tape:
-                loss = LOSSES[name](tf.constant([[True, False]]), {"predictions": predictions})
+                outputs = {"predictions": predictions, "key": tf.constant([1], tf.int64)}
+                loss = LOSSES[name](tf.constant([[True, False]]), outputs)
             assert loss.shape == (1,)
             assert loss.dtype == tf.float32
             assert np.all(np.isfinite(loss))

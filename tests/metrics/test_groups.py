@@ -135,6 +135,105 @@ def test_precision_and_recall_at_fewer_classes_than_are_kept() -> None:
     assert dict(accumulator.result()) == pytest.approx(expected)
 
 
+def of_matrix(name: str, predictions: np.ndarray, labels: np.ndarray, top_k: int, **settings: Any) -> dict[str, float]:
+    """The values of a group for a matrix of predictions."""
+    pairs = top_k_pairs(tf.constant(predictions, tf.float32), tf.constant(labels, tf.bool), top_k)
+    accumulator = METRICS[name](predictions.shape[1], top_k, **settings)
+    others = {"predictions": predictions.astype(np.float32), "labels": labels.astype(bool)}
+    accumulator.add_batch({pair: value.numpy() for pair, value in pairs.items()} | others)
+    return dict(accumulator.result())
+
+
+HAND_PREDICTIONS = np.array([[0.9, 0.5, 0.1], [0.3, 0.8, 0.6], [0.2, 0.3, 0.7], [0.6, 0.1, 0.2]])
+HAND_LABELS = np.array([[1, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]])
+
+
+def test_hits_by_hand() -> None:
+    # The best class is a label of the first and the last video; the two best classes of each hold a label.
+    assert of_matrix("hit_at_k", HAND_PREDICTIONS, HAND_LABELS, 2, k=1) == {"hit_at_k": 2 / 4}
+    assert of_matrix("hit_at_k", HAND_PREDICTIONS, HAND_LABELS, 2) == {"hit_at_k": 4 / 4}
+    # Class 0 has three videos, the first and the last found; class 1 two and class 2 two, none found.
+    accuracy = of_matrix("class_accuracy", HAND_PREDICTIONS, HAND_LABELS, 2)
+    assert accuracy == {"mean_class_accuracy": pytest.approx((2 / 3 + 0 + 0) / 3)}
+
+
+def test_the_upper_bound_by_hand() -> None:
+    # k = 2 of 3 classes: the videos have 1, 1, 2 and 3 labels; 1 + 1 + 2 + 2 hits of 8 predictions and 7 labels.
+    # The last video is given classes 1 and 2, of two positives each, not class 0, of three. So class 0 has 2 hits of 3
+    # positives, the others all of theirs. The first video's miss is class 1 or 2, the second's 0 or 1: expected misses
+    # 1/2, 1 and 1/2.
+    bound = of_matrix("upper_bound", HAND_PREDICTIONS, HAND_LABELS, 2)
+    assert bound == pytest.approx(
+        {
+            "bound_overall_precision": 6 / 8,
+            "bound_overall_recall": 6 / 7,
+            "bound_class_precision": (2 / 2.5 + 2 / 3 + 2 / 2.5) / 3,
+            "bound_class_recall": (2 / 3 + 1 + 1) / 3,
+        }
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_nothing_is_above_the_upper_bound_and_perfect_predictions_reach_it(k: int) -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.random((50, 6)) < 0.35
+    bound = of_matrix("upper_bound", np.zeros((50, 6)), labels, k)
+    for _ in range(20):
+        values = of_matrix("precision_recall", rng.random((50, 6)) + labels * rng.random(), labels, k)
+        for name in ("overall_precision", "overall_recall", "class_recall"):
+            assert values[name] <= bound[f"bound_{name}"] + 1e-12
+    rarest_first = labels * (2.0 - labels.sum(axis=0) / 50) + 0.1 * rng.random((50, 6))
+    perfect = of_matrix("precision_recall", rarest_first, labels, k)
+    for name in ("overall_precision", "overall_recall"):
+        assert perfect[name] == pytest.approx(bound[f"bound_{name}"])
+    rarest_first = labels * (2.0 - labels.sum(axis=0) / 50 - 1e-6 * np.arange(6))
+    assert of_matrix("precision_recall", rarest_first, labels, k)["class_recall"] == pytest.approx(
+        bound["bound_class_recall"]
+    )
+
+
+def calibration_error(predictions: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """From the definition, one prediction at a time."""
+    members: dict[int, list[tuple[float, bool]]] = {}
+    for p, y in zip(predictions.ravel(), labels.ravel(), strict=True):
+        members.setdefault(min(int(float(p) * bins), bins - 1), []).append((float(p), bool(y)))
+    total = 0.0
+    for pairs in members.values():
+        confidence, accuracy = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+        total += len(pairs) / predictions.size * abs(confidence - accuracy)
+    return total
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+def test_the_calibration_error_is_that_of_its_definition(bins: int) -> None:
+    rng = np.random.default_rng(9)
+    predictions = rng.random((30, 5)).astype(np.float32)
+    predictions[0] = [0.0, 1.0, 0.5, 1.0, 0.0]
+    labels = rng.random((30, 5)) < predictions**2
+    expected = calibration_error(predictions, labels, bins)
+    assert of_matrix("calibration", predictions, labels, 3, bins=bins)["ece"] == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # Two bins. Below 1/2: 0.2 and 0.4, one is a label: |0.3 - 0.5|. Above: 0.9 and 0.5, both labels: |0.7 - 1|.
+    error = of_matrix("calibration", np.array([[0.2, 0.9], [0.4, 0.5]]), np.array([[1, 1], [0, 1]]), 2, bins=2)
+    assert error["ece"] == pytest.approx(0.5 * 0.2 + 0.5 * 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("hit_at_k", {"k": -1}, r"k=-1: expected at most the 4 classes"),
+        ("hit_at_k", {"k": 5}, r"k=5: expected at most the 4 classes"),
+        ("upper_bound", {"k": 5}, r"k=5: expected at most the 4 classes"),
+        ("calibration", {"bins": 0}, r"bins=0: expected at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, settings: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        group(name, **settings)
+
+
 def test_groups_and_settings_on_the_command_line() -> None:
     assert resolve_metrics("default", macro=False) == {"default": {}}
     assert list(resolve_metrics("macro", macro=False)) == ["default", "macro"]
@@ -150,7 +249,10 @@ def test_groups_and_settings_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("marco", r"--metrics=marco: there is no such group of metrics\. Did you mean macro\? Known: ap_at_n, default"),
+        (
+            "marco",
+            r"--metrics=marco: there is no such group of metrics\. Did you mean macro\? Known: ap_at_n, calibration, ",
+        ),
         ("ap_at_n:m=3", r"--metrics: ap_at_n has no hyper-parameter 'm'.* It has: n\."),
         ("ap_at_n:n=few", r"--metrics: n='few' of ap_at_n: expected a value of type int"),
         ("ap_at_n:3", r"^--metrics=ap_at_n:3: expected name=value, as in --metrics=ap_at_n:n=20\.$"),

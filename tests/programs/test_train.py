@@ -84,7 +84,8 @@ def test_a_weighted_sum_of_losses_is_trained_on_and_kept_with_its_settings(
     assert float(first.split("Loss: ")[1].split()[0]) > 2.7 + 0.5 * 10
     assert "Resuming with loss.HingeLoss.margin=2; it was 3." in caplog.messages
     terms = json.loads((tmp_path / "run" / "config.json").read_text())["loss"]["terms"]
+    plain = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
     assert terms == [
-        {"name": "CrossEntropyLoss", "weight": 1.0, "hparams": {}},
+        {"name": "CrossEntropyLoss", "weight": 1.0, "hparams": plain},
         {"name": "HingeLoss", "weight": 0.5, "hparams": {"margin": 2}},
     ]

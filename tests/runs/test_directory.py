@@ -16,7 +16,7 @@ from yt8m.runs import directory, lifecycle
 
 CONFIG = RunConfig(
     model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}),
-    loss=LossConfig((LossTerm("CrossEntropyLoss"), LossTerm("HingeLoss", 0.5, {"margin": 2.0}))),
+    loss=LossConfig((LossTerm("SoftmaxLoss"), LossTerm("HingeLoss", 0.5, {"margin": 2.0}))),
 )
 
 
@@ -72,16 +72,26 @@ def write(train_dir: Path, content: dict[str, Any]) -> str:
 
 def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     train_dir = write(tmp_path, changed())
-    assert changed()["format"] == 2
+    assert changed()["format"] == 3
     assert directory.load_config(train_dir) == CONFIG
+
+
+def test_a_run_of_format_2_has_plain_cross_entropy_and_no_teacher(tmp_path: Path) -> None:
+    content = changed(format=2)
+    del content["training"]["teacher"]
+    content["loss"] = {"terms": [{"name": "CrossEntropyLoss", "weight": 0.5, "hparams": {}}]}
+    run = directory.load_config(write(tmp_path, content))
+    plain = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
+    assert run.loss == LossConfig((LossTerm("CrossEntropyLoss", 0.5, plain),))
+    assert run.training.teacher == ""
 
 
 @pytest.mark.parametrize("start_new_model", [False, True])
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool
 ) -> None:
-    train_dir = write(tmp_path, changed(format=3))
-    message = r"config\.json is not .*: its format is 3, and this version knows those up to 2: open it with the version"
+    train_dir = write(tmp_path, changed(format=4))
+    message = r"config\.json is not .*: its format is 4, and this version knows those up to 3: open it with the version"
     with pytest.raises(UserError, match=message) as raised:
         directory.load_config(train_dir)
     assert "\n" not in str(raised.value)

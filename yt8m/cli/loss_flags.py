@@ -62,6 +62,25 @@ def _parse_term(term: str, text: str) -> tuple[str, float]:
     return LOSSES.resolve(name.strip()), factor
 
 
+def check_teacher(loss: LossConfig, teacher: str) -> None:
+    """Checks that a teacher is given if, and only if, a term of the loss learns from one.
+
+    Raises:
+        UserError: if it is missing, or of no use.
+    """
+    learning = [term.name for term in loss.terms if LOSSES.entry(term.name).facts.get("needs_teacher")]
+    if learning and not teacher:
+        raise UserError(
+            f"--label_loss={loss}: {learning[0]} learns from a teacher. Give --teacher, a CSV of predictions for the "
+            "training videos or the train_dir of a run."
+        )
+    if teacher and not learning:
+        raise UserError(
+            f"--teacher={teacher}: no term of --label_loss={loss} learns from a teacher. Choose DistillationLoss, or "
+            "leave it out."
+        )
+
+
 def loss_hparams(names: Sequence[str], assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns for each of the losses of these names the hyper-parameters that were given for it.
 

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from yt8m.arguments import typed_as
-from yt8m.cli.loss_flags import loss_hparams, resolve_loss, split_loss_assignments
+from yt8m.cli.loss_flags import check_teacher, loss_hparams, resolve_loss, split_loss_assignments
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
@@ -66,6 +66,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
         None,
         "Loss, or a weighted sum as in CrossEntropyLoss+0.05*HingeLoss; without it the one that the model asks for, or "
         f"CrossEntropyLoss. Known: {', '.join(LOSSES.names())}.",
+    )
+    define.text(
+        "teacher",
+        run.teacher,
+        "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, or the train_dir of a run.",
     )
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
@@ -160,6 +165,7 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     model = resolve_model(values.model, data, _given_model_flags(values), of_model, values.precision)
     label_loss = loss_of_model(model.name, data) if values.label_loss is None else values.label_loss
     loss = resolve_loss(label_loss, of_loss)
+    check_teacher(loss, values.teacher)
     with typed_as("--"):
         return RunConfig(
             data=data,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, model_inputs
+from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, replica_rows
 from yt8m.metrics import Accumulator, top_k_pairs
 from yt8m.scores import check_finite
@@ -95,7 +95,7 @@ class Evaluator:
     def _evaluate_rows(self, batch: dict[str, tf.Tensor]) -> dict[str, Any]:
         rows = replica_rows(batch)
         outputs = self._model(model_inputs(rows), training=False)
-        losses = self._loss(rows[LABELS], outputs, rows.get(LABEL_WEIGHTS))
+        losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
         results = top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
         results |= {"ids": rows[ID], "losses": losses}
         if self._needs_all_predictions:

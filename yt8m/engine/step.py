@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, model_inputs
+from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, TEACHER_PREDICTIONS, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each
+from yt8m.engine.teacher import Teacher
 from yt8m.engine.weight_averages import WeightAverages, has_averages
 from yt8m.metrics import batch_metrics, top_k_pairs
 from yt8m.positions import Position
@@ -93,6 +94,7 @@ class TrainStep:
         clip_gradient_norm: largest norm of one variable's gradient, 0 for no limit.
         top_k: predictions per video that the training metrics look at.
         batch_spec: shapes and types of a batch.
+        teacher: what a loss learns from beside labels; None if no loss does.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class TrainStep:
         clip_gradient_norm: float,
         top_k: int,
         batch_spec: dict[str, tf.TypeSpec],
+        teacher: Teacher | None = None,
     ):
         self._strategy = strategy
         self._state = state
@@ -112,6 +115,7 @@ class TrainStep:
         self._regularization_penalty = regularization_penalty
         self._clip_gradient_norm = clip_gradient_norm
         self._top_k = top_k
+        self._teacher = teacher
         self._measured = tf.function(self._step, input_signature=[batch_spec], autograph=False)
         # A step on one device is traced once, for both calls. TensorFlow cannot call one on several from a loop.
         self._step_in_loop = self._measured if strategy.num_replicas_in_sync == 1 else self._step
@@ -172,7 +176,11 @@ class TrainStep:
         rows = replica_rows(batch)
         num_examples = all_replica_sum(tf.cast(tf.shape(rows[LABELS])[0], tf.float32))
 
-        # 2. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well.
+        # 2. What the teacher says of them: nothing that is differentiated.
+        if self._teacher is not None:
+            rows[TEACHER_PREDICTIONS] = self._teacher.predictions(rows)
+
+        # 3. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well.
         weights = [variable.value for variable in self._state.model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self._state.model(model_inputs(rows), training=True)
@@ -181,7 +189,7 @@ class TrainStep:
             objective = label_loss + reg_loss
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, weights)]
 
-        # 3. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
+        # 4. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
         gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
         sums = {
             "label_loss": label_loss,
@@ -191,18 +199,18 @@ class TrainStep:
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
 
-        # 4. The update, then the averages, which are of the weights after it.
+        # 5. The update, then the averages, which are of the weights after it.
         clipped = clip_each(gradients, self._clip_gradient_norm)
         self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
         if self._state.averages is not None:
             self._state.averages.update(self._state.model)
 
-        # 5. What the log tells of these rows. In steps that nobody reports TensorFlow prunes it.
+        # 6. What the log tells of these rows. In steps that nobody reports TensorFlow prunes it.
         return sums, top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
         """The label loss of each video and whatever the model asks to add to it."""
-        label_losses = self._loss(rows[LABELS], outputs, rows.get(LABEL_WEIGHTS))
+        label_losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
 
     def _regularization_loss(self) -> tf.Tensor:

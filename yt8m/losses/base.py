@@ -1,4 +1,4 @@
-"""Parts of losses: the cross entropy per class, the sum over classes, and the weighted sum of several losses."""
+"""Parts of losses: logits, the cross entropy per class, sums over classes, and the weighted sum of several losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,27 +11,37 @@ Loss = Callable[[tf.Tensor, Mapping[str, Any], tf.Tensor | None], tf.Tensor]
 _SMALLEST_PROBABILITY = 1e-7
 
 
-def class_cross_entropies(labels: tf.Tensor, outputs: Mapping[str, Any]) -> tf.Tensor:
+def logits_of(outputs: Mapping[str, Any]) -> tf.Tensor:
+    """Returns the logits of a model as `(B, C)` float32.
+
+        f[b, c] = log p[b, c] - log (1 - p[b, c])
+
+    A model's own where it offers them: exact at any confidence. Those of predictions are of probabilities kept 1e-7
+    away from 0 and 1.
+
+    Args:
+        outputs: `logits` or `predictions` `(B, C)` float.
+    """
+    if "logits" in outputs:
+        return tf.cast(outputs["logits"], tf.float32)
+    p = tf.cast(outputs["predictions"], tf.float32)
+    p = tf.clip_by_value(p, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
+    return tf.math.log(p) - tf.math.log1p(-p)
+
+
+def class_cross_entropies(targets: tf.Tensor, outputs: Mapping[str, Any]) -> tf.Tensor:
     """Binary cross entropy of every class.
 
         h[b, c] = - y[b, c] log p[b, c] - (1 - y[b, c]) log (1 - p[b, c])
 
-    Computed from logits if the model returns them, which is exact for every p; otherwise from predictions p clipped to
-    [1e-7, 1 - 1e-7].
-
     Args:
-        labels: `(B, C)` bool, y.
-        outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float.
+        targets: `(B, C)`, y: labels as bool, or probabilities as float32.
+        outputs: as for `logits_of`, which says how exact p is.
 
     Returns:
         `(B, C)` float32, in nats.
     """
-    y = tf.cast(labels, tf.float32)
-    if "logits" in outputs:
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=tf.cast(outputs["logits"], tf.float32))
-    p = tf.cast(outputs["predictions"], tf.float32)
-    p = tf.clip_by_value(p, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
-    return -(y * tf.math.log(p) + (1.0 - y) * tf.math.log1p(-p))
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(targets, tf.float32), logits=logits_of(outputs))
 
 
 def sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Tensor:
