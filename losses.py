@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_share
-from yt8m.losses.base import class_cross_entropies, sum_over_classes
+from yt8m.losses.base import cross_entropy, sum_over_classes
 from yt8m.registry import LOSSES
 
 
@@ -55,10 +55,12 @@ def cross_entropy_loss(
     """
     check_share(label_smoothing=label_smoothing)
     check_at_least(0, positive_weight=positive_weight, negative_weight=negative_weight)
-    terms = class_cross_entropies(tf.where(labels, 1.0 - label_smoothing / 2, label_smoothing / 2), outputs)
+    targets = tf.where(labels, 1.0 - label_smoothing / 2, label_smoothing / 2) if label_smoothing else labels
+    weights = label_weights
     if (positive_weight, negative_weight) != (1.0, 1.0):
-        terms *= tf.where(labels, positive_weight, negative_weight)
-    return sum_over_classes(terms, label_weights)
+        of_outcomes = tf.where(labels, positive_weight, negative_weight)
+        weights = of_outcomes if label_weights is None else of_outcomes * tf.cast(label_weights, tf.float32)
+    return cross_entropy(targets, outputs, weights)
 
 
 @LOSSES.register("HingeLoss")

@@ -19,14 +19,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from straightforward import make_straightforward
-from timing import interleaved
+from timing import interleaved, median_ratio, peak_gigabytes
 
 from yt8m.models.attention import TransformerModel
 from yt8m.models.base import FrameLevelModel
@@ -230,7 +229,7 @@ def compare_times(name: str, videos: int, rounds: int) -> None:
         ("straightforward step", "step", "at least 3"),
         ("straightforward inference", "inference", "at least 3"),
     ):
-        print(f"| {above} / {below} | {_median_ratio(seconds[above], seconds[below]):.2f} | {bar} |")
+        print(f"| {above} / {below} | {median_ratio(seconds[above], seconds[below]):.2f} | {bar} |")
 
 
 def continued(counts: Sequence[int], values: Sequence[float], count: int) -> float:
@@ -239,10 +238,6 @@ def continued(counts: Sequence[int], values: Sequence[float], count: int) -> flo
         return values[0]
     (x0, x1), (y0, y1) = counts, values
     return y0 + (y1 - y0) * (count - x0) / (x1 - x0)
-
-
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def peak_memory(name: str, kind: str, straightforward: bool, videos: int) -> float:
@@ -254,18 +249,12 @@ def peak_memory(name: str, kind: str, straightforward: bool, videos: int) -> flo
 
 def print_own_peak(name: str, kind: str, way: str, videos: str) -> None:
     """What the process of `peak_memory` does."""
-    before = _peak()
+    before = peak_gigabytes()
     model = new_model(name, way == "straightforward")
     program = step_program(model, int(videos)) if kind == "step" else inference_program(model, int(videos))
     for _ in range(2):
         program()
-    print(_peak() - before)
-
-
-def _peak() -> float:
-    """Gigabytes. What getrusage says begins with the size of the process that started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+    print(peak_gigabytes() - before)
 
 
 def compare_memory(name: str, videos: int) -> None:

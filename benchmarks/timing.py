@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from yt8m.cli.startup import keep_freed_memory
 
@@ -34,3 +35,14 @@ def print_table(seconds: dict[str, list[float]], num_videos: int) -> None:
         median = statistics.median(values)
         faster = statistics.median(old / new for old, new in zip(reference, values, strict=True))
         print(f"| {name:<{width}} | {median:7.3f} | {num_videos / median:8.0f} | {faster:12.1f} |")
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_gigabytes() -> float:
+    """How large this process has been; what getrusage says begins with the size of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6

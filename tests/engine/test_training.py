@@ -153,6 +153,43 @@ def test_ten_steps_are_five_and_five(tmp_path: Path) -> None:
     assert whole.reports[-1] == resumed.reports[-1]
 
 
+def test_which_steps_are_reported_changes_no_bit_of_the_weights(tmp_path: Path) -> None:
+    often, seldom = Run(tmp_path / "often"), Run(tmp_path / "seldom")
+    often.train(10, log_steps=1)
+    seldom.train(10, log_steps=10)
+    for a, b in zip(often.weights(), seldom.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fifty_steps_are_those_of_keras_and_differentiation(tmp_path: Path) -> None:
+    """The objective differentiated as a whole, each gradient clipped by TensorFlow, the update by Keras' own Adam.
+
+    Keras' rounding of 1 - b2 changes 6.5e-6 of each update, the rate of 0.05; other sums are in another order.
+    """
+    run = Run(tmp_path)
+    model, optimizer = NormalisedLogistic(), keras.optimizers.Adam(0.05, epsilon=1e-8)
+    model({"mean_rgb": tf.zeros([1, SIZE])})
+    for variable, value in zip(model.variables, run.weights(), strict=True):
+        variable.assign(value)
+    for batch in make_batches().take(50):
+        with tf.GradientTape() as tape:
+            logits = model({"mean_rgb": batch["mean_rgb"]}, training=True)["logits"]
+            y = tf.cast(batch["labels"], tf.float32)
+            terms = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits)
+            label_loss, reg_loss = tf.reduce_mean(tf.reduce_sum(terms, axis=1)), tf.add_n(model.losses)
+            objective = label_loss + reg_loss
+        gradients = tape.gradient(objective, model.trainable_variables)
+        clipped = [tf.clip_by_norm(gradient, 1.0) for gradient in gradients]
+        optimizer.apply(clipped, model.trainable_variables)
+    run.train(50, log_steps=10)
+    for ours, theirs in zip(run.weights(), model.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=50 * 0.05 * 6.5e-6)
+    scalars = run.reports[-1][2].scalars
+    assert scalars["label_loss"] == pytest.approx(float(label_loss), rel=1e-4)
+    assert scalars["reg_loss"] == pytest.approx(float(reg_loss), rel=1e-4)
+    assert scalars["gradient_norm"] == pytest.approx(float(tf.linalg.global_norm(gradients)), rel=1e-3)
+
+
 def averages_by_hand(values: list[np.ndarray], halflife: float) -> np.ndarray:
     """From the definition: each step's values, oldest first."""
     average = np.zeros_like(values[0], dtype=np.float64)

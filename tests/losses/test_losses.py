@@ -1,10 +1,14 @@
 """Losses: their scale, their definition, and what they do at the ends of the range."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from yt8m.config import LossConfig, LossTerm, RunConfig
+from yt8m.losses.base import class_cross_entropies, sum_over_classes
 from yt8m.registry import LOSSES
 
 from experiment import build_loss
@@ -50,6 +54,38 @@ def test_cross_entropy_follows_its_definition(with_logits: bool) -> None:
         del outputs["logits"]
     expected = oracles.cross_entropy(labels, np.vectorize(oracles.sigmoid)(logits), weights)
     np.testing.assert_allclose(cross_entropy_loss(labels, outputs, tf.constant(weights)), expected, rtol=1e-5)
+
+
+def gradient_of(loss: Callable[[tf.Tensor], tf.Tensor], logits: tf.Tensor, upstream: tf.Tensor) -> np.ndarray:
+    """d (sum_b upstream[b] loss[b]) / d logits."""
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        losses = loss(logits)
+    return tape.gradient(losses, logits, output_gradients=upstream).numpy()
+
+
+def test_the_gradient_of_cross_entropy_by_hand() -> None:
+    # p = 4 / 5 for the label, 1 / 4 for the other class: 10 * 2 * (0.8 - 1) and 10 * 3 * 0.25.
+    logits, weights = tf.constant([[np.log(4.0), np.log(1 / 3)]], tf.float32), tf.constant([[2.0, 3.0]])
+    loss = partial(cross_entropy_loss, tf.constant([[True, False]]), label_weights=weights)
+    gradient = gradient_of(lambda x: loss({"logits": x}), logits, tf.constant([10.0]))
+    np.testing.assert_allclose(gradient, [[-4.0, 7.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_the_gradient_of_cross_entropy_is_that_of_differentiation(size: float, weighted: bool) -> None:
+    labels, logits, weights = make_case(4)
+    scaled, label_weights = tf.constant(size * logits), tf.constant(weights) if weighted else None
+    upstream = tf.constant([1.0, -2.0, 0.0, 0.5])
+
+    def differentiated(x: tf.Tensor) -> tf.Tensor:
+        return sum_over_classes(class_cross_entropies(tf.constant(labels), {"logits": x}), label_weights)
+
+    gradient = gradient_of(
+        lambda x: cross_entropy_loss(tf.constant(labels), {"logits": x}, label_weights), scaled, upstream
+    )
+    np.testing.assert_allclose(gradient, gradient_of(differentiated, scaled, upstream), rtol=1e-5, atol=2e-7)
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.5])

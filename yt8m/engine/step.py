@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, TEACHER_PREDICTIONS, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
-from yt8m.engine.optimization import clip_each
+from yt8m.engine.optimization import clip_each, squared_norms
+from yt8m.engine.penalties import Penalties
 from yt8m.engine.teacher import Teacher
 from yt8m.engine.weight_averages import WeightAverages, has_averages
 from yt8m.metrics import batch_metrics, top_k_pairs
@@ -112,7 +113,7 @@ class TrainStep:
         self._strategy = strategy
         self._state = state
         self._loss = loss
-        self._regularization_penalty = regularization_penalty
+        self._penalties = Penalties(state.model, regularization_penalty)
         self._clip_gradient_norm = clip_gradient_norm
         self._top_k = top_k
         self._teacher = teacher
@@ -184,36 +185,39 @@ class TrainStep:
         weights = [variable.value for variable in self._state.model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self._state.model(model_inputs(rows), training=True)
-            label_loss = tf.reduce_sum(self._video_losses(rows, outputs)) / tf.maximum(num_examples, 1.0)
-            reg_loss = self._regularization_loss()
-            objective = label_loss + reg_loss
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, weights)]
+            losses = self._video_losses(rows, outputs)
+            reg_loss = self._penalties.differentiated() / self._strategy.num_replicas_in_sync
+        # That of their mean, by what it is of each loss: differentiating the mean would ask for the shape of the losses
+        # and so compute them in every step.
+        of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
+        gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        label_loss = tf.reduce_sum(losses * of_each)
 
         # 4. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
         gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
+        gradients = self._penalties.add_l2_gradients(gradients)
+        squares = squared_norms(gradients)
+
+        # 5. What the log tells of all rows. In steps that nobody reports TensorFlow prunes what nothing else needs.
         sums = {
             "label_loss": label_loss,
-            "reg_loss": reg_loss,
-            "gradient_norm": tf.linalg.global_norm(gradients),
+            "reg_loss": reg_loss + self._penalties.l2(),
+            "gradient_norm": tf.sqrt(tf.add_n(squares)),
             "num_examples": num_examples,
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
 
-        # 5. The update, then the averages, which are of the weights after it.
-        clipped = clip_each(gradients, self._clip_gradient_norm)
+        # 6. The update, then the averages, which are of the weights after it.
+        clipped = clip_each(gradients, squares, self._clip_gradient_norm)
         self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
         if self._state.averages is not None:
             self._state.averages.update(self._state.model)
 
-        # 6. What the log tells of these rows. In steps that nobody reports TensorFlow prunes it.
+        # 7. What the log tells of these rows.
         return sums, top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
         """The label loss of each video and whatever the model asks to add to it."""
         label_losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
-
-    def _regularization_loss(self) -> tf.Tensor:
-        """This replica's share of the penalties: they do not depend on the rows, so each replica adds an equal part."""
-        penalties = tf.add_n([tf.zeros([]), *self._state.model.losses])
-        return self._regularization_penalty * penalties / self._strategy.num_replicas_in_sync

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 # (labels (B, C), outputs of the model, label_weights (B, C) or None) -> (B,)
 Loss = Callable[[tf.Tensor, Mapping[str, Any], tf.Tensor | None], tf.Tensor]
+Gradient = Callable[[tf.Tensor], tf.Tensor]
 
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -56,6 +57,39 @@ def sum_over_classes(terms: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Te
     return tf.reduce_sum(terms, axis=1)
 
 
+def cross_entropy(targets: tf.Tensor, outputs: Mapping[str, Any], weights: tf.Tensor | None = None) -> tf.Tensor:
+    """Sums `class_cross_entropies`, each multiplied by its weight if there are any, over the classes.
+
+        loss[b] = sum_c w[b, c] h[b, c],   d loss[b] / d logits[b, c] = w[b, c] (sigmoid(logits[b, c]) - y[b, c])
+
+    The gradient is written out because it needs nothing of the loss, which a step that nobody reports then never
+    computes; differentiation would go over a dozen tensors of this size. Targets and weights are given, not learnt:
+    they have no gradient.
+
+    Args:
+        targets: `(B, C)`, y: labels as bool, or probabilities as float32.
+        outputs: as for `logits_of`, which says how exact p is.
+        weights: `(B, C)` float, w; 1 if None.
+
+    Returns:
+        `(B,)` float32, in nats.
+    """
+
+    @tf.custom_gradient
+    def of_logits(logits: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # Without the snapshot TensorFlow merges the sigmoid into the product before it where nothing else reads the
+            # logits, and weights would depend, in their last bits, on which steps are reported.
+            differences = tf.sigmoid(tf.raw_ops.Snapshot(input=logits)) - tf.cast(targets, tf.float32)
+            if weights is not None:
+                differences *= tf.cast(weights, tf.float32)
+            return differences * upstream[:, tf.newaxis]
+
+        return sum_over_classes(class_cross_entropies(targets, {"logits": logits}), weights), gradient
+
+    return of_logits(logits_of(outputs))
+
+
 def weighted_sum(losses: Sequence[tuple[float, Loss]]) -> Loss:
     """Returns the loss function `(labels, outputs, label_weights) -> (B,)`, the sum of weight * loss over all pairs.
 
@@ -64,6 +98,8 @@ def weighted_sum(losses: Sequence[tuple[float, Loss]]) -> Loss:
     """
 
     def total(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights: tf.Tensor | None = None) -> tf.Tensor:
-        return tf.add_n([weight * loss(labels, outputs, label_weights) for weight, loss in losses])
+        # A product with 1 would be computed for the shape that its gradient asks for.
+        values = [(weight, loss(labels, outputs, label_weights)) for weight, loss in losses]
+        return tf.add_n([value if weight == 1.0 else weight * value for weight, value in values])
 
     return total

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m.losses.base import class_cross_entropies, sum_over_classes
+from yt8m.losses.base import cross_entropy
 from yt8m.registry import LOSSES
 
 
@@ -32,4 +32,4 @@ def branch_cross_entropy_loss(
     """
     branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
     classified = [outputs, *({"logits": logits} for logits in branches)]
-    return tf.add_n([sum_over_classes(class_cross_entropies(labels, each), label_weights) for each in classified])
+    return tf.add_n([cross_entropy(labels, each, label_weights) for each in classified])
