@@ -227,7 +227,7 @@ def changed(change: str) -> bytes:
             "'segment_scores' holds nan, expected floats in [0, 1].",
         ),
         ("context['segment_scores'].float_list.value[0] = 2", "'segment_scores' holds 2.0, expected floats in [0, 1]."),
-        ("del context['id']", "it has no id. Expected a string named 'id' or 'video_id'."),
+        ("del context['id']", "it has no id. Expected a string named 'id' or 'video_id' or "),
     ],
 )
 def test_unsound_ratings_are_named(tmp_path: Path, change: str, message: str) -> None:
@@ -247,10 +247,12 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
 
 
 def test_an_id_that_cannot_stand_in_a_submission_is_named(tmp_path: Path) -> None:
-    for name in ("a b", "a,b", "a:b"):
-        with pytest.raises(
-            UserError, match=f"Video '{name}' cannot be part of a submission|its id '{name}' has a comma"
-        ):
+    for name, fault in (
+        ("a b", "Video 'a b' cannot be part of a submission"),
+        ("a,b", "its id 'a,b' has a comma"),
+        ("a:b", "Video 'a:b' cannot be part of a submission"),
+    ):
+        with pytest.raises(UserError, match=fault):
             readers.segment_ratings([shard(tmp_path / "bad", {name: [(0, 3, 1.0)]})])
 
 
