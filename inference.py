@@ -32,16 +32,18 @@ if __name__ == "__main__":
     program.parse_flags(define_flags)
 
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from yt8m.arguments import typed_as
 from yt8m.engine.prediction import predict
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
-from yt8m.files import check_outputs
+from yt8m.files import check_outputs, delete_abandoned, partial_path
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.submission import SubmissionWriter
 from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
@@ -115,9 +117,15 @@ def _run_directory(values: flags.FlagValues) -> Iterator[str]:
         unpack_run(values.input_model_tgz, values.untar_model_dir, values.untar_max_gb)
         yield values.untar_model_dir
     else:
-        with tempfile.TemporaryDirectory() as directory:
+        place = Path(tempfile.gettempdir(), "yt8m-model")
+        delete_abandoned(str(place))
+        directory = partial_path(str(place))
+        Path(directory).mkdir(mode=0o700)
+        try:
             unpack_run(values.input_model_tgz, directory, values.untar_max_gb)
             yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

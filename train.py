@@ -28,9 +28,9 @@ from yt8m.engine.reports import EvaluationReport, TrainingReport
 from yt8m.engine.step import TrainState, TrainStep, num_weights
 from yt8m.engine.teacher import explained_teacher
 from yt8m.positions import Position
-from yt8m.runs.checkpoints import Checkpoints, best_gap, last_evaluated_step, save_best, save_evaluation
+from yt8m.runs.checkpoints import Checkpoints, best_gap, last_evaluated_step, save_best, save_evaluation, tidy_best
 from yt8m.runs.directory import newest_checkpoint, save_config
-from yt8m.runs.lifecycle import new_run, open_run
+from yt8m.runs.lifecycle import delete_leftovers, new_run, open_run
 from yt8m.runs.lock import check_unlocked, locked
 
 import experiment
@@ -160,6 +160,8 @@ def _directory(train_dir: str, config: RunConfig, resumed: RunConfig | None) -> 
     with locked(train_dir):
         for name, before, now in schedule_differences(resumed, config):
             LOG.info("Resuming with %s=%s; it was %s.", name, now, before)
+        delete_leftovers(train_dir)
+        tidy_best(train_dir)
         save_config(train_dir, config)
         yield
 
@@ -182,9 +184,9 @@ def _at_checkpoints(
             data.report_skipped()
             report(step, evaluation, config.data.num_classes)
             summary = {"global_step": step} | evaluation.summary
-            save_evaluation(train_dir, summary)
             if summary["gap"] > best_gap(train_dir):
                 save_best(train_dir, config, state.model, summary)
+            save_evaluation(train_dir, summary)  # last: what is in the history is not evaluated again after a kill
         training.restart_clock()
 
     return evaluate

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import stat
-import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,10 @@ from typing import Any, Self
 import tensorflow as tf
 
 from yt8m.errors import UserError, first_line
+from yt8m.processes import host, start_of
+
+# What a kill may leave of a file that is written whole: the writer's machine, its process and when that started.
+PARTIAL = r"\.[0-9a-f]{8}(-\d+-\d*)?\.partial"
 
 
 class AtomicFile:
@@ -22,8 +28,9 @@ class AtomicFile:
             file.write(rows)
 
     The file is opened on entry, so a target that cannot be written is found before any work is done. If the block ends
-    with an exception, nothing is left and an existing target is as it was. A link is followed. A device or a pipe
-    cannot be renamed: it is written to as it is, as by a shell's `>`.
+    with an exception, nothing is left and an existing target is as it was. What killed processes of this machine left
+    of the target goes. A link is followed. A device or a pipe cannot be renamed: it is written to as it is, as by a
+    shell's `>`.
 
     Args:
         path: the target, any path that `tf.io.gfile` writes to.
@@ -40,11 +47,13 @@ class AtomicFile:
         self._is_renamed = _is_file(path)
         self._path = os.path.realpath(path) if self._is_renamed and Path(path).is_symlink() else path
         # In the target's own folder: only there is a rename atomic.
-        self._written_path = f"{self._path}.{uuid.uuid4().hex[:8]}.partial" if self._is_renamed else path
+        self._written_path = partial_path(self._path) if self._is_renamed else path
 
     def __enter__(self) -> Self:
         if tf.io.gfile.isdir(self._path):
             raise UserError(f"{self._where} is a folder; expected the name of a file to write. Add a file name to it.")
+        if self._is_renamed:
+            delete_abandoned(self._path)
         with self._naming_the_target():
             self._file = self._open()
         with self._discarding(), self._naming_the_target():
@@ -103,6 +112,40 @@ class AtomicFile:
         if self._is_renamed:
             with contextlib.suppress(tf.errors.OpError):
                 tf.io.gfile.remove(self._written_path)
+
+
+def partial_path(path: str) -> str:
+    """Returns the name under which this process writes a file or folder that is renamed when it is whole.
+
+    The name tells who writes it, so that it can be told later whether somebody still does.
+    """
+    process = os.getpid()
+    return f"{path}.{_host_number()}-{process}-{start_of(process)}.partial"
+
+
+def is_abandoned(partial: str) -> bool | None:
+    """Tells whether nobody writes what has a name of `partial_path`; None if another machine's process may."""
+    match = re.search(r"\.([0-9a-f]{8})-(\d+)-(\d*)\.partial", partial)
+    if match is None or match[1] != _host_number():
+        return None
+    return start_of(int(match[2])) != match[3]
+
+
+def delete_abandoned(path: str) -> None:
+    """Deletes what killed processes of this machine left of a local file or folder that is renamed when it is whole."""
+    folder, name = os.path.split(path)
+    pattern = re.compile(f"{re.escape(name)}({PARTIAL})+")
+    with contextlib.suppress(OSError):  # a folder that cannot be listed is not tidied
+        for left in Path(folder or ".").iterdir():
+            if pattern.fullmatch(left.name) and is_abandoned(left.name):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+
+def _host_number() -> str:
+    return f"{zlib.crc32(host().encode()):08x}"
 
 
 def _is_file(path: str) -> bool:

@@ -75,7 +75,7 @@ def has_averages(checkpoint: str) -> bool:
 def load_averages(model: keras.Model, checkpoint: str) -> None:
     """Sets a model's variables to the averages in a checkpoint."""
     averages = WeightAverages(model, halflife=1.0)
-    status = tf.train.Checkpoint(averages=averages).restore(checkpoint).expect_partial()
+    status = tf.train.Checkpoint(averages=averages).read(checkpoint).expect_partial()
     status.assert_existing_objects_matched()
     averages.copy_to(model)
 
@@ -98,7 +98,7 @@ def load_weights(model: keras.Model, path: str) -> None:
     """
     try:
         with reading(path):
-            status = tf.train.Checkpoint(model=model).restore(path).expect_partial()
+            status = tf.train.Checkpoint(model=model).read(path).expect_partial()
             status.assert_existing_objects_matched()
             if has_averages(path):
                 load_averages(model, path)

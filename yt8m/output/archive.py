@@ -5,7 +5,6 @@ import gzip
 import io
 import shutil
 import tarfile
-import uuid
 import zlib
 from pathlib import Path
 from typing import IO, cast
@@ -13,8 +12,16 @@ from typing import IO, cast
 import tensorflow as tf
 
 from yt8m.errors import UserError, first_line
-from yt8m.files import AtomicFile
-from yt8m.runs.directory import CHECKPOINT_NAMES, CONFIG, checkpoint_files, has_run, load_config, require_checkpoint
+from yt8m.files import AtomicFile, delete_abandoned, partial_path
+from yt8m.runs.directory import (
+    CHECKPOINT_NAMES,
+    CONFIG,
+    checkpoint_files,
+    format_checkpoint_names,
+    has_run,
+    load_config,
+    require_checkpoint,
+)
 
 _GIGABYTE = 1e9
 _USUAL_RATIO = 20  # weights hardly compress, so a larger ratio is suspicious and needs --untar_max_gb
@@ -55,7 +62,7 @@ def _add(tar: tarfile.TarFile, path: str) -> None:
 
 def _add_state(tar: tarfile.TarFile, checkpoint: str) -> None:
     """Adds a `checkpoint` state file that names the packed checkpoint; the run's own may name a newer one by now."""
-    text = f'model_checkpoint_path: "{checkpoint}"\nall_model_checkpoint_paths: "{checkpoint}"\n'.encode()
+    text = format_checkpoint_names([checkpoint]).encode()
     info = tarfile.TarInfo(CHECKPOINT_NAMES.name)
     info.size = len(text)
     tar.addfile(info, io.BytesIO(text))
@@ -79,7 +86,8 @@ def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None
     target = Path(directory).absolute()
     # In the nearest folder that is there, so that it can be renamed and no folder is left if it fails.
     folder = next((path for path in target.parents if path.is_dir()), target)
-    partial = folder / f"{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    partial = Path(partial_path(str(folder / target.name)))
+    delete_abandoned(str(folder / target.name))
     try:
         partial.mkdir()
         _extract(archive, partial, max_gigabytes)

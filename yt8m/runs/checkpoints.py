@@ -6,7 +6,6 @@ import math
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
 from typing import Any, Protocol
 
 import keras
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from yt8m.config import RunConfig
 from yt8m.errors import UserError, first_line
-from yt8m.files import parse_json, read_bytes, write_text
+from yt8m.files import parse_json, partial_path, read_bytes, write_text
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.runs.directory import (
     BEST_CANDIDATE,
@@ -32,6 +31,7 @@ from yt8m.runs.directory import (
     checkpoint_files,
     checkpoint_step,
     evaluation_directory,
+    format_checkpoint_names,
     join,
     make_directory,
     newest_checkpoint,
@@ -89,11 +89,6 @@ class Checkpoints:
         self._order = order
         self._shards = shards
         self._worker = worker
-
-    @cached_property
-    def _manager(self) -> tf.train.CheckpointManager:
-        # Made for the first save, since it reads the directory: until then an old run may lie there that has to go.
-        return _manager_in(self._train_dir, self._state, self._keep)
 
     def restore(self, examples_per_epoch: int) -> Position:
         """Restores the newest checkpoint that can be read, and says where in the data to go on.
@@ -168,15 +163,16 @@ class Checkpoints:
         make_directory(join(self._train_dir, POSITIONS_DIRECTORY))
         write_text(SHARDS.path(self._train_dir), self._shards)
         write_text(self._position_path(step), format_position(position, self._order))
-        _write_checkpoint(self._manager, step)
+        _write_checkpoint(self._state, self._train_dir, step)
         self._delete_abandoned(step)
+        _keep_checkpoints(self._train_dir, self._keep)
         self._delete_old_positions()
 
     def _delete_abandoned(self, step: int) -> None:
         """Deletes checkpoints of later steps: they could not be read, and the run went on from one before them."""
-        abandoned = [path for path in all_checkpoints(self._train_dir) if checkpoint_step(path) > step]
-        for path in (file for checkpoint in abandoned for file in checkpoint_files(checkpoint)):
-            tf.io.gfile.remove(path)
+        for path in all_checkpoints(self._train_dir):
+            if checkpoint_step(path) > step:
+                _delete_checkpoint(path)
 
     def _delete_old_positions(self) -> None:
         kept = {f"{checkpoint_step(path)}.json" for path in all_checkpoints(self._train_dir)}
@@ -185,33 +181,41 @@ class Checkpoints:
                 tf.io.gfile.remove(path)
 
 
-def _manager_in(directory: str, state: tf.train.Checkpoint, keep: int) -> tf.train.CheckpointManager:
-    """Makes what saves checkpoints; the file that names them, where it is damaged, is made anew."""
-    names = CHECKPOINT_NAMES.path(directory)
-    make = partial(tf.train.CheckpointManager, state, directory, keep, checkpoint_name=CHECKPOINT_PREFIX)
-    try:
-        if tf.io.gfile.isdir(names):
-            raise UserError(f"{names} is a folder, where a file belongs that train.py writes. Move it away.")
-        return make()
-    except ValueError as error:
-        LOG.warning("%s is damaged (%s) and written anew.", names, first_line(error))
-        tf.io.gfile.remove(names)
-        return make()
+def _write_checkpoint(objects: tf.train.Checkpoint, directory: str, step: int) -> None:
+    """Writes a checkpoint whose index is there when all of it is.
 
-
-def _write_checkpoint(manager: tf.train.CheckpointManager, step: int) -> None:
-    """Writes a checkpoint, and deletes those that are too many.
+    TensorFlow writes the index under its own name, so that a kill may leave half of it; therefore the files get their
+    names when they are whole, the index last.
 
     Raises:
         UserError: if it cannot be written.
     """
+    path = join(directory, f"{CHECKPOINT_PREFIX}-{step}")
+    written = partial_path(path)
     try:
-        manager.save(checkpoint_number=step)
+        objects.write(written)
+        _delete_checkpoint(path)  # one of that step that could not be read
+        for file in checkpoint_files(written):
+            tf.io.gfile.rename(file, path + file.removeprefix(written), overwrite=True)
     except tf.errors.OpError as error:
         raise UserError(
-            f"train_dir={manager.directory}: checkpoint {step} cannot be written ({first_line(error)}). The one "
-            "before is whole. Make room or allow it, and resume."
+            f"train_dir={directory}: checkpoint {step} cannot be written ({first_line(error)}). The one before is "
+            "whole. Make room or allow it, and resume."
         ) from error
+
+
+def _keep_checkpoints(directory: str, keep: int) -> None:
+    """Deletes all checkpoints but the newest, and writes the file `checkpoint`, by which TensorFlow finds them."""
+    checkpoints = all_checkpoints(directory)
+    names = format_checkpoint_names([path.rpartition("/")[2] for path in checkpoints[-keep:]])
+    write_text(CHECKPOINT_NAMES.path(directory), names)
+    for path in checkpoints[:-keep]:
+        _delete_checkpoint(path)
+
+
+def _delete_checkpoint(path: str) -> None:
+    for file in reversed(checkpoint_files(path)):  # the index first: from then on the checkpoint is none
+        tf.io.gfile.remove(file)
 
 
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
@@ -222,10 +226,20 @@ def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: di
     """
     best, text = join(train_dir, BEST_DIRECTORY), json.dumps(metrics, indent=2) + "\n"
     save_config(best, config)
-    own = join(best, f"metrics-{metrics['global_step']}.json")
-    write_text(own, text)
-    _write_checkpoint(_manager_in(best, tf.train.Checkpoint(model=model), keep=1), metrics["global_step"])
-    write_text(BEST_EVALUATION.path(train_dir), text)
+    write_text(join(best, f"metrics-{metrics['global_step']}.json"), text)
+    _write_checkpoint(tf.train.Checkpoint(model=model), best, metrics["global_step"])
+    tidy_best(train_dir)
+
+
+def tidy_best(train_dir: str) -> None:
+    """Makes all of `best/` that of its newest weights; if a kill prevented it, the next start does it."""
+    best = join(train_dir, BEST_DIRECTORY)
+    newest = newest_checkpoint(best)
+    own = join(best, f"metrics-{checkpoint_step(newest)}.json") if newest else ""
+    if newest is None or not tf.io.gfile.exists(own):  # runs of before have no evaluation by step
+        return
+    _keep_checkpoints(best, keep=1)
+    write_text(BEST_EVALUATION.path(train_dir), read_bytes(own))
     for path in BEST_CANDIDATE.find(train_dir):
         if path != own:
             tf.io.gfile.remove(path)

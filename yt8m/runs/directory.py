@@ -5,14 +5,14 @@ A new file of a run is a new row of `TABLE`, so that it is deleted with its run 
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
 from yt8m.config import RunConfig
 from yt8m.errors import UserError
-from yt8m.files import read_bytes, write_text
+from yt8m.files import PARTIAL, is_abandoned, read_bytes, write_text
 
 CHECKPOINT_PREFIX = "ckpt"
 BEST_DIRECTORY = "best"
@@ -21,7 +21,7 @@ POSITIONS_DIRECTORY = "data"
 
 _PATTERN_CHARACTERS = "*?[\\"  # where one is in its path, TensorFlow takes the name of a checkpoint for a pattern
 
-_PARTIAL = r"(\.[0-9a-f]{8}\.partial)?"  # what a kill may leave of a file that is written whole
+_PARTIAL = f"({PARTIAL})?"
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,14 @@ CHECKPOINTS = Item(
     "weights, their averages, optimizer and counters; the newest few",
     "train.py",
     "",
-    rf"{CHECKPOINT_PREFIX}-\d+(\.index|\.data-\d+-of-\d+|_temp)",
+    rf"{CHECKPOINT_PREFIX}-\d+{_PARTIAL}(\.index|\.data-\d+-of-\d+|_temp)",
 )
 CHECKPOINT_NAMES = Item(
-    "which checkpoint is the newest", "train.py", "", r"checkpoint(\.tmp[0-9a-f]+)?", name="checkpoint"
+    "which checkpoints there are, for other programs",
+    "train.py",
+    "",
+    rf"checkpoint(\.tmp[0-9a-f]+|{PARTIAL})?",
+    name="checkpoint",
 )
 LOCK = _file("lock.json", "", "train.py", "the process that writes the run")
 EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
@@ -120,6 +124,32 @@ def paths_of_run(train_dir: str) -> list[str]:
     """
     paths = [path for item in TABLE for path in item.find(train_dir)]
     return sorted(paths, key=lambda path: path == CONFIG.path(train_dir))
+
+
+def is_half_written(name: str) -> bool:
+    """Tells whether a name of the table is that of a file before it is whole; some are of TensorFlow."""
+    return re.search(rf"{PARTIAL}|_temp$|^checkpoint\.tmp", name) is not None
+
+
+def leftovers(train_dir: str) -> list[str]:
+    """Returns the paths of what killed programs left half-written in a run's directory, and nobody writes now.
+
+    Call it while the run is locked: then no other `train.py` writes it. `eval.py` may: what another machine's process
+    began in its folder stays.
+    """
+    left = []
+    for item in TABLE:
+        is_train_py_alone = item.folder != EVALUATION_DIRECTORY
+        for path in item.find(train_dir):
+            name = path.rpartition("/")[2]
+            if is_half_written(name):
+                gone = is_abandoned(name)
+                left += [path] if gone or (gone is None and is_train_py_alone) else []
+    for folder in (train_dir, join(train_dir, BEST_DIRECTORY)):
+        complete = {path.rpartition("/")[2] for path in all_checkpoints(folder)}
+        data = names_in(folder, rf"{CHECKPOINT_PREFIX}-\d+\.data-\d+-of-\d+")
+        left += [join(folder, name) for name in data if name.partition(".")[0] not in complete]
+    return left
 
 
 def folders_of_run(train_dir: str) -> list[str]:
@@ -256,7 +286,13 @@ def checkpoint_step(path: str) -> int:
 def checkpoint_files(path: str) -> list[str]:
     """Returns the paths of all files of a checkpoint."""
     directory, _, name = path.rpartition("/")
-    return [join(directory, file) for file in names_in(directory, rf"{re.escape(name)}\..+")]
+    return [join(directory, file) for file in names_in(directory, rf"{re.escape(name)}\.(index|data-\d+-of-\d+)")]
+
+
+def format_checkpoint_names(names: Sequence[str]) -> str:
+    """Returns the text of the file `checkpoint` for checkpoints in its folder, oldest first."""
+    lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
+    return "\n".join(lines) + "\n"
 
 
 def evaluation_directory(train_dir: str) -> str:

@@ -12,7 +12,9 @@ from yt8m.runs.directory import (
     check_name,
     folders_of_run,
     has_config,
+    is_half_written,
     join,
+    leftovers,
     load_config,
     newest_checkpoint,
     paths_of_run,
@@ -60,7 +62,7 @@ def open_run(train_dir: str, config: RunConfig, start_new_model: bool) -> RunCon
 def _check_nothing_in_the_way(train_dir: str) -> None:
     folders = [join(train_dir, name) for name in top_folders()]
     in_the_way = [path for path in folders if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)]
-    in_the_way += paths_of_run(train_dir)
+    in_the_way += [path for path in paths_of_run(train_dir) if not is_half_written(path.rpartition("/")[2])]
     if in_the_way:
         raise UserError(
             f"train_dir={train_dir} holds no run, for it has no {CONFIG.name}, but a new run would write to "
@@ -110,13 +112,23 @@ def delete_run(train_dir: str) -> None:
         _delete_if_empty(folder)
 
 
+def delete_leftovers(train_dir: str) -> None:
+    """Deletes what killed programs left half-written in a run that is locked.
+
+    Raises:
+        UserError: if something cannot be deleted.
+    """
+    for path in leftovers(train_dir):
+        _delete(path)
+
+
 def _delete(path: str) -> None:
     try:
         delete = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
         delete(path)
     except tf.errors.OpError as error:
         raise UserError(
-            f"{path} of the old run cannot be deleted ({first_line(error)}). Allow it, or choose another --train_dir."
+            f"{path} cannot be deleted ({first_line(error)}). Allow it, or choose another --train_dir."
         ) from error
 
 

@@ -4,17 +4,16 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from yt8m.errors import UserError
 from yt8m.files import write_text
+from yt8m.processes import host, start_of
 from yt8m.runs.directory import LOCK
 
 LOG = logging.getLogger("yt8m.lock")
@@ -39,8 +38,8 @@ def check_unlocked(train_dir: str, seconds_per_beat: float = SECONDS_PER_BEAT) -
     holder = _holder(train_dir)
     if holder is None or _identity(holder) == _identity(_myself()):
         return
-    if holder["host"] == socket.gethostname():
-        if _start_of(holder["process"]) != holder["started"]:
+    if holder["host"] == host():
+        if start_of(holder["process"]) != holder["started"]:
             return
     elif not _beats(train_dir, holder, seconds_per_beat):
         return
@@ -101,25 +100,11 @@ def _write(train_dir: str, beat: int) -> None:
 
 def _myself() -> dict[str, Any]:
     process = os.getpid()
-    return {"host": socket.gethostname(), "process": process, "started": _start_of(process)}
+    return {"host": host(), "process": process, "started": start_of(process)}
 
 
 def _identity(holder: dict[str, Any]) -> tuple[Any, ...]:
     return holder["host"], holder["process"], holder["started"]
-
-
-def _start_of(process: int) -> str:
-    """When a process of this machine started, in the kernel's count: numbers of processes are used again.
-
-    Empty for one that is gone, or that has ended and waits for its parent to notice.
-    """
-    try:
-        # The second field is a name in brackets, which may hold anything; after it come the state and 18 others.
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        state, *others = status.rpartition(")")[2].split()
-        return "" if state == "Z" else others[18]
-    except (OSError, ValueError, IndexError):
-        return ""
 
 
 def _holder(train_dir: str) -> dict[str, Any] | None:
