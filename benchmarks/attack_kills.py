@@ -4,10 +4,10 @@
 
 For each command an unbroken run counts its changes: files and folders made, written, closed, renamed, removed, by
 TensorFlow's C++ too (kill_before.c). Then, for every n-th change, the command is started anew and killed before that
-change, and started again. Now every file has to be, byte for byte, that of the unbroken run, and no other may be there;
-in between, no complete checkpoint may be missing, and best/ has to hold weights with their own evaluation. Random rounds
-are killed one to three times, after random times. A round takes some seconds: TensorFlow is loaded once, and each
-command is a fork of that process. Needs a C compiler. Ends with status 1 if anything was lost or left over.
+change, and started again. Now every file has to be, byte for byte, that of the unbroken run, and no other may be
+there; in between, no complete checkpoint may be missing, and best/ has to hold weights with their own evaluation.
+Random rounds are killed one to three times, after random times. A round takes some seconds: TensorFlow is loaded once,
+and each command is a fork of that process. Needs a C compiler. Ends with status 1 if anything was lost or left over.
 """
 
 import argparse

@@ -82,11 +82,9 @@ def whole_run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
-    """Everything in a run's newest checkpoint, averages too, but the bookkeeping of checkpoints."""
+    """Everything in a run's newest checkpoint, averages too."""
     reader = tf.train.load_checkpoint(newest_checkpoint(str(run)))
-    names = [
-        name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name and "save_counter" not in name
-    ]
+    names = [name for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name]
     return {name: reader.get_tensor(name) for name in names}
 
 

@@ -35,10 +35,9 @@ def save_run(directory: Path, steps: tuple[int, ...] = (10,)) -> None:
     """A run with checkpoints; the weights of checkpoint s are all s."""
     save_config(str(directory), CONFIG)
     model = make_model()
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(directory), 3, checkpoint_name="ckpt")
     for step in steps:
         model.set_weights([np.full((2, 3), step)])
-        manager.save(checkpoint_number=step)
+        tf.train.Checkpoint(model=model).write(f"{directory}/ckpt-{step}")
 
 
 def test_a_run_is_resumed_whatever_its_schedule(tmp_path: Path) -> None:
@@ -50,7 +49,6 @@ def test_a_run_is_resumed_whatever_its_schedule(tmp_path: Path) -> None:
 
 def test_a_run_is_found_without_the_file_that_names_its_checkpoints(tmp_path: Path) -> None:
     save_run(tmp_path, steps=(9, 10))
-    (tmp_path / "checkpoint").unlink()
     assert newest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-10"
     assert lifecycle.open_run(str(tmp_path), CONFIG, start_new_model=False) == CONFIG
 
@@ -229,7 +227,8 @@ def damage(run: Path, what: str) -> None:
     if what == "no data":
         data.unlink()
     elif what == "a flipped byte":
-        data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        first = content.index(np.float32(10).tobytes())  # the weights
+        data.write_bytes(content[:first] + bytes([content[first] ^ 1]) + content[first + 1 :])
     else:
         path = index if what == "an empty index" else data
         path.write_bytes(b"" if "empty" in what else content[: len(content) // 2])
@@ -326,7 +325,7 @@ def test_without_a_position_the_epochs_that_are_done_still_count(tmp_path: Path)
     (tmp_path / "data" / "2.json").unlink()
     state = State(model=make_model())
     state.examples_seen.assign(37)
-    tf.train.CheckpointManager(state, str(tmp_path), 3, checkpoint_name="ckpt").save(checkpoint_number=9)
+    state.write(str(tmp_path / "ckpt-9"))
     assert restored(tmp_path) == Position(epoch=3, examples=37)
 
 
@@ -360,19 +359,21 @@ def test_a_kill_between_the_best_weights_and_their_evaluation_loses_neither(
     save = partial(checkpoints.save_best, str(tmp_path), CONFIG)
     save(make_model(value=7), {"global_step": 12, "gap": 0.5})
 
-    whole_save = tf.train.CheckpointManager.save
     for after_the_weights, expected in ((False, 0.5), (True, 0.672)):
 
-        def killed(manager: Any, is_saved: bool = after_the_weights, **more: Any) -> None:
-            if is_saved:
-                whole_save(manager, **more)
+        def killed(*arguments: Any) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(tf.train.CheckpointManager, "save", killed)
+            if after_the_weights:
+                patch.setattr(checkpoints, "tidy_best", killed)
+            else:
+                patch.setattr(tf.train.Checkpoint, "write", killed)
             with pytest.raises(KeyboardInterrupt):
                 save(make_model(value=8), {"global_step": 24, "gap": 0.672})
         assert checkpoints.best_gap(str(tmp_path)) == expected
+    checkpoints.tidy_best(str(tmp_path))  # as the next start does
+    assert json.loads((tmp_path / "best/metrics.json").read_text())["gap"] == 0.672
     save(make_model(value=9), {"global_step": 36, "gap": 0.7})
     assert sorted(path.name for path in (tmp_path / "best").glob("metrics*")) == ["metrics-36.json", "metrics.json"]
 
