@@ -84,8 +84,10 @@ def main(values: flags.FlagValues) -> None:
         step = checkpoint_step(checkpoint)
         report(step, evaluation, config.data.num_classes)
         report.write_curves(step, evaluation.curves, names)
-        save_evaluation(values.train_dir, {"global_step": step} | evaluation.summary)
         save_class_table(values.train_dir, class_table(evaluation.per_class, names))
+        save_evaluation(
+            values.train_dir, {"global_step": step} | evaluation.summary
+        )  # last, as all before can be redone
 
 
 def _wait_for_run(train_dir: str) -> None:

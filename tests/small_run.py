@@ -23,4 +23,4 @@ class State(tf.train.Checkpoint):
         super().__init__(model=model, examples_seen=tf.Variable(0, dtype=tf.int64))
 
     def load(self, checkpoint: str) -> None:
-        self.restore(checkpoint).expect_partial()
+        self.read(checkpoint).expect_partial()

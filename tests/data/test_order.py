@@ -1,6 +1,7 @@
 """The order of training: interrupted anywhere, as often as you like, the stream is the unbroken one."""
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from yt8m.data.order import Order
 from yt8m.data.synthetic import frame_record, video_record, write_records
 from yt8m.positions import Position, format_position, parse_position
+from yt8m.registry import RECORD_FORMATS
 from yt8m.schema import DataSpec
 
 import readers
@@ -86,14 +88,30 @@ def make_unbroken(shards: dict[str, list[str]]) -> dict[str, Batches]:
     return {kind: read(*open_order(shards, kind)) for kind in KINDS}
 
 
-@given(st.data())
-@settings(max_examples=6, deadline=None)
+def test_kinds_cover_every_record_format() -> None:
+    assert {VIDEOS.record_format, FRAMES.record_format} == set(RECORD_FORMATS.names())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_workers", [1, 2])
+@given(lengths=st.lists(st.integers(0, 6), min_size=2, max_size=4))
+@settings(max_examples=2, deadline=None)
 def test_any_interruptions_give_the_unbroken_stream(
-    shards: dict[str, list[str]], unbroken: dict[str, Batches], data: st.DataObject
+    shards: dict[str, list[str]], unbroken: dict[str, Batches], kind: str, num_workers: int, lengths: list[int]
 ) -> None:
-    kind = data.draw(st.sampled_from(KINDS))
-    num_workers = data.draw(st.sampled_from([1, 2]))
-    lengths = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=5))
+    assert_interruptions_change_nothing(shards, unbroken, kind, num_workers, lengths)
+
+
+def test_interruptions_after_every_batch_give_the_unbroken_stream(
+    shards: dict[str, list[str]], unbroken: dict[str, Batches]
+) -> None:
+    assert_interruptions_change_nothing(shards, unbroken, "gzip", 1, [1] * len(unbroken["gzip"]))
+
+
+def assert_interruptions_change_nothing(
+    shards: dict[str, list[str]], unbroken: dict[str, Batches], kind: str, num_workers: int, lengths: list[int]
+) -> None:
+    """Reads the stream of every worker in parts of so many batches, and the rest."""
     for worker in range(num_workers):
         share: dict[str, Any] = {"worker": worker, "num_workers": num_workers}
         order, spec = open_order(shards, kind)
@@ -114,6 +132,31 @@ def test_every_position_is_a_place_to_start(
     whole = unbroken[kind]
     for index in range(0, len(whole), 3):
         assert_equal(read(order, spec, Position.from_row(whole[index]["position"])), whole[index + 1 :])
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        Position(round=50, window=3, record=2, examples=9),
+        Position(epoch=2, group=2, round=50, window=3, record=2, examples=9),
+        Position(record=200, examples=9),
+        Position(epoch=2, group=7, window=3, examples=9),
+    ],
+)
+def test_a_position_beyond_the_data_is_an_error_that_names_the_shards(
+    shards: dict[str, list[str]], beyond: Position
+) -> None:
+    order, spec = open_order(shards, "videos")
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        read(order, spec, beyond)
+    message = str(readers.explain_failure(caught.value, shards["videos"], spec, labels_required=True))
+    assert re.match(r"(.*/s\d\.tfrecord(, .*)?|the shards): here are other records than when", message), message
+    assert "delete data/STEP.json" in message
+
+
+def test_beyond_the_last_epoch_there_is_nothing(shards: dict[str, list[str]]) -> None:
+    order, spec = open_order(shards, "videos")
+    assert not read(order, spec, Position(epoch=NUM_EPOCHS, group=1, window=2, examples=96))
 
 
 def test_an_epoch_is_every_record_once_in_an_order_of_its_own(unbroken: dict[str, Batches]) -> None:
@@ -173,6 +216,16 @@ def test_shards_may_move_but_not_change(shards: dict[str, list[str]], tmp_path: 
     other = write_records(moved[1], [video_record("x1", [1], {"mean_rgb": np.ones(3)})] * SIZES[1])
     changed, _ = open_order({"videos": moved}, "videos")
     assert changed.fingerprint() != here.fingerprint()  # of the same size, with other videos
+    ids = [f"v{number}" for number in range(9, 11)]
+    first, last = (
+        video_record(name, [number % 5], {"mean_rgb": np.full(3, number)}) for number, name in enumerate(ids, 9)
+    )
+    assert Path(write_records(moved[1], [first, last])).stat().st_size == Path(shards["videos"][1]).stat().st_size
+    assert open_order({"videos": moved}, "videos")[0].fingerprint() == here.fingerprint()
+    other_last = video_record(ids[1], [10 % 5], {"mean_rgb": np.full(3, 99)})
+    write_records(moved[1], [first, other_last])
+    assert open_order({"videos": moved}, "videos")[0].fingerprint() != here.fingerprint()  # the last record alone
+    write_records(moved[1], [video_record("x1", [1], {"mean_rgb": np.ones(3)})] * SIZES[1])
     different = set(changed.shards().splitlines()) - set(here.shards().splitlines())
     assert [line.split(" ")[0] for line in different] == [Path(other).name]
 

@@ -301,6 +301,35 @@ def test_a_run_that_went_on_from_an_older_checkpoint_may_be_interrupted_again(
     assert sorted(path.name for path in (tmp_path / "data").glob("*.json")) == ["2.json", "3.json"]
 
 
+def test_a_checkpoint_has_its_name_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow writes an index in place: a kill left half of it, and a run killed in its first save was lost."""
+    whole_rename = tf.io.gfile.rename
+
+    def killed(source: str, target: str, overwrite: bool = False) -> None:
+        if target.endswith(".index"):
+            raise KeyboardInterrupt
+        whole_rename(source, target, overwrite)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saved(tmp_path, 1)
+    assert newest_checkpoint(str(tmp_path)) is None
+    saved(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order").save(2, Position())
+    assert newest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-1"
+    lifecycle.delete_leftovers(
+        str(tmp_path)
+    )  # of a process that still lives, so only what has a checkpoint's name goes
+    assert sorted(path.name for path in tmp_path.glob("ckpt-?.*") if "partial" not in path.name) == [
+        "ckpt-1.data-00000-of-00001",
+        "ckpt-1.index",
+    ]
+
+
 def test_another_order_starts_the_epoch_again_and_says_what_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from programs import run
 from yt8m.config import LossConfig, LossTerm, ModelConfig, RunConfig
 from yt8m.data.synthetic import write_video_shards
 from yt8m.errors import UserError
+from yt8m.files import partial_path
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.runs import directory, lifecycle
 
@@ -57,6 +58,47 @@ def test_a_run_is_deleted_to_its_last_folder(train_dir: Path, tmp_path: Path) ->
     (copy / "config.json.0123abcd.partial").touch()
     lifecycle.delete_run(str(copy))
     assert list(copy.iterdir()) == []
+
+
+HERE, ELSEWHERE = partial_path("").split("-")[0].removeprefix("."), "00000000"
+GONE = [
+    "config.json.0123abcd.partial",  # of a version that did not say who writes
+    f"data/7.json.{HERE}-1-2.partial",
+    f"data/7.json.{ELSEWHERE}-1-2.partial",
+    f"ckpt-7.{HERE}-1-2.partial.index",
+    f"ckpt-7.{HERE}-1-2.partial.data-00000-of-00001",
+    f"ckpt-7.{HERE}-1-2.partial_temp/part-00000-of-00001.index",
+    "ckpt-8_temp/part-00000-of-00001.index",
+    "ckpt-8.data-00000-of-00001",
+    "checkpoint.tmp0123456789abcdef",
+    f"best/metrics-7.json.{HERE}-1-2.partial",
+    "best/ckpt-9.data-00000-of-00001",
+    f"eval/history.jsonl.{HERE}-1-2.partial",
+]
+STAYING = [
+    f"eval/metrics.json.{ELSEWHERE}-1-2.partial",  # an eval.py of another machine may be writing it
+    f"{partial_path('eval/metrics.json')}",
+    f"mine.{HERE}-1-2.partial",
+    "ckpt-8.notes",
+]
+
+
+def test_what_kills_left_goes_unless_somebody_may_be_writing_it(train_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(train_dir, tmp_path / "copy")
+    before = sorted(copy.rglob("*"))
+    for name in (*GONE, *STAYING):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).touch()
+    lifecycle.delete_leftovers(str(copy))
+    assert sorted(copy.rglob("*")) == sorted([*before, *(copy / name for name in STAYING)])
+
+
+def test_a_kill_in_the_first_write_is_not_in_the_way(tmp_path: Path) -> None:
+    left = tmp_path / f"config.json.{HERE}-1-2.partial"
+    left.touch()
+    assert lifecycle.open_run(str(tmp_path), CONFIG, start_new_model=False) is None
+    directory.save_config(str(tmp_path), CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def changed(**parts: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from yt8m.data.shards import (
 from yt8m.errors import UserError
 from yt8m.schema import LABELS_KEY, DataSpec
 
+FOR_THE_USER = "|for the user|"  # before and after what a pipeline itself says in its error
 _RECORDS_AT_ONCE = 64  # a padded batch of 64 videos of 300 frames takes 22 MB
 _RECORDS_OF_A_LOOK = 1000  # a layout is settled by the first record that has a frame
 
@@ -129,6 +130,8 @@ def explain_failure(
     """
     if not isinstance(error, READING_ERRORS):
         return None
+    if FOR_THE_USER in str(error):
+        return UserError(str(error).split(FOR_THE_USER)[1])
     said = re.search(r"UserError: (.*)", str(error))
     if said:  # by our own part of the pipeline, from which TensorFlow passes on only the text
         return UserError(said[1])

@@ -21,15 +21,18 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import tensorflow as tf
 
+from yt8m.data.diagnosis import FOR_THE_USER
 from yt8m.data.source import Source
 from yt8m.positions import Position
 from yt8m.randomness import keys_from_positions, permutation
 
 _LARGEST_BLOCK = 128  # records
+_NO_BEGIN = np.int64(-1)
 # Fills the last block of a shard. No record is equal to it: a protocol buffer has no field 0.
 _FILLER = b"\x00filler"
 
@@ -60,11 +63,9 @@ class Order:
         return min(max(self.window // (2 * self.num_readers), 1), _LARGEST_BLOCK)
 
     def shards(self) -> str:
-        """Returns a line per shard: its name, its size and how it begins. Shards may move, but not change."""
-        columns = (
-            (shard.file.rsplit("/", 1)[-1], shard.num_bytes, shard.leading.hex()) for shard in self.source.shards
-        )
-        return "".join(f"{name} {num_bytes} {leading}\n" for name, num_bytes, leading in columns)
+        """Returns a line per shard: name, size, checksum of its beginning and end. Shards may move, but not change."""
+        columns = ((shard.file.rsplit("/", 1)[-1], shard.num_bytes, crc32(shard.ends)) for shard in self.source.shards)
+        return "".join(f"{name} {num_bytes} {checksum:08x}\n" for name, num_bytes, checksum in columns)
 
     def fingerprint(self) -> str:
         """Returns a text that is equal for two orders in which a position means the same place."""
@@ -86,7 +87,10 @@ class Order:
         end = _NO_END if num_epochs is None else max(num_epochs, start.epoch)
         windows = tf.data.Dataset.range(start.epoch, end).flat_map(self._windows(start))
         begin = tf.constant([start.epoch, start.group, start.round, start.block], tf.int64)
-        shuffled = windows.scan(begin, self._shuffle(start)).prefetch(1)
+        shuffled = windows.scan(begin, self._shuffle(start))
+        if start.epoch < end and start != start.start_of_epoch():
+            shuffled = self._checked(shuffled, start)
+        shuffled = shuffled.map(_as_written(lambda records, places, begin: (records, places))).prefetch(1)
 
         @_as_written
         def with_position(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -101,12 +105,13 @@ class Order:
         """Returns the function that shuffles a window.
 
         It takes what the window before it left, `(4,)` int64: epoch, group and round of its last block, and how many
-        blocks that round has had. It returns the same of this window, its shuffled records `(n,)`, and for each of them
-        the place after it, `(n, 6)` int64. Of the window in which the stream starts only what is not used is left.
+        blocks that round has had. It returns the same of this window, its shuffled records `(n,)`, for each of them the
+        place after it, `(n, 6)` int64, and its begin, `(5,)` int64: epoch, group, round, block and window. Of the
+        window in which the stream starts only what is not used is left; if it has less, its begin is -1.
         """
 
         @_as_written
-        def shuffle(before: tf.Tensor, window: tuple) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+        def shuffle(before: tf.Tensor, window: tuple) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
             epoch, (number, (groups, (rounds, blocks))) = window
             rounds = tf.stack([tf.fill(tf.shape(groups), epoch), groups, rounds], axis=1)
             num_before = tf.where(tf.reduce_all(tf.equal(rounds[0], before[:3])), before[3], 0)
@@ -119,14 +124,44 @@ class Order:
             order = permutation(keys_from_positions(keys_from_positions(self.seed, epoch), number), count, "window")
             # The whole window is shuffled as it was, and only then are the records that the run has had left out.
             is_first = tf.equal(epoch, start.epoch) & tf.equal(number, start.window)
-            used = tf.where(is_first, start.record, 0)
-            place = tf.concat([rounds[0], [num_before, number]], axis=0)
+            used = tf.where(is_first, tf.constant(start.record, tf.int64), 0)
+            begin = tf.concat([rounds[0], [num_before, number]], axis=0)
+            begin = tf.where(used > tf.cast(count, tf.int64), _NO_BEGIN, begin)
+            used = tf.minimum(tf.cast(used, tf.int32), count)
             after = tf.range(used + 1, count + 1)[:, tf.newaxis]
-            places = tf.concat([tf.repeat(place[tf.newaxis], count - used, axis=0), tf.cast(after, tf.int64)], axis=1)
+            places = tf.concat([tf.repeat(begin[tf.newaxis], count - used, axis=0), tf.cast(after, tf.int64)], axis=1)
             left = tf.concat([rounds[-1], [num_last]], axis=0)
-            return left, (tf.gather(records, tf.gather(stored, order[used:])), places)
+            return left, (tf.gather(records, tf.gather(stored, order[used:])), places, begin)
 
         return shuffle
+
+    def _checked(self, windows: tf.data.Dataset, start: Position) -> tf.data.Dataset:
+        """The same windows, but an error if the first one does not begin where the position says.
+
+        Even if the run has had all of its records, the window of a position is there.
+        """
+        after_all = (tf.zeros([1, 0], tf.string), tf.zeros([1, 0, 6], tf.int64), tf.fill([1, 5], _NO_BEGIN))
+        expected = tf.constant([start.epoch, start.group, start.round, start.block, start.window], tf.int64)
+
+        message = f"{FOR_THE_USER}{self._beyond_the_end(start)}{FOR_THE_USER}"
+
+        @_as_written
+        def check(number: tf.Tensor, window: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+            records, places, begin = window
+            is_there = (number > 0) | tf.reduce_all(begin == expected)
+            with tf.control_dependencies([tf.debugging.Assert(is_there, [message])]):
+                return tf.identity(records), places, begin
+
+        return windows.concatenate(tf.data.Dataset.from_tensor_slices(after_all)).enumerate().map(check)
+
+    def _beyond_the_end(self, start: Position) -> str:
+        group = self._shard_order(start.epoch)[start.group * self.num_readers : (start.group + 1) * self.num_readers]
+        names = ", ".join(self.source.shards[number].file for number in group.numpy()) or "the shards"
+        return (
+            f"{names}: here are other records than when the checkpoint was saved; the position in the data is beyond "
+            "their end. Restore the shards, or delete data/STEP.json of that step in --train_dir: the data are then "
+            "read from the start of the epoch."
+        )
 
     def _windows(self, start: Position) -> Callable:
         """Returns the function from an epoch to its windows: `(epoch, (number, (groups, (rounds, records))))`.

@@ -15,6 +15,7 @@ from yt8m.storage import scheme
 
 _OPENED_AT_ONCE = 16
 _LEADING_BYTES = 60  # enough of a file that is not one of records to recognise it by
+_TRAILING_BYTES = 16  # hold the checksum of the last record, or of all that gzip compressed
 # A record is its length (8 bytes), the checksum of that (4), what is stored, and the checksum of that (4).
 _LENGTH_BYTES, _HEADER_BYTES, FRAMING_BYTES = 8, 12, 16
 _CRC32C = 0x82F63B78  # Castagnoli's polynomial, reflected
@@ -70,13 +71,13 @@ class Shard:
         file: its path.
         compression: `GZIP` or an empty string, by what the file holds, not by its name.
         num_bytes: its size.
-        leading: its first bytes.
+        ends: its first bytes and its last.
     """
 
     file: str
     compression: str
     num_bytes: int = 0
-    leading: bytes = b""
+    ends: bytes = b""
 
     def records(self, start: int, end: int | None = None) -> tf.data.Dataset:
         """Returns the serialized records from number `start` on, those before `end` if one is given."""
@@ -123,18 +124,20 @@ def open_shard(file: str) -> Shard | Damage:
     try:
         with tf.io.gfile.GFile(file, "rb") as stream:
             leading, num_bytes = stream.read(_LEADING_BYTES), stream.size()
+            stream.seek(max(num_bytes - _TRAILING_BYTES, 0))
+            ends = leading + stream.read(_TRAILING_BYTES)
     except tf.errors.OpError as error:
         return Damage(file, None, f"it cannot be read: {reason_of(error)}.", rest_lost=True)
     if not leading:
         return Damage(file, None, f"it is empty. {FETCH_AGAIN}", rest_lost=True)
     if leading.startswith(_GZIP_MAGIC) and not _is_readable(Shard(file, "")):
-        return Shard(file, "GZIP", num_bytes, leading)
+        return Shard(file, "GZIP", num_bytes, ends)
     if int.from_bytes(leading[:8], "little") > _LONGEST_RECORD:
         if _is_bare_record(file, num_bytes):
             return Damage(file, None, _BARE_RECORD, rest_lost=True)
         fault = f"it is no file of TFRecords: it starts with {_readable(leading)}. {FETCH_AGAIN}"
         return Damage(file, None, fault, rest_lost=True)
-    return Shard(file, "", num_bytes, leading)
+    return Shard(file, "", num_bytes, ends)
 
 
 def _readable(leading: bytes) -> str:

@@ -79,7 +79,7 @@ CHECKPOINT_NAMES = Item(
 LOCK = _file("lock.json", "", "train.py", "the process that writes the run")
 EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
 POSITIONS = Item("the place in the data at each checkpoint", "train.py", POSITIONS_DIRECTORY, rf"\d+\.json{_PARTIAL}")
-SHARDS = _file("shards.txt", POSITIONS_DIRECTORY, "train.py", "name, size and beginning of the training shards")
+SHARDS = _file("shards.txt", POSITIONS_DIRECTORY, "train.py", "name, size and checksum of the training shards' ends")
 # Runs of format 1 kept iterators there; they are deleted with their run.
 ITERATORS = Item("iterators over the data", "train.py of format 1", rf"{POSITIONS_DIRECTORY}/worker-\d+", r"\d+")
 # The weights of the highest GAP so far are a run's directory of their own, which eval.py and inference.py take.
