@@ -215,6 +215,7 @@ class Rounds:
 
     def _go_on(self, moment: str) -> None:
         self.rounds += 1
+        print(".", end="", file=sys.stderr, flush=True)
         status = self.place.run(self.task)
         found = self.place.contents()
         if status:

@@ -55,10 +55,11 @@ class Disk:
 
     def _half_written(self, write: Callable[..., Any]) -> Callable[..., Any]:
         def half_written(checkpoint: tf.train.Checkpoint, path: str) -> Any:
-            folder = Path(f"{path}_temp")
-            folder.mkdir()
-            (folder / "part-00000-of-00001.index.tempstate1").write_text("half")
-            Path(f"{path}.index").write_text("half")
+            if self.changes + 1 == self._kill_at:
+                folder = Path(f"{path}_temp")
+                folder.mkdir()
+                (folder / "part-00000-of-00001.index.tempstate1").write_text("half")
+                Path(f"{path}.index").write_text("half")
             self.change()
             return write(checkpoint, path)
 

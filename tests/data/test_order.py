@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from yt8m.data.order import Order
 from yt8m.data.synthetic import frame_record, video_record, write_records
@@ -94,11 +92,10 @@ def test_kinds_cover_every_record_format() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_workers", [1, 2])
-@given(lengths=st.lists(st.integers(0, 6), min_size=2, max_size=4))
-@settings(max_examples=2, deadline=None)
 def test_any_interruptions_give_the_unbroken_stream(
-    shards: dict[str, list[str]], unbroken: dict[str, Batches], kind: str, num_workers: int, lengths: list[int]
+    shards: dict[str, list[str]], unbroken: dict[str, Batches], kind: str, num_workers: int
 ) -> None:
+    lengths = np.random.default_rng([KINDS.index(kind), num_workers]).integers(0, 7, 4).tolist()
     assert_interruptions_change_nothing(shards, unbroken, kind, num_workers, lengths)
 
 
