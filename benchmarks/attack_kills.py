@@ -172,6 +172,12 @@ def digest(path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def newest_step(changes: Sequence[str]) -> int:
+    """The step of the newest checkpoint that is whole, as its index has its name, after those changes."""
+    names = [re.search(r"rename .*/run/ckpt-(\d+)\.index$", line) for line in changes]
+    return max((int(name[1]) for name in names if name), default=0)
+
+
 class Rounds:
     """Kills a command again and again, and counts what is found."""
 
@@ -193,13 +199,15 @@ class Rounds:
 
     def before_change(self, number: int) -> None:
         """Kills the command before its change of that number, the first is 1."""
-        moment = f"{self.name}, change {number}: {self.changes[number - 1].replace(str(self.place.case), '')}"
         self.place.reset(self.attack.before)
         status = self.place.run(self.task, kill_at=number)
+        # Those of this process: a lock that beats, on a slow machine, adds changes.
+        *before, last = self.place.changes.read_text().splitlines()
+        moment = f"{self.name}, change {number}: {last.replace(str(self.place.case), '')}"
         if status != KILLED:
-            self.faults.append(f"{moment}: ended with status {status} instead of being killed")
+            self._add_fault(f"{moment}: ended with status {status} instead of being killed")
         if self.attack.is_training:
-            self._check_training(moment, self._step_before(number))
+            self._check_training(moment, newest_step(before))
         self._go_on(moment)
 
     def at_random(self, generator: random.Random) -> None:
@@ -225,11 +233,6 @@ class Rounds:
             lost = sorted(self.expected.keys() - found.keys())
             other = sorted(path for path in found.keys() & self.expected.keys() if found[path] != self.expected[path])
             self._add_fault(f"{moment}: left over {left}, lost {lost}, different {other}")
-
-    def _step_before(self, number: int) -> int:
-        """The step of the newest checkpoint that was complete, as its index had its name, before a change."""
-        names = [re.search(r"rename .*/run/ckpt-(\d+)\.index$", line) for line in self.changes[: number - 1]]
-        return max((int(name[1]) for name in names if name), default=0)
 
     def _check_training(self, moment: str, step: int) -> None:
         def task() -> None:

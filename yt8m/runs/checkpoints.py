@@ -215,7 +215,10 @@ def _keep_checkpoints(directory: str, keep: int) -> None:
 
 def _delete_checkpoint(path: str) -> None:
     for file in reversed(checkpoint_files(path)):  # the index first: from then on the checkpoint is none
-        tf.io.gfile.remove(file)
+        try:
+            tf.io.gfile.remove(file)
+        except tf.errors.OpError as error:
+            raise UserError(f"{file} cannot be deleted ({first_line(error)}). Allow it, or move it away.") from error
 
 
 def save_best(train_dir: str, config: RunConfig, model: keras.Model, metrics: dict[str, Any]) -> None:
