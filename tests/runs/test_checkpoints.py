@@ -17,7 +17,7 @@ from small_run import CONFIG, State, make_model
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
-from yt8m.files import write_text
+from yt8m.files import partial_path, write_text
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.positions import Position
 from yt8m.runs import checkpoints, lifecycle
@@ -496,6 +496,18 @@ def test_a_damaged_archive_gives_the_same_files_or_none(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [archive]
     assert len(messages) > 0.8 * len(flipped)
     assert all(re.search(r"--input_model_tgz=.*(cannot be unpacked|holds)", message) for message in messages)
+
+
+def test_what_a_killed_unpacking_left_goes(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    pack_run(str(tmp_path / "run"), str(tmp_path / "run.tgz"))
+    left = Path(re.sub(r"-\d+-\d*", "-1-2", partial_path(str(tmp_path / "unpacked"))))
+    left.mkdir()  # from when the folder `made` was not there yet
+    (left / "config.json").touch()
+    (tmp_path / "made").mkdir()
+    unpack_run(str(tmp_path / "run.tgz"), str(tmp_path / "made" / "unpacked"))
+    assert has_run(str(tmp_path / "made" / "unpacked"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "run", "run.tgz"]
 
 
 def test_an_archive_without_a_run_leaves_nothing(tmp_path: Path) -> None:

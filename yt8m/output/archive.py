@@ -87,7 +87,8 @@ def unpack_run(archive: str, directory: str, max_gigabytes: float = 0.0) -> None
     # In the nearest folder that is there, so that it can be renamed and no folder is left if it fails.
     folder = next((path for path in target.parents if path.is_dir()), target)
     partial = Path(partial_path(str(folder / target.name)))
-    delete_abandoned(str(folder / target.name))
+    for parent in target.parents:  # a kill may have come when some of them had been made
+        delete_abandoned(str(parent / target.name))
     try:
         partial.mkdir()
         _extract(archive, partial, max_gigabytes)
