@@ -142,7 +142,6 @@ class Order:
         """
         after_all = (tf.zeros([1, 0], tf.string), tf.zeros([1, 0, 6], tf.int64), tf.fill([1, 5], _NO_BEGIN))
         expected = tf.constant([start.epoch, start.group, start.round, start.block, start.window], tf.int64)
-
         message = f"{FOR_THE_USER}{self._beyond_the_end(start)}{FOR_THE_USER}"
 
         @_as_written
@@ -155,7 +154,9 @@ class Order:
         return windows.concatenate(tf.data.Dataset.from_tensor_slices(after_all)).enumerate().map(check)
 
     def _beyond_the_end(self, start: Position) -> str:
-        group = self._shard_order(start.epoch)[start.group * self.num_readers : (start.group + 1) * self.num_readers]
+        epoch_key = keys_from_positions(self.seed, tf.constant(start.epoch, tf.int64))
+        shard_order = permutation(epoch_key, len(self.source.shards), "shards")
+        group = shard_order[start.group * self.num_readers : (start.group + 1) * self.num_readers]
         names = ", ".join(self.source.shards[number].file for number in group.numpy()) or "the shards"
         return (
             f"{names}: here are other records than when the checkpoint was saved; the position in the data is beyond "
