@@ -4,9 +4,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from yt8m.cli.loss_flags import resolve_loss
 from yt8m.config import ModelConfig, RunConfig
 
-CONFIG = RunConfig(model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}))
+CONFIG = RunConfig(
+    model=ModelConfig("LogisticModel", {"l2_penalty": 1e-8, "dropout": 0.0}),
+    loss=resolve_loss("CrossEntropyLoss", []),
+)
 
 
 def make_model(units: int = 3, value: float = 1.0) -> keras.Model:

@@ -127,7 +127,6 @@ CASES = [
     pytest.param(item, damage, id=f"{item.folder}/{item.name or item.holds}, {name}")
     for item in directory.TABLE
     for name, damage in (OF_ANY_FILE | (OF_JSON if "json" in item.pattern else {})).items()
-    if item is not directory.LOCK or not name.startswith("deep")
 ]
 
 

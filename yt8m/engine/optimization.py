@@ -27,7 +27,7 @@ class _FusedAdam:
     """
 
     def update_step(self: Any, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Updates one weight on one device."""
+        """Updates one weight on one device, by its `gradient` `(...)` and the `learning_rate` `()`, both float32."""
         index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, variable.dtype)
         if self.weight_decay is not None and self._use_weight_decay(variable):
             variable.assign(variable * (1.0 - learning_rate * self.weight_decay))  # no copy: the product is kept
@@ -60,7 +60,7 @@ class SGD(keras.optimizers.SGD):
     """Keras' gradient descent with a fused update: w <- w - lr g, or m <- momentum m - lr g, w <- w + m."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Updates one weight on one device."""
+        """Updates one weight on one device, by its `gradient` `(...)` and the `learning_rate` `()`, both float32."""
         if not self.momentum:
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=learning_rate, delta=gradient)
             return
@@ -161,7 +161,7 @@ def build_optimizer(
 
 
 def squared_norms(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the squared L2 norm of every gradient, float32 scalars, in one pass over each."""
+    """Returns the squared L2 norm of every gradient, scalars `()` float32, in one pass over each."""
     return [2.0 * tf.nn.l2_loss(gradient) for gradient in gradients]
 
 

@@ -47,7 +47,7 @@ class Penalties:
         return tf.add_n([tf.zeros([]), *terms])
 
     def add_l2_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Adds the gradients of `l2()` to those of all trainable weights."""
+        """Adds the gradients of `l2()` to those of all trainable weights, each of its weight's shape `(...)`."""
         weights = self._model.trainable_variables
         return [
             gradient + 2.0 * self._l2[index] * weights[index].value if self._l2.get(index) else gradient

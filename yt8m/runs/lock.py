@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.errors import UserError
-from yt8m.files import write_text
+from yt8m.files import parse_json, read_bytes, write_text
 from yt8m.processes import host, start_of
 from yt8m.runs.directory import LOCK
 
@@ -110,9 +110,8 @@ def _identity(holder: dict[str, Any]) -> tuple[Any, ...]:
 def _holder(train_dir: str) -> dict[str, Any] | None:
     """Who holds the lock; None where there is none, or one that says nothing."""
     try:
-        with tf.io.gfile.GFile(LOCK.path(train_dir)) as file:
-            holder = json.loads(file.read())
-    except (tf.errors.OpError, ValueError):
+        holder = parse_json(read_bytes(LOCK.path(train_dir)))
+    except ValueError:
         return None
     is_whole = isinstance(holder, dict) and holder.keys() == {"host", "process", "started", "beat"}
     return holder if is_whole and type(holder["process"]) is int else None

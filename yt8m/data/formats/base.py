@@ -145,7 +145,7 @@ def values_of(feature: tf.train.Feature) -> tuple[str, Sequence[Any]]:
 
 
 def finite(values: tf.Tensor) -> tf.Tensor:
-    """Returns float values as they are.
+    """Returns `values` `(...)` float, of any shape, unchanged.
 
     Raises:
         tf.errors.InvalidArgumentError: if one is NaN or infinite.
