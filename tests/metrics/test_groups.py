@@ -254,7 +254,7 @@ def test_groups_and_settings_on_the_command_line() -> None:
             r"--metrics=marco: there is no such group of metrics\. Did you mean macro\? Known: ap_at_n, calibration, ",
         ),
         ("ap_at_n:m=3", r"--metrics: ap_at_n has no hyper-parameter 'm'.* It has: n\."),
-        ("ap_at_n:n=few", r"--metrics: n='few' of ap_at_n: expected a value of type int"),
+        ("ap_at_n:n=few", r"--metrics=ap_at_n:n='few': expected a value of type int"),
         ("ap_at_n:3", r"^--metrics=ap_at_n:3: expected name=value, as in --metrics=ap_at_n:n=20\.$"),
         ("macro:3", r"^--metrics=macro:3: expected name=value"),
         ("ap_at_n:n=3,macro,ap_at_n", r"^--metrics=ap_at_n:n=3,macro,ap_at_n names ap_at_n twice"),

@@ -82,7 +82,7 @@ def test_a_weighted_sum_of_losses_is_trained_on_and_kept_with_its_settings(
     # Every p starts at 1/2, of 4 classes: 4 log 2 = 2.7726 and a hinge loss of 4 * 3 - (labels - others) / 2 >= 10.
     first = next(message for message in caplog.messages if message.startswith("training step 1 "))
     assert float(first.split("Loss: ")[1].split()[0]) > 2.7 + 0.5 * 10
-    assert "Resuming with loss.HingeLoss.margin=2; it was 3." in caplog.messages
+    assert "Resuming with loss.HingeLoss.margin=2.0; it was 3.0." in caplog.messages
     terms = json.loads((tmp_path / "run" / "config.json").read_text())["loss"]["terms"]
     plain = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
     assert terms == [
