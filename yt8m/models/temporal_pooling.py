@@ -51,8 +51,8 @@ class TemporalPoolModel(PreparedFramesModel):
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Prepares `frames` `(B, T, D)` and pools them by `pool_over_time` to `(B, E)`."""
-        frames = self.prepare(frames, valid, random_key, training)
-        return self.pool_over_time(frames, valid, random_key, training)
+        frames = self.prepare(frames, valid, random_key=random_key, training=training)
+        return self.pool_over_time(frames, valid, random_key=random_key, training=training)
 
     def pool_over_time(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
@@ -111,7 +111,7 @@ class LatePoolModel(TemporalPoolModel):
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the maximum of FC(FC(frame)), `(B, hidden_size)`."""
-        return masked_max(self.layers_before(frames, valid, random_key, training), valid)
+        return masked_max(self.layers_before(frames, valid, random_key=random_key, training=training), valid)
 
 
 @FRAME_LEVEL_MODELS.register()
@@ -145,7 +145,7 @@ class SlowPoolModel(TemporalPoolModel):
     ) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the maximum over two scales of time, `(B, hidden_size)`."""
         windows, is_window = max_over_windows(frames, valid, self.window_size, self.window_stride)
-        windows = self.window_layer(windows, is_window, random_key, training)
+        windows = self.window_layer(windows, is_window, random_key=random_key, training=training)
         return self.video_layer(masked_max(windows, is_window), random_key=random_key, training=training)
 
 
@@ -181,7 +181,7 @@ class LocalPoolModel(TemporalPoolModel):
         """Maps `frames` `(B, T, D)` to the layers of all parts, `(B, num_parts * hidden_size)`."""
         parts = max_over_parts(frames, valid, self.num_parts)
         has_frames = tf.repeat(tf.reduce_any(valid, axis=1, keepdims=True), self.num_parts, axis=1)
-        parts = self.part_layers(parts, has_frames, random_key, training)
+        parts = self.part_layers(parts, has_frames, random_key=random_key, training=training)
         return tf.reshape(parts, (tf.shape(parts)[0], self.num_parts * self.hidden_size))
 
 
