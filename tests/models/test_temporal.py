@@ -187,8 +187,9 @@ class TestBidirectional:
 
 @VIDEOS
 def test_lstm_attention(video: int) -> None:
-    model = built(LstmAttentionModel(SPEC, units=3, num_layers=1, num_heads=2, classifier="LogisticModel"))
-    frames = frames_of(video)
+    hparams: dict[str, Any] = {"units": 3, "num_layers": 1, "num_heads": 2, "input_batch_norm": True}
+    model = built(LstmAttentionModel(SPEC, classifier="LogisticModel", **hparams))
+    frames = norm(model.input_norm, frames_of(video))
     outputs = np.reshape(oracles_models.lstm(frames, *weights_of(model.stack))[0], (-1, 3))
     scores = np.exp(np.concatenate([frames, outputs], axis=1) @ model.attention.kernel.numpy())
     heads = (scores / np.sum(scores, axis=0)).T @ outputs if len(frames) else np.zeros((2, 3))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import check_at_least, check_fraction
+from yt8m.arguments import check_at_least, check_fraction, check_share
 from yt8m.layers.assignment import weighted_sums
 from yt8m.layers.attention_clusters import FrameAttention
 from yt8m.layers.frame_cnn import FrameCNN
@@ -16,13 +16,12 @@ from yt8m.layers.recurrent import RecurrentStack
 from yt8m.layers.supports import supported_outputs
 from yt8m.layers.windows import max_over_windows
 from yt8m.models.base import PreparedFramesModel, classify_each
-from yt8m.models.recurrent import RecurrentModel
 from yt8m.registry import FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 
 @FRAME_LEVEL_MODELS.register()
-class LstmAttentionModel(RecurrentModel):
+class LstmAttentionModel(PreparedFramesModel):
     """Attention over the outputs of an LSTM, several heads, and for each class the head that is most certain of it.
 
         a_k = softmax_t([x_t, o_t] W)_k,   p = max_k classifier(sum_t a[t, k] o_t)
@@ -34,23 +33,36 @@ class LstmAttentionModel(RecurrentModel):
         units: the width of every layer.
         num_layers: the number of layers in the stack.
         num_heads: the number of heads, k.
-        inherited: further keyword arguments, those of RecurrentModel.
+        dropout: the dropout rate between two layers, in [0, 1).
+        inherited: further keyword arguments, those of PreparedFramesModel.
 
     Raises:
-        UserError: if a size is below 1.
+        UserError: if a size is below 1, or `dropout` is outside [0, 1).
 
     Source: Wang, Zhang & Wu 2017, "The monkeytyping solution to the YouTube-8M video understanding challenge";
     wangheda/youtube-8m, with 8 experts per class. There padding is masked after the softmax.
     """
 
-    def __init__(self, spec: DataSpec, *, units: int = 1024, num_layers: int = 2, num_heads: int = 8, **inherited: Any):
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        units: int = 1024,
+        num_layers: int = 2,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        **inherited: Any,
+    ):
         check_at_least(1, units=units, num_layers=num_layers, num_heads=num_heads)
-        super().__init__(spec, "lstm", units, num_layers, **inherited)
+        check_share(dropout=dropout)
+        super().__init__(spec, **inherited)
+        self.stack = RecurrentStack("lstm", units, num_layers, dropout, dtype=self.dtype_policy)
         self.attention = FrameAttention(num_heads, dtype=self.dtype_policy)
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the weighted mean of outputs of every head, `(B, num_heads, units)`."""
-        outputs, _ = self.read(frames, valid, random_key, training)
+        frames = self.prepare(frames, valid, random_key, training)
+        outputs, _ = self.stack(frames, valid, random_key=random_key, training=training)
         weights = self.attention(tf.concat([frames, outputs], axis=-1), valid)
         return weighted_sums(weights, outputs)
 
