@@ -66,7 +66,10 @@ def test_parts_by_hand() -> None:
 def test_no_videos_and_no_frames() -> None:
     for shape in ((0, 4, 3), (2, 0, 3), (0, 0, 3)):
         frames, valid = tf.zeros(shape), tf.zeros(shape[:2], tf.bool)
-        maxima, is_window = max_over_windows(frames, valid, 3, 2)
+        with tf.GradientTape() as tape:
+            tape.watch(frames)
+            maxima, is_window = max_over_windows(frames, valid, 3, 2)
+        assert tape.gradient(maxima, frames).shape == shape
         assert maxima.shape[0] == is_window.shape[0] == shape[0]
         assert not np.any(is_window)
         np.testing.assert_array_equal(max_over_parts(frames, valid, 2), np.zeros((shape[0], 2, 3)))

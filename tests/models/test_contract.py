@@ -64,7 +64,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "ConvPoolModel": {"hidden_size": 16},
     "LatePoolModel": {"hidden_size": 16, "add_batch_norm": True},
-    "SlowPoolModel": {"hidden_size": 16, "window_size": 3, "window_stride": 2},
+    "SlowPoolModel": {"hidden_size": 16, "window_size": 3, "window_stride": 2, "input_batch_norm": True},
     "LocalPoolModel": {"hidden_size": 16, "num_parts": 3, "input_batch_norm": True},
     "TimeConvModel": {"hidden_size": 16, "num_kernels": 16, "window_size": 3, "window_stride": 2},
     "DeepLstmModel": {"units": 16, "num_layers": 2},

@@ -29,7 +29,8 @@ def sliding_windows(
     count = -(-length // stride)
     positions = tf.range(count)[:, tf.newaxis] * stride + tf.range(size)
     padded = tf.pad(tf.where(valid[:, :, tf.newaxis], frames, 0), [[0, 0], [0, size], [0, 0]])
-    windows = tf.gather(padded, positions, axis=1)
+    # Along the first axis, because TensorFlow's gradient of a gather along another one fails for an empty batch.
+    windows = tf.transpose(tf.gather(tf.transpose(padded, (1, 0, 2)), positions), (2, 0, 1, 3))
     is_frame = tf.gather(tf.pad(valid, [[0, 0], [0, size]]), positions, axis=1)
     num_frames = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1, keepdims=True)
     # Window w > 0 is needed if the one before it ends before the last frame.
