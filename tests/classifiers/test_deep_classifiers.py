@@ -1,5 +1,6 @@
 """Chains, deep classifiers and support vector machines, against slow definitions, scikit-learn and published sizes."""
 
+import re
 from typing import Any
 
 import keras
@@ -17,7 +18,9 @@ from yt8m.layers.noise import KeyedNoise
 from yt8m.losses.branches import branch_cross_entropy_loss
 from yt8m.losses.hinge import squared_hinge_loss
 from yt8m.randomness import normal
+from yt8m.registry import VIDEO_LEVEL_MODELS
 
+import video_level_models
 from losses import cross_entropy_loss
 from oracles import models as oracles_models
 from oracles import temporal as oracles
@@ -164,3 +167,12 @@ def test_noise_is_normal_and_follows_the_key() -> None:
     close(layer(x[:1], keys[:1], training=True), layer(x, keys, training=True)[:1], 1e-6)
     with pytest.raises(ValueError, match="random keys"):
         layer(x, training=True)
+
+
+def test_the_name_plate_of_the_door_says_where_classifiers_are() -> None:
+    plate = str(video_level_models.__doc__).split("\n\n", 1)[1]
+    listed = {}
+    for line in plate.splitlines():
+        place = re.search(r"yt8m/classifiers/\w+|$", line)[0] or "video_level_models"  # type: ignore[index]
+        listed |= {name: place.replace("/", ".") for name in re.findall(r"\w+Model\b", line)}
+    assert listed == {name: entry.module for name, entry in VIDEO_LEVEL_MODELS.entries.items()}
