@@ -171,7 +171,7 @@ def test_noise_is_normal_and_follows_the_key() -> None:
 
 def test_the_name_plate_of_the_door_says_where_classifiers_are() -> None:
     plate = str(video_level_models.__doc__).split("\n\n", 1)[1]
-    listed = {}
+    listed: dict[str, str] = {}
     for line in plate.splitlines():
         place = re.search(r"yt8m/classifiers/\w+|$", line)[0] or "video_level_models"  # type: ignore[index]
         listed |= {name: place.replace("/", ".") for name in re.findall(r"\w+Model\b", line)}

@@ -43,8 +43,8 @@ class DeepLstmModel(RecurrentModel):
     frame is a branch; with another `--label_loss` the fused prediction is trained. A video without frames is predicted
     from h = 0.
 
-    The logits of all frames are in memory at once, with their loss and its gradient about six tensors `(B, T, C)`
-    float32: for 128 videos of 300 frames and 3862 classes, 0.6 GB each.
+    The logits of all frames are in memory at once, and so are what their fusion and loss are computed from: several
+    tensors `(B, T, C)` float32, for 128 videos of 300 frames and 3862 classes 0.6 GB each.
 
     Args:
         spec: the features' names and sizes, and the number of classes.
