@@ -2,7 +2,14 @@
 
 FrameLevelLogisticModel, DbofModel                          here: those of google/youtube-8m
 RankPoolModel, AveragePoolModel, MaxPoolModel               here: rank pooling and its baselines
+MomentsModel                                                yt8m/models/moments.py
+ConvPoolModel, LatePoolModel, SlowPoolModel, LocalPoolModel,
+TimeConvModel                                               yt8m/models/temporal_pooling.py
 LstmModel, GruModel                                         yt8m/models/recurrent.py
+DeepLstmModel                                               yt8m/models/deep_lstm.py
+BiLstmModel, BiGruModel                                     yt8m/models/bidirectional.py
+LstmAttentionModel, MultiscaleCnnLstmModel                  yt8m/models/monkeytyping.py
+CnnChainModel, LstmCnnChainModel                            yt8m/models/chains.py
 SoftDbofModelLF, GatedDbofModelLF, DbofModelLF              yt8m/models/bags.py
 NetVLADModelLF, NetFVModelLF, NonLocalVLADModel             yt8m/models/vlad.py
 NeXtVLADModel, MixNeXtVLADModel                             yt8m/models/nextvlad.py

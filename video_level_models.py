@@ -1,4 +1,11 @@
-"""Registered models over one vector per video; also the classifiers that follow the pooling of frame-level models."""
+"""Registered models over one vector per video; also the classifiers that follow the pooling of frame-level models.
+
+LogisticModel, MoeModel     here: those of google/youtube-8m
+ChainModel                  yt8m/classifiers/chain.py
+ResidualMlpModel            yt8m/classifiers/residual_mlp.py
+MonnModel                   yt8m/classifiers/monn.py
+SvmModel                    yt8m/classifiers/svm.py
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +16,7 @@ import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_share
 from yt8m.batch import KEY
+from yt8m.classifiers.base import CLASSIFIER_DROPOUT, Outputs, l2_regulariser, outputs_from_logits, prior_logits
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
 from yt8m.layers.gating import GateLogits
@@ -16,28 +24,6 @@ from yt8m.layers.mixture import gated_logits, mixture_logits
 from yt8m.layers.normalisation import l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec
-
-_TINY_PROBABILITY = 1e-7  # a class without examples gets the logit -16, not minus infinity
-
-CLASSIFIER_DROPOUT = "classifier input"  # the salt of a classifier's dropout
-
-Outputs = dict[str, Any]
-
-
-def l2_regulariser(penalty: float) -> keras.regularizers.Regularizer:
-    """Returns the Keras regulariser penalty / 2 * sum of w^2, as slim.l2_regularizer of the reference models."""
-    return keras.regularizers.L2(penalty / 2.0)
-
-
-def outputs_from_logits(logits: tf.Tensor) -> Outputs:
-    """Returns `{"predictions": sigmoid(logits), "logits": logits}` for `logits` `(B, C)` float."""
-    return {"predictions": tf.math.sigmoid(logits), "logits": logits}
-
-
-def prior_logits(prior: np.ndarray) -> np.ndarray:
-    """Returns log(p / (1 - p)), `(C,)` float64, of `prior` `(C,)` float, p clipped to [1e-7, 1 - 1e-7]."""
-    bounded = np.clip(np.asarray(prior, np.float64), _TINY_PROBABILITY, 1.0 - _TINY_PROBABILITY)
-    return np.log(bounded) - np.log1p(-bounded)
 
 
 @VIDEO_LEVEL_MODELS.register()

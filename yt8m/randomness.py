@@ -4,6 +4,7 @@ Every number is a pure function of the example's random key (int64), a salt that
 one device, eight devices and a resumed run draw the same frames and the same dropout for the same example.
 """
 
+import math
 import zlib
 
 import tensorflow as tf
@@ -68,6 +69,25 @@ def uniform(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     counters = tf.range(1, tf.cast(count, tf.int64) + 1, dtype=tf.int64)[tf.newaxis, :]
     bits = mix(start + counters * tf.constant(_INCREMENT, tf.int64))
     return tf.cast(_shift_right(bits, 40), tf.float32) * tf.constant(2.0**-24)
+
+
+def normal(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
+    """Draws standard normal numbers for every example.
+
+        n = sqrt(-2 log(1 - u)) cos(2 pi v),   u and v uniform in [0, 1)
+
+    Args:
+        keys: `(B,)` int64, each example's random key.
+        count: the numbers to draw per example.
+        salt: a name of the purpose: different names draw independent numbers from the same key.
+
+    Returns:
+        `(B, count)` float32, at most 5.8 from 0.
+
+    Source: Box & Muller 1958, "A note on the generation of random normal deviates".
+    """
+    u, v = uniform(keys, count, f"{salt}, length"), uniform(keys, count, f"{salt}, angle")
+    return tf.sqrt(-2.0 * tf.math.log1p(-u)) * tf.cos(2.0 * math.pi * v)
 
 
 def permutation(key: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:

@@ -288,6 +288,11 @@ def test_a_model_names_its_loss_and_the_command_line_may_name_another() -> None:
     mixture = FRAMES + "--model=MixNeXtVLADModel "
     assert str(config(mixture).loss) == "BranchCrossEntropyLoss"
     assert str(config(mixture + "--label_loss=CrossEntropyLoss").loss) == "CrossEntropyLoss"
+    # A classifier names the loss of a model over frames that names none.
+    machines = "--hparams=classifier=SvmModel "
+    assert str(config(FRAMES + "--model=AveragePoolModel " + machines).loss) == "SquaredHingeLoss"
+    assert str(config(mixture + machines).loss) == "BranchCrossEntropyLoss"
+    assert str(config(FRAMES + "--model=AveragePoolModel").loss) == "CrossEntropyLoss"
     entries = (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values())
     for entry in entries:
         assert entry.facts.get("loss", "CrossEntropyLoss") in LOSSES

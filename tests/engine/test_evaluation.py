@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.classifiers.base import Outputs, outputs_from_logits
 from yt8m.distribution import build_strategy
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.prediction import predict
@@ -18,7 +19,6 @@ from yt8m.registry import METRICS
 
 from losses import cross_entropy_loss
 from oracles import metrics as oracles
-from video_level_models import Outputs, outputs_from_logits
 
 NUM_CLASSES, NUM_VIDEOS = 6, 23
 

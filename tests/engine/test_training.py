@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.classifiers.base import Outputs, outputs_from_logits
 from yt8m.config import OptimizationConfig
 from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, train
@@ -24,7 +25,6 @@ from yt8m.runs.checkpoints import Checkpoints
 from yt8m.runs.directory import require_checkpoint
 
 from losses import cross_entropy_loss
-from video_level_models import Outputs, outputs_from_logits
 
 NUM_CLASSES, SIZE, NUM_VIDEOS = 5, 6, 50
 

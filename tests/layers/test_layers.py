@@ -336,7 +336,7 @@ class TestRecurrentStack:
         layer.build((None, None, 5))
         for weight in layer.weights:
             weight.assign(RNG(weight.shape[-1]).normal(size=weight.shape))
-        return layer, frames, layer(tf.constant(frames), valid_frames(tf.constant(self.LENGTHS), 4))
+        return layer, frames, layer(tf.constant(frames), valid_frames(tf.constant(self.LENGTHS), 4))[1]
 
     def test_lstm_step_by_step(self) -> None:
         layer, frames, states = self.read("lstm")
@@ -355,6 +355,16 @@ class TestRecurrentStack:
                 inputs = oracles.gru(inputs, *(weight.numpy() for weight in recurrent.weights))
                 np.testing.assert_allclose(h[row], inputs[-1] if length else np.zeros(3), atol=1e-5)
 
+    def test_outputs_are_those_of_the_top_layer_after_every_frame(self) -> None:
+        layer, frames, _ = self.read("gru")
+        outputs, _ = layer(tf.constant(frames), valid_frames(tf.constant(self.LENGTHS), 4))
+        for row, length in enumerate(self.LENGTHS):
+            expected: Any = frames[row, :length].astype(np.float64)
+            for recurrent in layer.layers:
+                expected = oracles.gru(expected, *(weight.numpy() for weight in recurrent.weights))
+            np.testing.assert_allclose(outputs[row, :length], np.reshape(expected, (length, 3)), atol=1e-5)
+            np.testing.assert_array_equal(outputs[row, length:], 0.0)
+
     def test_dropout_lies_between_layers(self) -> None:
         layer, frames, states = self.read("gru")
         dropping = RecurrentStack("gru", 3, 2, dropout=0.5)
@@ -362,7 +372,8 @@ class TestRecurrentStack:
         for weight, value in zip(dropping.weights, layer.weights, strict=True):
             weight.assign(value)
         valid, key = valid_frames(tf.constant(self.LENGTHS), 4), tf.range(3, dtype=tf.int64)
-        ((lower,), (upper,)), ((other,), _) = dropping(frames, valid, key, training=True), dropping(frames, valid)
+        _, ((lower,), (upper,)) = dropping(frames, valid, key, training=True)
+        _, ((other,), _) = dropping(frames, valid)
         np.testing.assert_array_equal(lower, states[0][0])
         np.testing.assert_array_equal(other, lower)
         recurrent, kept = layer.layers[1], dropping.dropouts[0](tf.ones((3, 3)), random_key=key, training=True)

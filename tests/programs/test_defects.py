@@ -170,7 +170,7 @@ def _published_encoder() -> tuple[NormalisedBlock, tf.Tensor]:
 
 def test_11_a_tenth_is_dropped_not_nine() -> None:
     dropout = _published_encoder()[0].attention.dropout
-    ones = dropout(tf.ones((100, 1, 100)), key=tf.range(100, dtype=tf.int64), training=True)
+    ones = dropout(tf.ones((100, 1, 100)), random_key=tf.range(100, dtype=tf.int64), training=True)
     # 10,000 draws: a share of 0.9, give or take 0.003
     assert abs(np.count_nonzero(ones) / 10_000 - 0.9) < 0.015
 

@@ -111,13 +111,16 @@ def typed_names(
     return {hparam: f"--{flag}" for flag, hparam in targets.items() if hparam not in assigned}
 
 
-def loss_of_model(model: str, data: DataSpec) -> str:
+def loss_of_model(model: ModelConfig, data: DataSpec) -> str:
     """Returns the loss that a model is trained with where none is given: the one that its registration names, if any.
 
-    Raises:
-        UserError: as `resolve_model` does of the model's name.
+    Else it is the one that the registration of its classifier names, if any.
     """
-    return str(_registry_of(model, data.record_format).entry(model).facts.get("loss", LossTerm().name))
+    entries = [_registry_of(model.name, data.record_format).entry(model.name)]
+    if "classifier" in model.hparams:
+        entries.append(VIDEO_LEVEL_MODELS.entry(model.hparams["classifier"]))
+    named = [str(entry.facts["loss"]) for entry in entries if "loss" in entry.facts]
+    return named[0] if named else LossTerm().name
 
 
 def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     data = data_spec_from_flags(values)
     of_loss, of_model = split_loss_assignments(values.hparams)
     model = resolve_model(values.model, data, _given_model_flags(values), of_model, values.precision)
-    label_loss = loss_of_model(model.name, data) if values.label_loss is None else values.label_loss
+    label_loss = loss_of_model(model, data) if values.label_loss is None else values.label_loss
     loss = resolve_loss(label_loss, of_loss)
     check_teacher(loss, values.teacher)
     with typed_as("--"):

@@ -191,7 +191,11 @@ class TrainStep:
         # and so compute them in every step.
         of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
         gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
+        # The gradient of a product over unknown axes has lost the shape, which is that of its weight.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = [
+            tf.ensure_shape(gradient, weight.shape) for gradient, weight in zip(gradients, weights, strict=True)
+        ]
         label_loss = tf.reduce_sum(losses * of_each)
 
         # 4. One sum over all replicas. From here on every replica computes the same, and clips what one device would.

@@ -58,6 +58,26 @@ def gated_logits(logits: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:
     return logits + gates - tf.reduce_logsumexp(tf.stack([tf.zeros_like(logits), logits, gates]), axis=0)
 
 
+def average_logits(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Logits of a weighted average of M predictions.
+
+        p[b, c] = sum_m w[b, m] sigmoid(logits[b, m, c]) / sum_m w[b, m],   logit = log p - log(1 - p)
+
+    Computed from log sigmoid(z) and log sigmoid(-z), so nothing underflows.
+
+    Args:
+        logits: `(B, M, C)` float, z.
+        weights: `(B, M)` float, w, at least 0 and not 0 for all m. They have no gradient.
+
+    Returns:
+        `(B, C)` of the dtype of `logits`; their sigmoid is p.
+    """
+    log_weights = tf.math.log(tf.stop_gradient(tf.cast(weights, logits.dtype)))[:, :, tf.newaxis]
+    log_p = tf.reduce_logsumexp(log_weights + tf.math.log_sigmoid(logits), axis=1)
+    log_q = tf.reduce_logsumexp(log_weights + tf.math.log_sigmoid(-logits), axis=1)
+    return log_p - log_q
+
+
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gradient]:

@@ -48,7 +48,7 @@ class RecurrentStack(keras.layers.Layer):
 
     def call(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None = None, training: bool = False
-    ) -> list[list[tf.Tensor]]:
+    ) -> tuple[tf.Tensor, list[list[tf.Tensor]]]:
         """Runs all layers over the real frames of each video.
 
         Args:
@@ -58,8 +58,9 @@ class RecurrentStack(keras.layers.Layer):
             training: whether to drop.
 
         Returns:
-            Per layer the states after the last real frame of each video, `(B, units)` each: [h, c] of an LSTM, [h] of
-            a GRU. A video without real frames has zeros.
+            outputs: h of the top layer after every frame, `(B, T, units)`, 0 where padded.
+            states: per layer the states after the last real frame of each video, `(B, units)` each: [h, c] of an LSTM,
+                [h] of a GRU. A video without real frames has zeros.
         """
         frames, is_read = _at_least_one_frame(frames, valid)
         random_key = (
@@ -72,7 +73,8 @@ class RecurrentStack(keras.layers.Layer):
                 frames = self.dropouts[depth - 1](frames, random_key=random_key, training=training)
             frames, *last = layer(frames, mask=is_read)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
-        return states
+        outputs = frames[: tf.shape(valid)[0], : tf.shape(valid)[1]]
+        return tf.where(valid[:, :, tf.newaxis], outputs, 0), states
 
 
 def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -15,21 +15,32 @@ def branch_cross_entropy_loss(
 ) -> tf.Tensor:
     """Binary cross entropy of a model and of each of its branches.
 
-        loss[b] = BCE(outputs)[b] + sum_m BCE(branch m)[b]
+        loss[b] = w[b, 0] BCE(outputs)[b] + sum_m w[b, m] BCE(branch m)[b],   m = 1, ..., M
 
-    where BCE is CrossEntropyLoss. For a model without branches the sum over m is empty.
+    where BCE is CrossEntropyLoss. A branch is whatever has predictions of its own: a model of a mixture, a support
+    prediction of a chain, a frame. For a model without branches the sum over m is empty.
 
     Args:
         labels: `(B, C)` bool.
         outputs: the model's outputs: `logits` or `predictions`, `(B, C)` float; `branch_logits` `(B, M, C)` float, if
-            the model has M branches.
+            the model has M branches, and their `branch_weights` w, `(B, 1 + M)` or `(1, 1 + M)` float, 1 if missing.
         label_weights: `(B, C)` float, the weight of each term; 1 if None.
 
     Returns:
         `(B,)` float32, in nats.
 
-    Source: Lin, Xiao & Fan 2018, "NeXtVLAD", for a mixture of M = 3 models.
+    Source: Lin, Xiao & Fan 2018, "NeXtVLAD", for a mixture of M = 3 models; Wang, Zhang & Wu 2017 for chains; Ng et al.
+    2015, "Beyond short snippets", for frames.
     """
-    branches = tf.unstack(outputs["branch_logits"], axis=1) if "branch_logits" in outputs else []
-    classified = [outputs, *({"logits": logits} for logits in branches)]
-    return tf.add_n([cross_entropy(labels, each, label_weights) for each in classified])
+    own = cross_entropy(labels, outputs, label_weights)
+    if "branch_logits" not in outputs:
+        return own
+    logits = outputs["branch_logits"]
+    count, branches, classes = tf.unstack(tf.shape(logits))
+    row_labels, row_weights = (
+        None if each is None else tf.repeat(each, branches, axis=0) for each in (labels, label_weights)
+    )
+    rows = {"logits": tf.reshape(logits, (count * branches, classes))}
+    losses = tf.reshape(cross_entropy(row_labels, rows, row_weights), (count, branches))
+    losses = tf.concat([own[:, tf.newaxis], losses], axis=1)
+    return tf.reduce_sum(losses * outputs.get("branch_weights", 1.0), axis=1)

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import check_at_least, check_one_of, typed_as
+from yt8m.arguments import check_at_least, check_one_of, check_share, typed_as
 from yt8m.batch import KEY, blank_batch
+from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_frames
-from yt8m.layers.normalisation import l2_normalise
+from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 from yt8m.registry import VIDEO_LEVEL_MODELS, hyper_parameters
 from yt8m.sampling import FrameSampling, fixed_sampling, random_frames
 from yt8m.schema import DataSpec
@@ -36,6 +37,27 @@ def build_classifier(name: str, num_classes: int, hparams: Mapping[str, Any] | N
     VIDEO_LEVEL_MODELS.check_hyper_parameters(name, hparams)
     with typed_as("classifier."):
         return VIDEO_LEVEL_MODELS[name](num_classes, **hparams)
+
+
+def classify_each(
+    classifier: keras.Model, vectors: tf.Tensor, random_key: tf.Tensor | None, training: bool
+) -> tf.Tensor:
+    """Classifies several vectors per video by the same classifier.
+
+    Args:
+        classifier: an instance of a registered video-level model.
+        vectors: `(B, M, E)` float.
+        random_key: `(B,)` int64, each video's source of randomness; the vectors of a video share their draws.
+        training: whether to apply dropout and to normalise by the moments of the batch.
+
+    Returns:
+        The logits, `(B, M, C)` float32.
+    """
+    count, per_video = tf.unstack(tf.shape(vectors)[:2])
+    rows = tf.reshape(vectors, (count * per_video, vectors.shape[2]))
+    row_keys = None if random_key is None else tf.repeat(random_key, per_video)
+    logits = classifier(rows, random_key=row_keys, training=training)["logits"]
+    return tf.reshape(logits, (count, per_video, logits.shape[1]))
 
 
 def stream_sizes(size: int, share: int, spec: DataSpec) -> list[int]:
@@ -136,7 +158,8 @@ class FrameLevelModel(keras.Model):
 
         Returns:
             `predictions` and `logits`, `(B, C)` float32 each; optionally `losses`, terms of the loss `(B,)` float32 by
-            name, and outputs for a special loss, such as `branch_logits` `(B, M, C)`.
+            name, and outputs for a special loss, such as `branch_logits` `(B, M, C)` and `branch_weights` `(B, 1 + M)`
+            of BranchCrossEntropyLoss.
         """
         return self.classifier(vector, random_key=random_key, training=training)
 
@@ -208,3 +231,35 @@ class SampledModel(FrameLevelModel):
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """Returns the sampling of training or of evaluation; None for all frames."""
         return self.training_sampling if training else self.evaluation_sampling
+
+
+class PreparedFramesModel(FrameLevelModel):
+    """Base class of models that read frames batch-normalised and with dropout.
+
+        x' = dropout(BN(x))
+
+    Args:
+        spec: the features' names and sizes, and the number of classes.
+        input_batch_norm: whether the frames are batch-normalised; padding does not count in the moments.
+        input_dropout: the dropout rate of the frames' features, in [0, 1).
+        inherited: further keyword arguments, those of FrameLevelModel.
+
+    Raises:
+        UserError: if `input_dropout` is outside [0, 1).
+    """
+
+    def __init__(self, spec: DataSpec, *, input_batch_norm: bool = False, input_dropout: float = 0.0, **inherited: Any):
+        check_share(input_dropout=input_dropout)
+        super().__init__(spec, **inherited)
+        self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
+        self.input_dropout = KeyedDropout(input_dropout, "frames")
+
+    def prepare(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Normalises `frames` `(B, T, D)` float and applies dropout, each if configured: the same shape and dtype.
+
+        `valid` `(B, T)` bool is the padding mask, True for real frames; padding is not 0 afterwards. `random_key`
+        `(B,)` int64 is each video's source of randomness.
+        """
+        if self.input_norm is not None:
+            frames = self.input_norm(frames, valid=valid, training=training)
+        return self.input_dropout(frames, random_key=random_key, training=training)

@@ -5,17 +5,15 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_share, choose
-from yt8m.layers.dropout import KeyedDropout
-from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
-from yt8m.models.base import FrameLevelModel
+from yt8m.models.base import PreparedFramesModel
 from yt8m.registry import FRAME_LEVEL_MODELS, hyper_parameters
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
 
 @hyper_parameters(flags={"iterations": "iterations"})
-class RecurrentModel(FrameLevelModel):
+class RecurrentModel(PreparedFramesModel):
     """Base class of the recurrent models: a stack of layers over the frames in temporal, reversed or random order.
 
     Args:
@@ -27,10 +25,8 @@ class RecurrentModel(FrameLevelModel):
             all frames at evaluation, in an order that depends on the video alone.
         backward: whether to read the frames in reversed order.
         iterations: the number of frames that `random_sequence` draws in training.
-        input_batch_norm: whether the frames are batch-normalised; padding does not count in the moments.
-        input_dropout: the dropout rate of the frames' features, in [0, 1).
         dropout: the dropout rate between two layers, in [0, 1).
-        inherited: further keyword arguments, those of FrameLevelModel.
+        inherited: further keyword arguments, those of PreparedFramesModel.
 
     Raises:
         UserError: if a size is too small, or a dropout rate is outside [0, 1).
@@ -46,18 +42,14 @@ class RecurrentModel(FrameLevelModel):
         random_sequence: bool = False,
         backward: bool = False,
         iterations: int = 30,
-        input_batch_norm: bool = False,
-        input_dropout: float = 0.0,
         dropout: float = 0.0,
         **inherited: Any,
     ):
         check_at_least(1 if random_sequence else 0, iterations=iterations)
-        check_share(input_dropout=input_dropout, dropout=dropout)
+        check_share(dropout=dropout)
         super().__init__(spec, **inherited)
         self.training_sampling = FrameSampling("random", iterations) if random_sequence else None
         self.evaluation_sampling = FrameSampling("shuffled") if random_sequence else None
-        self.input_norm = MaskedBatchNormalization() if input_batch_norm else None
-        self.input_dropout = KeyedDropout(input_dropout, "frames")
         self.backward = backward
         self.stack = RecurrentStack(cell, units, num_layers, dropout, dtype=self.dtype_policy)
 
@@ -67,15 +59,14 @@ class RecurrentModel(FrameLevelModel):
 
     def read(
         self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool
-    ) -> list[list[tf.Tensor]]:
-        """Runs the stack over `frames` `(B, T, D)` float and returns the last states of every layer, `(B, units)` each.
+    ) -> tuple[tf.Tensor, list[list[tf.Tensor]]]:
+        """Runs the stack over `frames` `(B, T, D)` float, prepared and in the order that was asked for.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames. `random_key` `(B,)` int64 is each video's
-        source of randomness, for dropout.
+        source of randomness, for dropout. Returns the outputs of the top layer after every frame, `(B, T, units)`, and
+        the last states of every layer, `(B, units)` each.
         """
-        if self.input_norm is not None:
-            frames = self.input_norm(frames, valid=valid, training=training)
-        frames = self.input_dropout(frames, random_key=random_key, training=training)
+        frames = self.prepare(frames, valid, random_key, training)
         if self.backward:
             frames = reverse_frames(frames, valid)
         return self.stack(frames, valid, random_key=random_key, training=training)
@@ -120,7 +111,8 @@ class LstmModel(RecurrentModel):
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Runs the stack over `frames` `(B, T, D)` and returns the states chosen by `state`, `(B, E)`."""
-        return self.summarise(self.read(frames, valid, random_key, training))
+        _, states = self.read(frames, valid, random_key, training)
+        return self.summarise(states)
 
 
 def _top_output(states: list[list[tf.Tensor]]) -> tf.Tensor:
@@ -170,4 +162,5 @@ class GruModel(RecurrentModel):
 
     def pool(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Maps `frames` `(B, T, D)` to the last outputs of all layers, `(B, gru_layers * gru_cells)`."""
-        return tf.concat([h for (h,) in self.read(frames, valid, random_key, training)], axis=-1)
+        _, states = self.read(frames, valid, random_key, training)
+        return tf.concat([h for (h,) in states], axis=-1)
