@@ -5,6 +5,7 @@ A new model is tested here as soon as it is registered; give it small sizes in S
 
 import functools
 import inspect
+import itertools
 import json
 import math
 import re
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.distribution import one_device_strategy
+from yt8m.engine.optimization import Adam
+from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.models.base import FrameLevelModel
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
@@ -139,7 +143,7 @@ class Case:
         return tf.function(
             lambda batch: model(batch, training=False)["predictions"],
             autograph=False,
-            input_signature=[self._batch_signature()],
+            input_signature=[self.batch_signature()],
         )
 
     @functools.cached_property
@@ -149,10 +153,10 @@ class Case:
         return tf.function(
             lambda batch, labels: training_gradients(model, batch, labels),
             autograph=False,
-            input_signature=[self._batch_signature(), tf.TensorSpec([None, NUM_CLASSES], tf.bool)],
+            input_signature=[self.batch_signature(), tf.TensorSpec([None, NUM_CLASSES], tf.bool)],
         )
 
-    def _batch_signature(self) -> dict[str, tf.TensorSpec]:
+    def batch_signature(self) -> dict[str, tf.TensorSpec]:
         batch = self.batch([1])
         return {name: tf.TensorSpec(_free_axes(values), values.dtype) for name, values in batch.items()}
 
@@ -329,24 +333,24 @@ def signal_batch(case: Case, count: int, seed: int) -> tuple[Batch, np.ndarray]:
 
 
 def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras.Model:
-    """Trains with Adam on one batch, an operation per weight: Keras' own takes as long to trace as the model."""
-    model, beta1, beta2 = case.model(), 0.9, 0.999
-    moments = [[tf.Variable(tf.zeros_like(weight)) for _ in range(2)] for weight in model.trainable_variables]
-    for step in range(1, num_steps + 1):
-        gradients = case.gradients(batch, labels)
-        for weight, (m, v), gradient in zip(model.trainable_variables, moments, gradients, strict=True):
-            tf.raw_ops.ResourceApplyAdam(
-                var=weight.value.handle,
-                m=m.handle,
-                v=v.handle,
-                beta1_power=beta1**step,
-                beta2_power=beta2**step,
-                lr=0.02,
-                beta1=beta1,
-                beta2=beta2,
-                epsilon=1e-7,
-                grad=gradient,
-            )
+    """Trains with the step of the training loop on one batch, whose axes are free as those of the readers are."""
+    model = case.model()
+    batch = batch | {"labels": tf.constant(labels), "position": tf.zeros([7], tf.int64)}
+    spec = case.batch_signature() | {
+        "labels": tf.TensorSpec([None, NUM_CLASSES], tf.bool),
+        "position": tf.TensorSpec([7], tf.int64),
+    }
+    step = TrainStep(
+        one_device_strategy(),
+        TrainState(model, lambda _: Adam(0.02)),
+        cross_entropy_loss,
+        regularization_penalty=1.0,
+        clip_gradient_norm=1.0,
+        top_k=1,
+        batch_spec=spec,
+    )
+    batches = tf.data.Dataset.from_generator(lambda: itertools.repeat(batch), output_signature=spec)
+    assert step.run(iter(batches), num_steps) is not None
     return model
 
 
