@@ -1,6 +1,7 @@
 """One optimisation step over all replicas of all workers, and what it changes."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ class TrainStep:
     ):
         if jit_compile and strategy.num_replicas_in_sync > 1:
             raise UserError(
-                f"--jit_compile: it works on one device, and there are {strategy.num_replicas_in_sync}: what XLA compiles "
-                "cannot sum over several. Leave it out, or train on one device."
+                f"--jit_compile: it works on one device, and there are {strategy.num_replicas_in_sync}: what XLA "
+                "compiles cannot sum over several. Leave it out, or train on one device."
             )
         self._strategy = strategy
         self._state = state
@@ -264,9 +265,10 @@ def explained_compilation(model_name: str) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if "tf2xla conversion failed" not in str(error):
+        if not re.search("tf2xla|XLA", error.message):
             raise
+        node = re.search(r"\{\{node ([^}]*)\}\}", error.message)
         raise UserError(
-            f"--jit_compile: XLA cannot compile the training step of {model_name}: {error.message.splitlines()[0]} "
+            f"--jit_compile: XLA cannot compile the training step of {model_name}{f', at {node[1]}' if node else ''}. "
             "Leave the flag out."
         ) from error
