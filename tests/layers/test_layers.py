@@ -343,8 +343,8 @@ class TestMixture:
 
         logits, *gradients = with_gradients(mixture_logits, dtype)
         expected, *formula = with_gradients(plain, tf.float64)
-        # The terms are as large as 2 * scale. A rounding error of a term is a relative error of its share, but terms that
-        # are far below the largest have no share, and most are, where the scale is large.
+        # The terms are as large as 2 * scale. A rounding error of a term is a relative error of its share, but terms
+        # that are far below the largest have no share, and most are, where the scale is large.
         precision = {tf.float64: 2.0**-52, tf.float32: 2.0**-23, tf.bfloat16: 2.0**-7}[dtype]
         np.testing.assert_allclose(logits, expected, rtol=0, atol=4 * scale * precision)
         for ours, theirs in zip(gradients, formula, strict=True):
