@@ -25,7 +25,7 @@ from yt8m.distribution import Strategy, Workers, build_strategy, num_workers, wo
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.reports import EvaluationReport, TrainingReport
-from yt8m.engine.step import TrainState, TrainStep, num_weights
+from yt8m.engine.step import TrainState, TrainStep, explained_compilation, num_weights
 from yt8m.engine.teacher import explained_teacher
 from yt8m.positions import Position
 from yt8m.runs.checkpoints import Checkpoints, best_gap, last_evaluated_step, save_best, save_evaluation, tidy_best
@@ -79,6 +79,7 @@ def main(values: flags.FlagValues) -> int:
         top_k=values.top_k,
         batch_spec=data.batches.element_spec,
         teacher=teacher,
+        jit_compile=values.jit_compile,
     )
     evaluation = _evaluation(values, config, strategy, state) if worker == 0 else None
     if evaluation and resumed:
@@ -104,6 +105,7 @@ def main(values: flags.FlagValues) -> int:
                     TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
                 ) as report,
                 explained_teacher(),
+                explained_compilation(config.model.name),
             ):
                 signal_number = train(
                     step,

@@ -324,12 +324,13 @@ def serve(contender: str, case_name: str, steps: str, pattern: str) -> None:
     programs: dict[str, Program] = {}
     for line in sys.stdin:
         name = line.strip()
+        first = time.process_time()
         if name not in programs:
             programs[name] = build[name]()
             programs[name]()  # traces it
         cpu, wall = time.process_time(), time.perf_counter()
         programs[name]()
-        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "first": cpu - first}
         print(json.dumps(took | {"peak": peak_gigabytes() - before}), flush=True)
 
 
@@ -349,7 +350,10 @@ class Contender:
         self._answers: Any = self._process.stdout
 
     def run(self, program: str) -> dict[str, float]:
-        """Runs a program once and returns its CPU and wall seconds, and the gigabytes of the process at its largest."""
+        """Runs a program once and returns its CPU and wall seconds, and the gigabytes of the process at its largest.
+
+        `first` is the CPU seconds that it took before, to trace it and run it a first time.
+        """
         self._commands.write(f"{program}\n")
         self._commands.flush()
         return json.loads(self._answers.readline())
@@ -365,18 +369,19 @@ Way = tuple[str, str, str]  # a name for the table, the contender's name, its pr
 def take_turns(
     ways: list[Way], case: str, steps: int, pattern: str, rounds: int, before: str = ""
 ) -> dict[str, list[dict[str, float]]]:
-    """Returns what each way took in every round; the first turn of each, which traces, is not counted."""
+    """Returns what each way took in every round; `first` is its turn before all rounds, which traces."""
     taken: dict[str, list[dict[str, float]]] = {name: [] for name, *_ in ways}
     with ExitStack() as stack:
         contenders: dict[str, Contender] = {}
-        for _, name, program in ways:
+        first: dict[str, float] = {}
+        for way, name, program in ways:
             if name not in contenders:
                 contenders[name] = Contender(name, case, steps, pattern, before if name == "before" else ".")
                 stack.callback(contenders[name].close)
-            contenders[name].run(program)
+            first[way] = contenders[name].run(program)["first"]
         for _ in range(rounds):
             for way, name, program in ways:
-                taken[way].append(contenders[name].run(program))
+                taken[way].append(contenders[name].run(program) | {"first": first[way]})
     return taken
 
 
@@ -434,15 +439,19 @@ def survey(names: list[str], steps: int, patterns: Callable[[str], str], rounds:
 
 def compare_compiled(names: list[str], steps: int, patterns: Callable[[str], str], rounds: int) -> None:
     """Prints for each model what XLA makes of its forward and backward passes."""
-    print("\n| model | compiled / not compiled, CPU | wall |\n| --- | --- | --- |")
+    print("\n| model | CPU s per step | compiled | ratio, CPU | wall | CPU s to compile |\n|" + " --- |" * 6)
     for name in names:
+        case = case_of(name, steps)
         ways = [(program, "ours", program) for program in ("gradients", "compiled")]
         try:
-            cpu, wall = _ratios(take_turns(ways, name, steps, patterns(name), rounds), "compiled", "gradients")
+            taken = take_turns(ways, name, steps, patterns(name), rounds)
         except json.JSONDecodeError:
-            print(f"| {name} | cannot be compiled | |", flush=True)
-        else:
-            print(f"| {name} | {cpu:.2f} | {wall:.2f} |", flush=True)
+            print(f"| {name} | | cannot be compiled | | | |", flush=True)
+            continue
+        plain, compiled = (statistics.median(value["cpu"] for value in taken[way]) / case.steps for way, *_ in ways)
+        cpu, wall = _ratios(taken, "compiled", "gradients")
+        first = taken["compiled"][0]["first"] - taken["gradients"][0]["first"]
+        print(f"| {name} | {plain:.4f} | {compiled:.4f} | {cpu:.2f} | {wall:.2f} | {first:.1f} |", flush=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from yt8m.config import OptimizationConfig
 from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.optimization import LearningRate, build_optimizer
-from yt8m.engine.step import Measures, TrainState, TrainStep
+from yt8m.engine.step import Measures, TrainState, TrainStep, explained_compilation
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.layers.normalisation import MaskedBatchNormalization
@@ -58,6 +58,14 @@ def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: 
     return dataset.enumerate().map(poison)
 
 
+class StringLogistic(NormalisedLogistic):
+    """A model with an operation that XLA does not know."""
+
+    def call(self, batch: dict[str, tf.Tensor], training: bool = False) -> Outputs:
+        numbers = tf.strings.to_number(tf.strings.as_string(batch["mean_rgb"]))
+        return super().call({"mean_rgb": tf.ensure_shape(numbers, (None, SIZE))}, training=training)
+
+
 class Run:
     """A run of the small model in one directory."""
 
@@ -68,6 +76,8 @@ class Run:
         order: str = "a",
         decay_examples: int = 10**6,
         halflife: float = 0.0,
+        model_class: type[keras.Model] = NormalisedLogistic,
+        jit_compile: bool = False,
         **data: Any,
     ):
         self.strategy = build_strategy(num_devices)
@@ -77,7 +87,7 @@ class Run:
             base_learning_rate=0.05, learning_rate_decay=0.5, learning_rate_decay_examples=decay_examples
         )
         with self.strategy.scope():
-            model = NormalisedLogistic()
+            model = model_class()
             model({"mean_rgb": tf.zeros([1, SIZE])})
             self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000), halflife)
         batches = make_batches(**data)
@@ -92,6 +102,7 @@ class Run:
             clip_gradient_norm=1.0,
             top_k=3,
             batch_spec=batches.element_spec,
+            jit_compile=jit_compile,
         )
         self.reports: list[tuple[int, int, Measures]] = []
 
@@ -159,6 +170,30 @@ def test_which_steps_are_reported_changes_no_bit_of_the_weights(tmp_path: Path) 
     seldom.train(10, log_steps=10)
     for a, b in zip(often.weights(), seldom.weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_compiled_steps_are_those_that_are_not_compiled(tmp_path: Path) -> None:
+    plain, compiled = Run(tmp_path / "plain", num_epochs=1), Run(tmp_path / "compiled", num_epochs=1, jit_compile=True)
+    # Six batches of 8 videos and one of 2, for which XLA compiles once more.
+    plain.train(log_steps=3)
+    compiled.train(log_steps=3)
+    assert int(compiled.state.global_step.numpy()) == 7
+    for a, b in zip(plain.weights(), compiled.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for (*_, ours), (*_, theirs) in zip(plain.reports, compiled.reports, strict=True):
+        assert ours.scalars == pytest.approx(theirs.scalars, rel=1e-5)
+
+
+def test_compiled_steps_need_one_device(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--jit_compile: it works on one device, and there are 2"):
+        Run(tmp_path, num_devices=2, jit_compile=True)
+
+
+def test_what_xla_cannot_compile_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path, model_class=StringLogistic, jit_compile=True)
+    message = "--jit_compile: XLA cannot compile the training step of StringLogistic.* Leave the flag out."
+    with pytest.raises(UserError, match=message), explained_compilation("StringLogistic"):
+        run.train(2, log_steps=1)
 
 
 def test_fifty_steps_are_those_of_keras_and_differentiation(tmp_path: Path) -> None:

@@ -312,6 +312,44 @@ class TestMixture:
         for ours, jacobian in zip(mine, numeric, strict=True):
             np.testing.assert_allclose(ours.numpy().ravel(), jacobian.sum(axis=0), atol=1e-6)
 
+    @pytest.mark.parametrize("num_mixtures", [1, 2, 3])
+    @pytest.mark.parametrize("scale", [1.0, 16.0, 1024.0])
+    @pytest.mark.parametrize("dtype", [tf.float64, tf.float32, tf.bfloat16])
+    def test_values_and_gradients_are_those_of_the_formula_in_float64(
+        self, dtype: tf.DType, scale: float, num_mixtures: int
+    ) -> None:
+        generator = RNG(num_mixtures)
+        # Of five binary digits, which bfloat16 has too, so that all types begin with the same numbers.
+        gates, experts, upstream = (
+            np.round(generator.uniform(-16, 16, shape)) / 16 * largest
+            for shape, largest in (((5, num_mixtures + 1, 40), scale), ((5, num_mixtures, 40), scale), ((5, 40), 1.0))
+        )
+
+        def plain(g: tf.Tensor, e: tf.Tensor) -> tf.Tensor:
+            p = g[:, :-1] + tf.math.log_sigmoid(e)
+            q = tf.concat([g[:, :-1] + tf.math.log_sigmoid(-e), g[:, -1:]], axis=1)
+            return tf.reduce_logsumexp(p, axis=1) - tf.reduce_logsumexp(q, axis=1)
+
+        def with_gradients(
+            function: Callable[..., tf.Tensor], dtype: tf.DType
+        ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            g, e, u = (tf.cast(x, dtype) for x in (gates, experts, upstream))
+            with tf.GradientTape() as tape:
+                tape.watch([g, e])
+                logits = function(g, e)
+            assert logits.dtype == dtype
+            arrays = [logits, *tape.gradient(logits, [g, e], output_gradients=u)]
+            return tuple(tf.cast(x, tf.float64).numpy() for x in arrays)
+
+        logits, *gradients = with_gradients(mixture_logits, dtype)
+        expected, *formula = with_gradients(plain, tf.float64)
+        # The terms are as large as 2 * scale. A rounding error of a term is a relative error of its share, but terms
+        # that are far below the largest have no share, and most are, where the scale is large.
+        precision = {tf.float64: 2.0**-52, tf.float32: 2.0**-23, tf.bfloat16: 2.0**-7}[dtype]
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=4 * scale * precision)
+        for ours, theirs in zip(gradients, formula, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2 * scale**0.5 * precision)
+
     def test_ties_share_the_gradient(self) -> None:
         gates, experts = tf.zeros((1, 3, 1)), tf.zeros((1, 2, 1))
         with tf.GradientTape() as tape:

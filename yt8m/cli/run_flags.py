@@ -98,6 +98,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.integer("save_checkpoint_seconds", 600, "Seconds after which a checkpoint is due before its step; 0: never.")
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep.")
     define.integer("log_steps", 10, "Steps between two log lines; so many steps run in one call of the device.")
+    define.boolean("jit_compile", False, "Compile model, loss and gradients with XLA: see docs/speed.md.")
     define.boolean("log_device_placement", False, "Log the device on which each operation runs.")
 
 

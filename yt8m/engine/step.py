@@ -1,8 +1,9 @@
 """One optimisation step over all replicas of all workers, and what it changes."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import LABEL_WEIGHTS, LABELS, POSITION, TEACHER_PREDICTIONS, loss_inputs, model_inputs
+from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, POSITION, TEACHER_PREDICTIONS, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each, squared_norms
 from yt8m.engine.penalties import Penalties
 from yt8m.engine.teacher import Teacher
 from yt8m.engine.weight_averages import WeightAverages, has_averages
+from yt8m.errors import UserError
 from yt8m.metrics import batch_metrics, top_k_pairs
 from yt8m.positions import Position
 
@@ -49,7 +51,7 @@ class TrainState(tf.train.Checkpoint):
 
     def load(self, checkpoint: str) -> None:
         """Takes all values from a checkpoint; averages that it does not have start at its weights."""
-        status = self.read(checkpoint)
+        status = self.restore(checkpoint)
         if self.averages is None or has_averages(checkpoint):
             status.assert_existing_objects_matched()
         else:
@@ -96,6 +98,11 @@ class TrainStep:
         top_k: predictions per video that the training metrics look at.
         batch_spec: shapes and types of a batch.
         teacher: what a loss learns from beside labels; None if no loss does.
+        jit_compile: whether XLA compiles the model, the loss and their gradients. It compiles anew for each shape of a
+            batch. Weights are equal up to rounding.
+
+    Raises:
+        UserError: if `jit_compile` is asked for and there are several replicas: what XLA compiles cannot sum over them.
     """
 
     def __init__(
@@ -109,7 +116,13 @@ class TrainStep:
         top_k: int,
         batch_spec: dict[str, tf.TypeSpec],
         teacher: Teacher | None = None,
+        jit_compile: bool = False,
     ):
+        if jit_compile and strategy.num_replicas_in_sync > 1:
+            raise UserError(
+                f"--jit_compile: it works on one device, and there are {strategy.num_replicas_in_sync}: what XLA "
+                "compiles cannot sum over several. Leave it out, or train on one device."
+            )
         self._strategy = strategy
         self._state = state
         self._loss = loss
@@ -117,6 +130,11 @@ class TrainStep:
         self._clip_gradient_norm = clip_gradient_norm
         self._top_k = top_k
         self._teacher = teacher
+        self._gradients = (
+            tf.function(self._compute_gradients, jit_compile=True, autograph=False)
+            if jit_compile
+            else self._compute_gradients
+        )
         self._measured = tf.function(self._step, input_signature=[batch_spec], autograph=False)
         # A step on one device is traced once, for both calls. TensorFlow cannot call one on several from a loop.
         self._step_in_loop = self._measured if strategy.num_replicas_in_sync == 1 else self._step
@@ -182,21 +200,8 @@ class TrainStep:
             rows[TEACHER_PREDICTIONS] = self._teacher.predictions(rows)
 
         # 3. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well.
-        weights = [variable.value for variable in self._state.model.trainable_variables]
-        with tf.GradientTape() as tape:
-            outputs = self._state.model(model_inputs(rows), training=True)
-            losses = self._video_losses(rows, outputs)
-            reg_loss = self._penalties.differentiated() / self._strategy.num_replicas_in_sync
-        # That of their mean, by what it is of each loss: differentiating the mean would ask for the shape of the losses
-        # and so compute them in every step.
-        of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
-        gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
-        # The gradient of a product over unknown axes has lost the shape, which is that of its weight.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        gradients = [
-            tf.ensure_shape(gradient, weight.shape) for gradient, weight in zip(gradients, weights, strict=True)
-        ]
-        label_loss = tf.reduce_sum(losses * of_each)
+        examples = {name: value for name, value in rows.items() if name not in (ID, POSITION)}
+        gradients, label_loss, reg_loss, predictions = self._gradients(examples, num_examples)
 
         # 4. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
         gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
@@ -219,9 +224,51 @@ class TrainStep:
             self._state.averages.update(self._state.model)
 
         # 7. What the log tells of these rows.
-        return sums, top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
+        return sums, top_k_pairs(predictions, rows[LABELS], self._top_k)
+
+    def _compute_gradients(
+        self, rows: dict[str, tf.Tensor], num_examples: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the gradients of this replica's terms by all weights, the terms themselves, and the predictions."""
+        weights = [variable.value for variable in self._state.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs = self._state.model(model_inputs(rows), training=True)
+            losses = self._video_losses(rows, outputs)
+            reg_loss = self._penalties.differentiated() / self._strategy.num_replicas_in_sync
+        # That of the losses' mean, by what it is of each loss: differentiating the mean would ask for the shape of the
+        # losses and so compute them in every step.
+        of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
+        gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
+        # The gradient of a product over unknown axes has lost the shape, which is that of its weight.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = [
+            tf.ensure_shape(gradient, weight.shape) for gradient, weight in zip(gradients, weights, strict=True)
+        ]
+        return gradients, tf.reduce_sum(losses * of_each), reg_loss, outputs["predictions"]
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
         """The label loss of each video and whatever the model asks to add to it."""
         label_losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
+
+
+@contextmanager
+def explained_compilation(model_name: str) -> Iterator[None]:
+    """Turns the failure of a step that XLA cannot compile into a message that says so.
+
+    Args:
+        model_name: of the model that is trained.
+
+    Raises:
+        UserError: if XLA refused a step in the `with` block.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not re.search("tf2xla|XLA", error.message):
+            raise
+        node = re.search(r"\{\{node ([^}]*)\}\}", error.message)
+        raise UserError(
+            f"--jit_compile: XLA cannot compile the training step of {model_name}{f', at {node[1]}' if node else ''}. "
+            "Leave the flag out."
+        ) from error

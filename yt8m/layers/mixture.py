@@ -1,7 +1,6 @@
 """Mixtures of logistic experts, evaluated in log space."""
 
 from collections.abc import Callable
-from functools import reduce
 
 import tensorflow as tf
 
@@ -86,26 +85,48 @@ def _mixture_logits(gates: tf.Tensor, experts: tf.Tensor) -> tuple[tf.Tensor, Gr
     With alpha = softmax(p), beta = softmax(q) and s = sigmoid(expert), and since d log s / d expert = 1 - s:
 
         d logit / d gate_m   = alpha_m - beta_m,   d logit / d gate_dummy = -beta_dummy
-        d logit / d expert_m = alpha_m (1 - s_m) + beta_m s_m
+        d logit / d expert_m = alpha_m (1 - s_m) + beta_m s_m = alpha_m - (alpha_m - beta_m) s_m
     """
     gate, expert = tf.unstack(gates, axis=1), tf.unstack(experts, axis=1)
-    p = [g - tf.math.softplus(-e) for g, e in zip(gate, expert, strict=False)]
-    q = [log_p - e for log_p, e in zip(p, expert, strict=True)] + gate[-1:]  # log sigmoid(-e) = log sigmoid(e) - e
-    largest_p, p_parts, p_total = _exponentials(p)
-    largest_q, q_parts, q_total = _exponentials(q)
+    q = [g - tf.math.softplus(e) for g, e in zip(gate, expert, strict=False)]
+    p = [log_q + e for log_q, e in zip(q, expert, strict=True)]  # log sigmoid(e) = log sigmoid(-e) + e
+    log_p, p_leads = _log_sum(p)
+    log_q, q_leads = _log_sum([*q, gate[-1]])
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        alphas = [upstream / p_total * part for part in p_parts]
-        betas = [upstream / q_total * part for part in q_parts]
-        to_gates = [a - b for a, b in zip(alphas, betas, strict=False)] + [-betas[-1]]
-        to_experts = [a + (b - a) * tf.sigmoid(e) for a, b, e in zip(alphas, betas, expert, strict=False)]
-        return tf.stack(to_gates, axis=1), tf.stack(to_experts, axis=1)
+        alphas, betas = _shares(upstream, p_leads), _shares(upstream, q_leads)
+        differences = [a - b for a, b in zip(alphas, betas, strict=False)]
+        to_experts = [a - _times_sigmoid(d, e) for a, d, e in zip(alphas, differences, expert, strict=True)]
+        return tf.stack([*differences, -betas[-1]], axis=1), tf.stack(to_experts, axis=1)
 
-    return largest_p - largest_q + tf.math.log(p_total / q_total), gradient
+    return log_p - log_q, gradient
 
 
-def _exponentials(terms: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Returns the elementwise maximum of `terms`, exp(term - maximum) of each, and the sum of these, at least 1."""
-    largest = reduce(tf.maximum, terms)
-    parts = [tf.exp(term - largest) for term in terms]
-    return largest, parts, tf.add_n(parts)
+def _log_sum(terms: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Returns log sum exp(terms), elementwise, and by how much each term but the first leads the sum before it.
+
+    Term by term, log(e^a + e^b) = a + softplus(b - a): one softplus per term, where the usual way, relative to the
+    largest, takes an exponential per term and a logarithm, and more passes over memory between them.
+    """
+    total, leads = terms[0], []
+    for term in terms[1:]:
+        leads.append(term - total)
+        total += tf.math.softplus(leads[-1])
+    return total, leads
+
+
+def _shares(amount: tf.Tensor, leads: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns amount * softmax(terms), elementwise, by what `_log_sum` returns of the terms.
+
+    The last term has the share sigmoid(lead) of all, the one before it such a share of the rest, and so on.
+    """
+    shares: list[tf.Tensor] = []
+    for lead in reversed(leads):
+        shares.insert(0, _times_sigmoid(amount, lead))
+        amount -= shares[0]
+    return [amount, *shares]
+
+
+def _times_sigmoid(factor: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns factor * sigmoid(logits) in one pass."""
+    return tf.raw_ops.SoftplusGrad(gradients=factor, features=logits)
