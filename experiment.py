@@ -288,7 +288,7 @@ def evaluation_data(
 def build_evaluator(
     config: RunConfig,
     strategy: Strategy,
-    model: keras.Model,
+    model: Callable[..., dict[str, Any]],
     data: Data,
     metrics: Mapping[str, Mapping[str, Any]],
     top_k: int,
@@ -298,7 +298,7 @@ def build_evaluator(
     Args:
         config: the run.
         strategy: where the replicas are.
-        model: the run's model, whose current weights are evaluated.
+        model: the run's model, or what calls it; its weights at the time of an evaluation count.
         data: the evaluation shards.
         metrics: the settings of each group of metrics, by name.
         top_k: predictions per video that count.

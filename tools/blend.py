@@ -43,7 +43,7 @@ def main(values: flags.FlagValues) -> None:
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/blend.csv.")
     paths = input_paths(values.input_files)
-    weights = weights_of_members(values.weights, len(paths), "weights", "--input_files")
+    weights = np.array(weights_of_members(values.weights, len(paths), "weights", "--input_files"))
     check_outputs({"output_file": values.output_file}, [*paths, values.labels_file])
     labels = labels_from_flags(values)
 

@@ -1,4 +1,4 @@
-"""Shared by the programs that compare submissions with labels: the flags that name the labels, and the lines they print."""
+"""Shared by the programs that compare submissions with labels: flags that name the labels, and lines of metrics."""
 
 from absl import flags
 

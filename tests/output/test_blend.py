@@ -198,24 +198,20 @@ def test_learned_weights_and_printed_scores(tmp_path: Path, capsys: pytest.Captu
     """One member knows the labels, another one is noise; weights and GAP are those of dense matrices."""
     generator = np.random.default_rng(0)
     labels = generator.random((40, 10)) < 0.2
-    dense = [np.round(0.6 * labels + 0.4 * generator.random((40, 10)), 3), np.round(generator.random((40, 10)), 3)]
+    scores = [0.6 * labels + 0.4 * generator.random((40, 10)), generator.random((40, 10))]
+    dense = [np.round(member, 3).astype(np.float32).astype(float) for member in scores]
     rows = [{f"v{i}": list(enumerate(map(float, row))) for i, row in enumerate(member)} for member in dense]
     lines = (f"v{i},{' '.join(map(str, np.flatnonzero(row)))}\n" for i, row in enumerate(labels))
     (tmp_path / "labels.csv").write_text(LABELS_HEADER + "".join(lines))
     blend(tmp_path, f"--labels_file={tmp_path}/labels.csv", "--num_classes=10", members=rows)
-    first, *scores = capsys.readouterr().out.splitlines()
+    first, *lines_of_scores = capsys.readouterr().out.splitlines()
     expected = nnls(np.stack([member.ravel() for member in dense], 1), labels.ravel().astype(float))[0]
     expected /= expected.sum()
     weights = np.array([float(word) for word in first.removeprefix("--weights=").split(",")])
     np.testing.assert_allclose(weights, expected, rtol=2e-5)
-    combinations = [
-        dense[0],
-        dense[1],
-        (dense[0] + dense[1]) / 2,
-        sum(w * p for w, p in zip(expected, dense, strict=True)),
-    ]
+    combinations = [*dense, (dense[0] + dense[1]) / 2, expected[0] * dense[0] + expected[1] * dense[1]]
     gaps = [metrics_of_matrix(np.asarray(p, np.float32), labels).result()["gap"] for p in combinations]
-    assert [line.split("GAP: ")[1].split(" ")[0] for line in scores] == [f"{gap:.6f}" for gap in gaps]
+    assert [line.split("GAP: ")[1].split(" ")[0] for line in lines_of_scores] == [f"{gap:.6f}" for gap in gaps]
     assert gaps[3] > gaps[1]
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
+import tensorflow as tf
 
 from yt8m.arguments import LARGEST_FLOAT
 from yt8m.errors import UserError
 
 
-def weights_of_members(given: Sequence[str], count: int, flag: str, members: str) -> np.ndarray:
+def weights_of_members(given: Sequence[str], count: int, flag: str, members: str) -> list[float]:
     """Returns the weights of the members of an ensemble, divided by their sum; equal ones if none are given.
 
     Args:
@@ -18,20 +18,38 @@ def weights_of_members(given: Sequence[str], count: int, flag: str, members: str
         members: what the members are, for messages.
 
     Returns:
-        `(M,)` float64, with sum 1.
+        M numbers, with sum 1.
 
     Raises:
         UserError: if there are not M numbers of at least 0, or all are 0.
     """
     if not given:
-        return np.full(count, 1.0 / count)
+        return [1.0 / count] * count
     try:
-        weights = np.array([float(word) for word in given])
+        weights = [float(word) for word in given]
     except ValueError:
-        weights = np.array([np.nan])
-    if len(weights) != count or not ((weights >= 0) & (weights <= LARGEST_FLOAT)).all() or not weights.any():
+        weights = []
+    if len(weights) != count or not all(0 <= weight <= LARGEST_FLOAT for weight in weights) or not any(weights):
         raise UserError(
             f"--{flag}={','.join(given)}: expected {count} number{'s' if count > 1 else ''} separated by commas, one "
             f"for each of {members}, none below 0 and not all 0."
         )
-    return weights / weights.sum()
+    return [weight / sum(weights) for weight in weights]
+
+
+def run_directories(train_dir: str) -> list[str]:
+    """Returns the runs that `--train_dir` names, separated by commas; a directory with a comma in its name is one run.
+
+    Raises:
+        UserError: if one of several is empty, or named twice.
+    """
+    if tf.io.gfile.isdir(train_dir):
+        return [train_dir]
+    runs = [run.strip() for run in train_dir.split(",")]
+    wrong = [run for run in runs if not run or runs.count(run) > 1]
+    if len(runs) > 1 and wrong:
+        raise UserError(
+            f"--train_dir={train_dir} names {f'{wrong[0]} twice' if wrong[0] else 'a run without a name'}. Give "
+            "different runs, separated by commas; --ensemble_weights says how much each counts."
+        )
+    return runs

@@ -110,6 +110,13 @@ def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
     define.integer("top_k", 20, "Predictions per video that count.")
 
 
+def define_calibrated_flag(values: flags.FlagValues) -> None:
+    """Defines the flag of the programs that use a run's calibration."""
+    _Definer(values).boolean(
+        "calibrated", True, "Divide logits by the temperature that tools.calibrate found for the checkpoint, if it did."
+    )
+
+
 def define_evaluation_flags(values: flags.FlagValues) -> None:
     """Defines the flags of the programs that evaluate."""
     define = _Definer(values)

@@ -66,7 +66,7 @@ def listed_pairs(
     kept = ranks < min(top_k, num_classes)
     shape = (num_videos, min(top_k, num_classes))
     places = rows[kept], ranks[kept]
-    result = {
+    result: dict[str, np.ndarray] = {
         "scores": np.full(shape, _LOWEST, np.float32),
         "classes": np.zeros(shape, np.int64),
         "hits": np.zeros(shape, bool),

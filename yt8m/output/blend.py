@@ -145,9 +145,9 @@ def check_same_videos(
     Args:
         path: the file.
         missing: the ids of the videos that it lacks.
-        num_missing: how many they are.
+        num_missing: the number of all that it lacks.
         others: ids of videos that it should not have, at least the first three.
-        num_others: how many they are.
+        num_others: the number of all that it should not have.
         expected: what has the right videos.
 
     Raises:
