@@ -146,13 +146,15 @@ class LogitHistogram:
                 f"entropy on these {self.num_videos} videos. Expected predictions that are neither always right nor "
                 "without relation to the labels: give more videos, or another checkpoint."
             )
-        b = 1.0
+        b: float = 1.0
         for _ in range(_MOST_STEPS):
             slope = self._slope(b)
             low, high = (b, high) if slope < 0 else (low, b)
             p = _sigmoid(b * means)
-            step = -slope / max(float(counts @ (means**2 * p * (1 - p))), np.finfo(float).tiny)
-            previous, b = b, b + step if low < b + step < high else (low + high) / 2
+            curvature = float(counts @ (means**2 * p * (1 - p)))
+            step = -slope / curvature if curvature else 0.0
+            previous = b
+            b = b + step if low < b + step < high else (low + high) / 2
             if abs(b - previous) <= _PRECISION * b:
                 break
         return 1.0 / b
