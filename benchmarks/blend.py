@@ -34,7 +34,7 @@ def write_submission(path: Path, arguments: argparse.Namespace, seed: int, shuff
         pool = arguments.pairs * 3 // 2
         common = (np.arange(start, start + size)[:, np.newaxis] * 31 + np.arange(pool) * 97) % arguments.classes
         kept = generator.permuted(np.tile(np.arange(pool), (size, 1)), axis=1)[:, : arguments.pairs]
-        scores = -np.sort(-generator.random((size, arguments.pairs)) ** 3, axis=1)
+        scores = -np.sort(-(generator.random((size, arguments.pairs)) ** 3), axis=1)
         ids = [f"{number:06x}" for number in range(start, start + size)]
         rows += format_rows(ids, np.take_along_axis(common, kept, axis=1), scores).splitlines(keepends=True)
     if shuffled:

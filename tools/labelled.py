@@ -1,5 +1,6 @@
 """Shared by the programs that compare submissions with labels: flags that name the labels, and lines of metrics."""
 
+import numpy as np
 from absl import flags
 
 from yt8m.data.video_labels import VideoLabels, read_labels
@@ -38,6 +39,15 @@ def add_block(metrics: EvaluationMetrics, block: Submission, labels: VideoLabels
     Raises:
         UserError: if a class is not one of the labels' classes.
     """
+    metrics.add(checked_pairs(block, labels, metrics.top_k), block.ids)
+
+
+def checked_pairs(block: Submission, labels: VideoLabels, top_k: int) -> dict[str, np.ndarray]:
+    """Returns `listed_pairs` of the videos of a block, all of which have labels.
+
+    Raises:
+        UserError: if a class is not one of the labels' classes.
+    """
     if block.classes.size and block.classes.max() >= labels.num_classes:
         wrong = int((block.classes >= labels.num_classes).argmax())
         video = block.ids[int(block.num_pairs.cumsum().searchsorted(wrong, side="right"))]
@@ -45,11 +55,8 @@ def add_block(metrics: EvaluationMetrics, block: Submission, labels: VideoLabels
             f"Video {video} has class {block.classes[wrong]}; expected 0 to {labels.num_classes - 1}. "
             "Is --num_classes that of the submission?"
         )
-    scores = block.scores.astype("float32")
-    pairs = listed_pairs(
-        block.num_pairs, block.classes, scores, *labels.of(block.ids), labels.num_classes, metrics.top_k
-    )
-    metrics.add(pairs, block.ids)
+    scores = block.scores.astype(np.float32)
+    return listed_pairs(block.num_pairs, block.classes, scores, *labels.of(block.ids), labels.num_classes, top_k)
 
 
 def metrics_line(name: str, metrics: EvaluationMetrics) -> str:

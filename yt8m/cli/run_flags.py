@@ -72,6 +72,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
         run.teacher,
         "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, or the train_dir of a run.",
     )
+    define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
+    define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")

@@ -220,7 +220,7 @@ def temperature_of(train_dir: str, checkpoint: str) -> float:
         step, temperature = content["global_step"], float(content["temperature"])
         if type(step) is not int or not 1 / _LARGEST_TEMPERATURE <= temperature <= _LARGEST_TEMPERATURE:
             raise ValueError(f"its temperature is {temperature} at step {step}")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
             f"{path} is damaged: {first_line(error)}. Expected what tools.calibrate writes. Run it again, delete the "
             "file, or pass --nocalibrated."

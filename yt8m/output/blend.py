@@ -2,7 +2,7 @@
 
 Files whose rows are in the same order are read side by side. The rows of a file in another order are first dealt to
 temporary files of 16,384 videos each, which are then sorted one after another. In memory are the ids of the videos,
-about 100 bytes per video, and the rows of one block per member.
+about 150 bytes per video, and the rows of one block per member.
 """
 
 import contextlib

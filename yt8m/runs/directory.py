@@ -93,6 +93,10 @@ HISTORY = _file("history.jsonl", EVALUATION_DIRECTORY, "eval.py, train.py", "eve
 CLASS_TABLE = _file("per_class_ap.csv", EVALUATION_DIRECTORY, "eval.py", "the newest evaluation, class by class")
 RELIABILITY = _file("reliability.svg", EVALUATION_DIRECTORY, "tools.calibrate", "the reliability diagram")
 EVALUATION_EVENTS = replace(EVENTS, folder=EVALUATION_DIRECTORY, writer="eval.py")
+OF_BEST_RUN = tuple(
+    replace(item, folder=f"{BEST_DIRECTORY}/{EVALUATION_DIRECTORY}")
+    for item in (EVALUATION, HISTORY, CLASS_TABLE, RELIABILITY, EVALUATION_EVENTS)
+)
 
 TABLE = (
     CHECKPOINTS,
@@ -111,6 +115,7 @@ TABLE = (
     CLASS_TABLE,
     RELIABILITY,
     EVALUATION_EVENTS,
+    *OF_BEST_RUN,
     CONFIG,
 )
 
