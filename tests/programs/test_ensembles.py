@@ -154,6 +154,19 @@ def test_runs_that_cannot_be_averaged(
     assert not (tmp_path / "x.csv").exists()
 
 
+def test_runs_that_see_other_frames_are_not_averaged(tmp_path: Path) -> None:
+    write_frame_shards(tmp_path, num_videos=6, num_shards=1, num_classes=CLASSES, max_frames=5)
+    spec = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=1024,128", f"--num_classes={CLASSES}")
+    model = ("--model=DbofModel", "--iterations=3", "--max_steps=1", *TRAIN, *spec)
+    for name in ("all", "uniform"):
+        shards = (f"--train_data_pattern={tmp_path}/train*.tfrecord", f"--train_dir={tmp_path}/{name}")
+        run("train", *shards, *model, f"--hparams=evaluation_sampling={name}")
+    with pytest.raises(
+        UserError, match=r"frames at evaluation of .*/all is all, of .*/uniform FrameSampling.*tools.blend"
+    ):
+        infer(tmp_path, f"{tmp_path}/all,{tmp_path}/uniform", tmp_path / "x.csv")
+
+
 # ---- tools.average_checkpoints
 
 
