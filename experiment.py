@@ -155,9 +155,7 @@ class Data:
                 explanation = missing_weight(error)
                 if explanation is None:
                     skipped = None if self.options.damage is None else self.options.damage.damages
-                    explanation = readers.explain_failure(
-                        error, self.files, self.spec, self.labels_required, skipped
-                    )
+                    explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required, skipped)
                 if explanation is None:
                     raise
                 raise explanation from error

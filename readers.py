@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
+from yt8m.data.record_faults import labels_name_of
 from yt8m.data.records import batch_parser, multi_hot, parse_ids_and_labels, parse_labels, parse_ratings
 from yt8m.data.shards import (
     READING_ERRORS,
@@ -33,7 +35,7 @@ from yt8m.errors import UserError, first_line
 from yt8m.positions import Position
 from yt8m.randomness import keys_from_positions
 from yt8m.sampling import FrameSampling
-from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
+from yt8m.schema import LABELS_KEY, SEGMENT_LABELS_KEY, DataSpec
 from yt8m.scores import name_of
 from yt8m.storage import matching_files
 
@@ -234,15 +236,18 @@ def video_labels(pattern: str, num_classes: int) -> VideoLabels:
     """
     files = find_files(pattern, "eval_data_pattern")
     shards = require_shards(files)
+    first = next(stored_records(shards[0]), None)
+    labels_name = labels_name_of(first.serialized) if isinstance(first, Record) else LABELS_KEY
     batches = Source(shards, Layout((), ())).in_order().batch(_RECORDS_OF_A_COUNT)
+    parsed = batches.map(partial(parse_ids_and_labels, labels_name=labels_name), num_parallel_calls=_PARALLEL_PARSES)
 
     def videos() -> Iterator[tuple[str, list[int]]]:
-        for ids, labels in batches.map(parse_ids_and_labels, num_parallel_calls=_PARALLEL_PARSES).prefetch(1):
+        for ids, labels in parsed.prefetch(1):
             yield from zip(map(name_of, ids.numpy().tolist()), labels.to_list(), strict=True)
 
     try:
         return VideoLabels(videos(), pattern, num_classes)
-    except tf.errors.OpError as error:
+    except READING_ERRORS as error:
         damages = (item for shard in shards for item in stored_records(shard) if isinstance(item, Damage))
         damage = next(damages, None)
         raise UserError(
