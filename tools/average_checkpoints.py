@@ -3,12 +3,28 @@
 python -m tools.average_checkpoints --train_dir=RUN --output_dir=NEW [--last=3 | --steps=1000,2000] [--weights=1,2]
 """
 
-import logging
-
 from absl import flags
 
-from yt8m.arguments import check_count, typed_as
 from yt8m.cli import program
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    define = flags.DEFINE_string
+    define("train_dir", "", "Directory of the run whose checkpoints are averaged.", flag_values=values)
+    define("output_dir", "", "Directory of the run that is written; it holds none yet.", flag_values=values)
+    flags.DEFINE_integer("last", 0, "How many of the newest checkpoints; 0: all there are.", flag_values=values)
+    flags.DEFINE_list("steps", [], "The steps of the checkpoints, instead of --last.", flag_values=values)
+    flags.DEFINE_list("weights", [], "How much each counts, oldest first; without it, equally.", flag_values=values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import logging
+
+from yt8m.arguments import check_count, typed_as
 from yt8m.cli.ensemble_flags import weights_of_members
 from yt8m.engine.weight_averages import load_mean_of_weights
 from yt8m.errors import UserError
@@ -26,16 +42,6 @@ from yt8m.runs.directory import (
 import experiment
 
 LOG = logging.getLogger("yt8m.average_checkpoints")
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program."""
-    define = flags.DEFINE_string
-    define("train_dir", "", "Directory of the run whose checkpoints are averaged.", flag_values=values)
-    define("output_dir", "", "Directory of the run that is written; it holds none yet.", flag_values=values)
-    flags.DEFINE_integer("last", 0, "How many of the newest checkpoints; 0: all there are.", flag_values=values)
-    flags.DEFINE_list("steps", [], "The steps of the checkpoints, instead of --last.", flag_values=values)
-    flags.DEFINE_list("weights", [], "How much each counts, oldest first; without it, equally.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -86,5 +92,4 @@ def chosen_checkpoints(values: flags.FlagValues) -> list[str]:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

@@ -7,20 +7,10 @@ A class that a file does not list for a video counts as 0 there. Where labels ar
 learned; the GAP of each file, of their mean and of the blend is printed.
 """
 
-import numpy as np
 from absl import flags
 
-from tools.labelled import add_block, define_label_flags, labels_from_flags, metrics_line
 from yt8m.cli import program
-from yt8m.cli.ensemble_flags import weights_of_members
-from yt8m.data.video_labels import VideoLabels
-from yt8m.errors import UserError
-from yt8m.files import check_outputs
-from yt8m.metrics import EvaluationMetrics, hits_of_lists
-from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, write_block
-from yt8m.output.submission import SubmissionWriter
-
-import readers
+from yt8m.cli.ensemble_flags import define_label_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -31,6 +21,24 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("weights", [], "A weight per file; without it equal or learned ones.", flag_values=values)
     flags.DEFINE_integer("top_k", 20, "Classes per video of the blend.", flag_values=values)
     define_label_flags(values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import numpy as np
+
+from tools.labelled import add_block, labels_from_flags, metrics_line
+from yt8m.cli.ensemble_flags import weights_of_members
+from yt8m.data.video_labels import VideoLabels
+from yt8m.errors import UserError
+from yt8m.files import check_outputs
+from yt8m.metrics import EvaluationMetrics, hits_of_lists
+from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, write_block
+from yt8m.output.submission import SubmissionWriter
+
+import readers
 
 
 def main(values: flags.FlagValues) -> None:
@@ -115,5 +123,4 @@ def with_labels(table: PairTable, labels: VideoLabels) -> PairTable:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

@@ -4,19 +4,10 @@ python -m tools.boosting_weights --submission_file=train.csv --eval_data_pattern
     --output_file=weights.csv [--example_weights=weights-before.csv]
 """
 
-import numpy as np
 from absl import flags
 
-from tools.labelled import checked_pairs, define_label_flags, labels_from_flags
-from yt8m.arguments import LARGEST_FLOAT, ArgumentError
 from yt8m.cli import program
-from yt8m.data.example_weights import WEIGHTS_HEADER, read_example_weights
-from yt8m.errors import UserError
-from yt8m.files import AtomicFile, check_outputs
-from yt8m.metrics.boosting import boosted_weights
-from yt8m.output.submission import read_blocks
-
-_VIDEOS_PER_BLOCK = 4096
+from yt8m.cli.ensemble_flags import define_label_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -27,6 +18,23 @@ def define_flags(values: flags.FlagValues) -> None:
     define("example_weights", "", "The weights that the last model was trained with, if any.", flag_values=values)
     flags.DEFINE_float("largest_weight", 5.0, "Weights above it are cut.", flag_values=values)
     define_label_flags(values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import numpy as np
+
+from tools.labelled import checked_pairs, labels_from_flags
+from yt8m.arguments import LARGEST_FLOAT, ArgumentError
+from yt8m.data.example_weights import WEIGHTS_HEADER, read_example_weights
+from yt8m.errors import UserError
+from yt8m.files import AtomicFile, check_outputs
+from yt8m.metrics.boosting import boosted_weights
+from yt8m.output.submission import read_blocks
+
+_VIDEOS_PER_BLOCK = 4096
 
 
 def main(values: flags.FlagValues) -> None:
@@ -64,5 +72,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

@@ -3,11 +3,26 @@
 python -m tools.calibrate --train_dir=RUN --eval_data_pattern='DIR/validate*.tfrecord'
 """
 
-import tensorflow as tf
 from absl import flags
 
-from yt8m.arguments import typed_as
 from yt8m.cli import program, run_flags
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    run_flags.define_program_flags(values, batch_size=1024)
+    flags.DEFINE_string(
+        "eval_data_pattern", "", "Held-out shards with labels: comma-separated patterns.", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import tensorflow as tf
+
+from yt8m.arguments import typed_as
 from yt8m.engine.calibration import collect_logits, save_calibration
 from yt8m.engine.reliability import reliability_image, reliability_svg
 from yt8m.engine.reports import EventWriter
@@ -25,14 +40,6 @@ from yt8m.runs.directory import (
 )
 
 import experiment
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program."""
-    run_flags.define_program_flags(values, batch_size=1024)
-    flags.DEFINE_string(
-        "eval_data_pattern", "", "Held-out shards with labels: comma-separated patterns.", flag_values=values
-    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -86,5 +93,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

@@ -1,4 +1,4 @@
-"""Shared by the programs that compare submissions with labels: flags that name the labels, and lines of metrics."""
+"""Shared by the programs that compare submissions with labels: reads the labels, and prints lines of metrics."""
 
 import numpy as np
 from absl import flags
@@ -7,17 +7,8 @@ from yt8m.data.video_labels import VideoLabels, read_labels
 from yt8m.errors import UserError
 from yt8m.metrics import EvaluationMetrics, listed_pairs
 from yt8m.output.submission import Submission
-from yt8m.schema import NUM_CLASSES
 
 import readers
-
-
-def define_label_flags(values: flags.FlagValues) -> None:
-    """Defines the flags that say where the labels of videos are."""
-    define = flags.DEFINE_string
-    define("eval_data_pattern", "", "Shards that hold the labels: comma-separated patterns.", flag_values=values)
-    define("labels_file", "", "A CSV that holds the labels instead: VideoId,Labels.", flag_values=values)
-    flags.DEFINE_integer("num_classes", NUM_CLASSES, "Classes that labels may have.", flag_values=values)
 
 
 def labels_from_flags(values: flags.FlagValues) -> VideoLabels | None:

@@ -5,14 +5,8 @@ python -m tools.score --submission_file=solution.csv --eval_data_pattern='DIR/va
 
 from absl import flags
 
-from tools.labelled import add_block, define_label_flags, labels_from_flags, metrics_line
 from yt8m.cli import program
-from yt8m.errors import UserError
-from yt8m.metrics import EvaluationMetrics
-from yt8m.output.blend import check_same_videos
-from yt8m.output.submission import read_blocks
-
-_VIDEOS_PER_BLOCK = 4096
+from yt8m.cli.ensemble_flags import define_label_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -22,6 +16,19 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("top_k", 20, "Predictions per video that count.", flag_values=values)
     define_label_flags(values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+from tools.labelled import add_block, labels_from_flags, metrics_line
+from yt8m.errors import UserError
+from yt8m.metrics import EvaluationMetrics
+from yt8m.output.blend import check_same_videos
+from yt8m.output.submission import read_blocks
+
+_VIDEOS_PER_BLOCK = 4096
 
 
 def main(values: flags.FlagValues) -> None:
@@ -61,5 +68,4 @@ def score(values: flags.FlagValues) -> EvaluationMetrics:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

@@ -1,11 +1,20 @@
-"""From the flags that name the members of an ensemble and their weights to what they mean."""
+"""The flags of ensembles: which members, by which weights, and by which labels they are compared."""
 
 from collections.abc import Sequence
 
-import tensorflow as tf
+from absl import flags
 
 from yt8m.arguments import LARGEST_FLOAT
 from yt8m.errors import UserError
+from yt8m.schema import NUM_CLASSES
+
+
+def define_label_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say where the labels of videos are."""
+    define = flags.DEFINE_string
+    define("eval_data_pattern", "", "Shards that hold the labels: comma-separated patterns.", flag_values=values)
+    define("labels_file", "", "A CSV that holds the labels instead: VideoId,Labels.", flag_values=values)
+    flags.DEFINE_integer("num_classes", NUM_CLASSES, "Classes that labels may have.", flag_values=values)
 
 
 def weights_of_members(given: Sequence[str], count: int, flag: str, members: str) -> list[float]:
@@ -43,6 +52,8 @@ def run_directories(train_dir: str) -> list[str]:
     Raises:
         UserError: if one of several is empty, or named twice.
     """
+    import tensorflow as tf  # slow to import, and flags are defined without it
+
     if tf.io.gfile.isdir(train_dir):
         return [train_dir]
     runs = [run.strip() for run in train_dir.split(",")]
