@@ -10,6 +10,7 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_run_flags(values)
     run_flags.define_program_flags(values, batch_size=1024)
     run_flags.define_evaluation_flags(values)
+    run_flags.define_calibrated_flag(values)
     flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
     flags.DEFINE_string(
         "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
@@ -27,6 +28,7 @@ from collections.abc import Iterable
 from yt8m.arguments import typed_as
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import one_device_strategy
+from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.reports import EvaluationReport, class_table
 from yt8m.engine.weight_averages import load_weights
 from yt8m.runs.checkpoints import save_class_table, save_evaluation
@@ -70,12 +72,14 @@ def main(values: flags.FlagValues) -> None:
         labels_required=True,
         decided_by=values.train_dir,
     )
-    evaluator = experiment.build_evaluator(config, one_device_strategy(), model, data, metrics, values.top_k)
+    calibrated = CalibratedModel(model)
+    evaluator = experiment.build_evaluator(config, one_device_strategy(), calibrated, data, metrics, values.top_k)
     report = EvaluationReport(evaluation_directory(values.train_dir))
 
     # 3. One checkpoint, or each new one as it comes.
     for checkpoint in _checkpoints(values.train_dir, values.run_once):
         load_weights(model, checkpoint)
+        calibrated.set_temperature(temperature_of(values.train_dir, checkpoint) if values.calibrated else 1.0)
         with data.explained():
             evaluation = evaluator.evaluate(data.batches)
         data.report_skipped()

@@ -13,6 +13,7 @@ import tensorflow as tf
 from yt8m.arguments import typed_as
 from yt8m.batch import KEY
 from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
+from yt8m.data.example_weights import missing_weight, read_example_weights, with_example_weights
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
@@ -151,8 +152,10 @@ class Data:
             try:
                 yield
             except readers.READING_ERRORS as error:
-                skipped = None if self.options.damage is None else self.options.damage.damages
-                explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required, skipped)
+                explanation = missing_weight(error)
+                if explanation is None:
+                    skipped = None if self.options.damage is None else self.options.damage.damages
+                    explanation = readers.explain_failure(error, self.files, self.spec, self.labels_required, skipped)
                 if explanation is None:
                     raise
                 raise explanation from error
@@ -232,6 +235,9 @@ def training_data(
         start: where to start; None for the start of the first epoch.
         worker: number of this process.
         num_workers: how many share a batch.
+
+    Raises:
+        UserError: if the weights of examples cannot be read.
     """
     run = config.training
     batches = readers.training_batches(
@@ -244,6 +250,9 @@ def training_data(
         num_workers=num_workers,
         start=start,
     )
+    if run.example_weights or run.bagging_seed:
+        weights = read_example_weights(run.example_weights) if run.example_weights else None
+        batches = batches.map(with_example_weights(weights, run.bagging_seed)).prefetch(1)
     return Data(batches, config.data, files, labels_required=True, options=options)
 
 
@@ -288,7 +297,7 @@ def evaluation_data(
 def build_evaluator(
     config: RunConfig,
     strategy: Strategy,
-    model: keras.Model,
+    model: Callable[..., dict[str, Any]],
     data: Data,
     metrics: Mapping[str, Mapping[str, Any]],
     top_k: int,
@@ -298,7 +307,7 @@ def build_evaluator(
     Args:
         config: the run.
         strategy: where the replicas are.
-        model: the run's model, whose current weights are evaluated.
+        model: the run's model, or what calls it; its weights at the time of an evaluation count.
         data: the evaluation shards.
         metrics: the settings of each group of metrics, by name.
         top_k: predictions per video that count.

@@ -24,6 +24,13 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     define("output_model_tgz", "", "Also write the run into this archive.", flag_values=values)
+    flags.DEFINE_list(
+        "ensemble_weights",
+        [],
+        "With --train_dir=RUN1,RUN2,...: how much each run counts in the mean of predictions; without it, equally.",
+        flag_values=values,
+    )
+    run_flags.define_calibrated_flag(values)
     flags.DEFINE_boolean("run_once", True, "Taken for old command lines; it always runs once.", flag_values=values)
 
 
@@ -37,9 +44,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
+import keras
+
 from yt8m.arguments import typed_as
+from yt8m.cli.ensemble_flags import run_directories, weights_of_members
+from yt8m.config import RunConfig
+from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.prediction import predict
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
@@ -63,37 +76,43 @@ def main(values: flags.FlagValues) -> None:
     """
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
-    with _run_directory(values) as train_dir:
-        # 1. The run says what it is; the command line may repeat it, but not say otherwise.
-        config = load_config(train_dir)
-        run_flags.check_repeated_flags(values, config)
+    with _run_directories(values) as train_dirs:
+        # 1. The runs say what they are; the command line may repeat it, but not say otherwise.
+        weights = weights_of_members(values.ensemble_weights, len(train_dirs), "ensemble_weights", "--train_dir")
+        configs = [load_config(train_dir) for train_dir in train_dirs]
+        for config in configs:
+            run_flags.check_repeated_flags(values, config)
 
-        # 2. The model, with the weights of the newest checkpoint.
-        with typed_as(f"{CONFIG.path(train_dir)}: "):
-            model = experiment.build_model(config)
-        load_weights(model, require_checkpoint(train_dir))
+        # 2. The models, with the weights of their newest checkpoints, and the temperatures of these.
+        checkpoints = [require_checkpoint(train_dir) for train_dir in train_dirs]
+        models = list(map(_load_model, train_dirs, configs, checkpoints))
+        _check_same_batches(train_dirs, configs, models)
+        calibrated = [CalibratedModel(model) for model in models]
+        for member, train_dir, checkpoint in zip(calibrated, train_dirs, checkpoints, strict=True):
+            member.set_temperature(temperature_of(train_dir, checkpoint) if values.calibrated else 1.0)
 
         # 3. The shards, in their order.
         data = experiment.evaluation_data(
-            config,
-            model,
+            configs[0],
+            models[0],
             values.input_data_pattern,
             "input_data_pattern",
             batch_size=values.batch_size,
             on_bad_record=values.on_bad_record,
             labels_required=False,
-            decided_by=train_dir,
+            decided_by=train_dirs[0],
         )
 
         # 4. Before hours of work: nothing that is read is written over.
         outputs = {"output_file": values.output_file, "output_model_tgz": values.output_model_tgz}
-        check_outputs(outputs, [*data.files, values.input_model_tgz, *paths_of_run(train_dir)])
+        read = [path for train_dir in train_dirs for path in paths_of_run(train_dir)]
+        check_outputs(outputs, [*data.files, values.input_model_tgz, *read])
 
         # 5. The best classes of each batch go straight into the CSV, which is there when it is whole.
         start = logged = time.monotonic()
         num_videos = 0
         with data.explained(), SubmissionWriter(values.output_file) as writer:
-            for ids, classes, scores in predict(model, data.batches, values.top_k):
+            for ids, classes, scores in predict(calibrated, weights, data.batches, values.top_k):
                 writer.add(ids, classes, scores)
                 num_videos += len(ids)
                 now = time.monotonic()
@@ -105,17 +124,20 @@ def main(values: flags.FlagValues) -> None:
 
         # 6. The run as one file, if it is to be handed on.
         if values.output_model_tgz:
-            pack_run(train_dir, values.output_model_tgz)
+            pack_run(train_dirs[0], values.output_model_tgz)
 
 
 @contextmanager
-def _run_directory(values: flags.FlagValues) -> Iterator[str]:
-    """The run to predict with: --train_dir, or what an archive holds, unpacked to stay or only while it is needed."""
+def _run_directories(values: flags.FlagValues) -> Iterator[list[str]]:
+    """The runs to predict with: --train_dir, or what an archive holds, unpacked to stay or only while it is needed."""
     if not values.input_model_tgz:
-        yield values.train_dir
+        train_dirs = run_directories(values.train_dir)
+        if len(train_dirs) > 1 and values.output_model_tgz:
+            raise UserError("--output_model_tgz packs one run, and --train_dir names several. Leave it out.")
+        yield train_dirs
     elif values.untar_model_dir:
         unpack_run(values.input_model_tgz, values.untar_model_dir, values.untar_max_gb)
-        yield values.untar_model_dir
+        yield [values.untar_model_dir]
     else:
         place = Path(tempfile.gettempdir(), "yt8m-model")
         delete_abandoned(str(place))
@@ -123,9 +145,32 @@ def _run_directory(values: flags.FlagValues) -> Iterator[str]:
         Path(directory).mkdir(mode=0o700)
         try:
             unpack_run(values.input_model_tgz, directory, values.untar_max_gb)
-            yield directory
+            yield [directory]
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _load_model(train_dir: str, config: RunConfig, checkpoint: str) -> keras.Model:
+    with typed_as(f"{CONFIG.path(train_dir)}: "):
+        model = experiment.build_model(config)
+    load_weights(model, checkpoint)
+    return model
+
+
+def _check_same_batches(train_dirs: list[str], configs: list[RunConfig], models: list[keras.Model]) -> None:
+    """Checks that the batches of the first run are those that the models of all runs read."""
+    needs = [
+        asdict(config.data) | {"frames at evaluation": model.frame_sampling(training=False) or "all"}
+        for config, model in zip(configs, models, strict=True)
+    ]
+    for train_dir, other in zip(train_dirs, needs, strict=True):
+        different = [name for name, value in needs[0].items() if value != other[name]]
+        if different:
+            name = different[0]
+            raise UserError(
+                f"--train_dir: {name} of {train_dirs[0]} is {needs[0][name]}, of {train_dir} {other[name]}. Runs that "
+                "are averaged in one pass read the same batches. Predict with each, and blend with tools.blend."
+            )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,15 +16,27 @@ from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
-from yt8m.data.records import batch_parser, multi_hot, parse_labels, parse_ratings
-from yt8m.data.shards import READING_ERRORS, Record, Shard, open_shards, record_sizes, require_shards, stored_records
+from yt8m.data.record_faults import labels_name_of
+from yt8m.data.records import batch_parser, multi_hot, parse_ids_and_labels, parse_labels, parse_ratings
+from yt8m.data.shards import (
+    READING_ERRORS,
+    Damage,
+    Record,
+    Shard,
+    open_shards,
+    record_sizes,
+    require_shards,
+    stored_records,
+)
 from yt8m.data.skipping import SkippedRecords
 from yt8m.data.source import Source, open_source
-from yt8m.errors import UserError
+from yt8m.data.video_labels import VideoLabels
+from yt8m.errors import UserError, first_line
 from yt8m.positions import Position
 from yt8m.randomness import keys_from_positions
 from yt8m.sampling import FrameSampling
-from yt8m.schema import SEGMENT_LABELS_KEY, DataSpec
+from yt8m.schema import LABELS_KEY, SEGMENT_LABELS_KEY, DataSpec
+from yt8m.scores import name_of
 from yt8m.storage import matching_files
 
 __all__ = [
@@ -38,6 +51,7 @@ __all__ = [
     "segment_ratings",
     "training_batches",
     "training_order",
+    "video_labels",
 ]
 
 # A batch is parsed by one thread, the next one by another. 1024 whole videos of 300 frames take 354 MB a thread.
@@ -207,6 +221,40 @@ def class_counts(
         counts += labels.sum(axis=0)
         num_records += len(labels)
     return counts, num_records
+
+
+def video_labels(pattern: str, num_classes: int) -> VideoLabels:
+    """Reads the labels of videos from shards of any format; nothing but ids and labels is parsed.
+
+    Args:
+        pattern: comma-separated patterns of the shards, as `--eval_data_pattern` gives them.
+        num_classes: the number of classes, C.
+
+    Raises:
+        UserError: if no file matches, a file or a record cannot be read or has no labels, a video occurs twice, or a
+            label is not in [0, C).
+    """
+    files = find_files(pattern, "eval_data_pattern")
+    shards = require_shards(files)
+    first = next(stored_records(shards[0]), None)
+    labels_name = labels_name_of(first.serialized) if isinstance(first, Record) else LABELS_KEY
+    batches = Source(shards, Layout((), ())).in_order().batch(_RECORDS_OF_A_COUNT)
+    parsed = batches.map(partial(parse_ids_and_labels, labels_name=labels_name), num_parallel_calls=_PARALLEL_PARSES)
+
+    def videos() -> Iterator[tuple[str, list[int]]]:
+        for ids, labels in parsed.prefetch(1):
+            yield from zip(map(name_of, ids.numpy().tolist()), labels.to_list(), strict=True)
+
+    try:
+        return VideoLabels(videos(), pattern, num_classes)
+    except READING_ERRORS as error:
+        damages = (item for shard in shards for item in stored_records(shard) if isinstance(item, Damage))
+        damage = next(damages, None)
+        raise UserError(
+            f"--eval_data_pattern={pattern}: "
+            + (str(damage) if damage else f"a record cannot be read ({first_line(error)}).")
+            + " Expected records with ids and labels; tools.check_dataset finds what is damaged."
+        ) from error
 
 
 def segment_ratings(files: Sequence[str]) -> SegmentRatings:

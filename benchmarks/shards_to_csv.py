@@ -43,7 +43,7 @@ def write(path: str, predictions: Iterator[tuple[np.ndarray, np.ndarray, np.ndar
 
 def compare(name: str, model: keras.Model, files: list[str], path: str, num_videos: int, rounds: int) -> None:
     def predictions() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        return predict(model, batches, TOP_K)
+        return predict([model], [1.0], batches, TOP_K)
 
     batches = readers.evaluation_batches(files, SPEC, BATCH_SIZE, labels_required=False)
     pairs = list(predictions())

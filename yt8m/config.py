@@ -166,6 +166,8 @@ class TrainingConfig:
         num_readers: shards that are read side by side.
         on_bad_record: `error` stops at a damaged record, `skip` counts it and goes on.
         teacher: the CSV or the run whose predictions a loss learns from; empty for none.
+        example_weights: a CSV of the videos' weights in the loss; empty for none.
+        bagging_seed: decides how often a video counts in a bootstrap sample; 0: every video counts once.
 
     Raises:
         UserError: if a number is out of range, `num_epochs` and `max_steps` are both 0, or `on_bad_record` is neither.
@@ -179,10 +181,12 @@ class TrainingConfig:
     num_readers: int = 8
     on_bad_record: OnBadRecord = "error"
     teacher: str = ""
+    example_weights: str = ""
+    bagging_seed: int = 0
 
     def __post_init__(self) -> None:
         check_size(1, batch_size=self.batch_size, num_readers=self.num_readers)
-        check_count(0, num_epochs=self.num_epochs, max_steps=self.max_steps)
+        check_count(0, num_epochs=self.num_epochs, max_steps=self.max_steps, bagging_seed=self.bagging_seed)
         if not self.num_epochs and not self.max_steps:
             raise ArgumentError(
                 "num_epochs=0: it would train for ever without max_steps. Give one of them a positive value."

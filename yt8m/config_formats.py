@@ -1,5 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
+Format 4 holds the weights of examples.
 Format 3 holds the teacher, and CrossEntropyLoss has hyper-parameters.
 Format 2 holds the loss with its terms and all their hyper-parameters.
 Format 1 has no number. Its runs may lack what was added while it was in use: those settings have the value that left a
@@ -15,7 +16,7 @@ from typing import Any
 
 from yt8m.registry import MODELS
 
-CURRENT = 3
+CURRENT = 4
 
 _ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
 _ADDED_TO_MODELS = {
@@ -97,4 +98,8 @@ def _from_2_to_3(content: dict[str, Any]) -> None:
             term["hparams"] = _CROSS_ENTROPY_BEFORE_3 | term["hparams"]
 
 
-_TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2, 2: _from_2_to_3}
+def _from_3_to_4(content: dict[str, Any]) -> None:
+    content["training"] |= {"example_weights": "", "bagging_seed": 0}
+
+
+_TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1_to_2, 2: _from_2_to_3, 3: _from_3_to_4}

@@ -87,7 +87,9 @@ def test_a_prediction_that_is_no_number_names_its_video(videos: dict[str, np.nda
 
 def test_predictions_come_best_first_in_the_order_of_the_input(videos: dict[str, np.ndarray]) -> None:
     batches = tf.data.Dataset.from_tensor_slices(videos).batch(4)
-    ids, classes, scores = (np.concatenate(part) for part in zip(*predict(ShowsItsInput(), batches, 3), strict=True))
+    ids, classes, scores = (
+        np.concatenate(part) for part in zip(*predict([ShowsItsInput()], [1.0], batches, 3), strict=True)
+    )
     np.testing.assert_array_equal(ids, videos["id"])
     np.testing.assert_array_equal(classes, np.argsort(-videos["mean_rgb"], axis=1)[:, :3])
     assert (np.diff(scores, axis=1) <= 0).all()

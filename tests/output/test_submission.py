@@ -217,7 +217,7 @@ def test_any_id_is_refused_or_read_back_by_other_readers(tmp_path: Path, video_i
 def test_read_of_write_is_the_same(data: st.DataObject) -> None:
     ids = data.draw(st.lists(IDS, max_size=6, unique=True))
     shape = len(ids), data.draw(st.integers(1, 5))
-    classes = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, 4799)))
+    classes = data.draw(hnp.arrays(np.int32, shape, elements=st.integers(0, 4799), unique=True))
     scores = data.draw(hnp.arrays(np.float32, shape, elements=SCORE))
     path = "ram://property.csv"
     with SubmissionWriter(path) as writer:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from small_run import CONFIG, State, make_model
 
+from yt8m.engine.calibration import save_calibration, temperature_of
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.output.archive import pack_run
@@ -62,9 +63,13 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resume(str(train_dir), step=9)
     resume(str(train_dir), step=10)
     evaluate(str(train_dir))
-    for name in ("events.out.tfevents.1", "eval/events.out.tfevents.1", "data/worker-0/5", "best/metrics.json"):
-        (train_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    for place in (train_dir, train_dir / "best"):
+        save_calibration(str(place), directory.require_checkpoint(str(place)), {"temperature": 1.5})
+    (train_dir / "data" / "worker-0").mkdir()
+    (train_dir / "data" / "worker-0" / "5").touch()
+    for name in ("events.out.tfevents.1", "eval/events.out.tfevents.1", "eval/reliability.svg", "best/metrics.json"):
         (train_dir / name).touch()
+    shutil.copytree(train_dir / "eval", train_dir / "best" / "eval")
     shutil.copy(train_dir / "best" / "metrics-10.json", train_dir / "best" / "metrics.json")
     lock._write(str(train_dir), beat=0)
     return train_dir
@@ -94,6 +99,7 @@ def evaluate(train_dir: str) -> None:
     """What eval.py does."""
     directory.load_config(train_dir)
     load_weights(make_model(), directory.require_checkpoint(train_dir))
+    temperature_of(train_dir, directory.require_checkpoint(train_dir))
     checkpoints.save_evaluation(train_dir, SUMMARY)
     checkpoints.save_class_table(train_dir, "class,ap\n")
 
@@ -103,6 +109,7 @@ def predict(train_dir: str) -> None:
     for place in (train_dir, f"{train_dir}/best"):
         directory.load_config(place)
         load_weights(make_model(), directory.require_checkpoint(place))
+        temperature_of(place, directory.require_checkpoint(place))
         pack_run(place, f"{train_dir}.tgz")
 
 

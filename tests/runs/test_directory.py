@@ -23,14 +23,16 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module", name="train_dir")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was evaluated while it was trained, and afterwards."""
+    """A run that was evaluated while it was trained, and afterwards, as were its best weights; both are calibrated."""
     place = tmp_path_factory.mktemp("place")
     write_video_shards(place, num_videos=40, num_shards=2, num_classes=3)
     train_dir = place / "run"
     shards = f"{place}/train*.tfrecord"
     flags = (f"--train_data_pattern={shards}", "--batch_size=20", "--num_classes=3", "--max_steps=2")
     run("train", *flags, f"--train_dir={train_dir}", f"--eval_data_pattern={shards}")
-    run("eval", f"--train_dir={train_dir}", f"--eval_data_pattern={shards}", "--run_once")
+    for evaluated in (train_dir, train_dir / "best"):
+        run("eval", f"--train_dir={evaluated}", f"--eval_data_pattern={shards}", "--run_once")
+        run("tools.calibrate", f"--train_dir={evaluated}", f"--eval_data_pattern={shards}")
     return train_dir
 
 
@@ -114,7 +116,7 @@ def write(train_dir: Path, content: dict[str, Any]) -> str:
 
 def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     train_dir = write(tmp_path, changed())
-    assert changed()["format"] == 3
+    assert changed()["format"] == 4
     assert directory.load_config(train_dir) == CONFIG
 
 
@@ -132,8 +134,8 @@ def test_a_run_of_format_2_has_plain_cross_entropy_and_no_teacher(tmp_path: Path
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool
 ) -> None:
-    train_dir = write(tmp_path, changed(format=4))
-    message = r"config\.json is not .*: its format is 4, and this version knows those up to 3: open it with the version"
+    train_dir = write(tmp_path, changed(format=5))
+    message = r"config\.json is not .*: its format is 5, and this version knows those up to 4: open it with the version"
     with pytest.raises(UserError, match=message) as raised:
         directory.load_config(train_dir)
     assert "\n" not in str(raised.value)

@@ -72,6 +72,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
         run.teacher,
         "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, or the train_dir of a run.",
     )
+    define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
+    define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
@@ -109,6 +111,13 @@ def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
     define.integer("batch_size", batch_size, "Examples per step, over all devices.")
     define.text("on_bad_record", "error", "error: stop at a damaged record; skip: count it and go on.")
     define.integer("top_k", 20, "Predictions per video that count.")
+
+
+def define_calibrated_flag(values: flags.FlagValues) -> None:
+    """Defines the flag of the programs that use a run's calibration."""
+    _Definer(values).boolean(
+        "calibrated", True, "Divide logits by the temperature that tools.calibrate found for the checkpoint, if it did."
+    )
 
 
 def define_evaluation_flags(values: flags.FlagValues) -> None:

@@ -73,6 +73,28 @@ def parse_labels(serialized: tf.Tensor, spec: DataSpec, layout: Layout) -> tf.Ra
     return format_of(spec).parse_context(serialized, {layout.labels_name: _WANTED_LABELS})[layout.labels_name]
 
 
+def parse_ids_and_labels(serialized: tf.Tensor, labels_name: str) -> tuple[tf.Tensor, tf.RaggedTensor]:
+    """Returns the ids and labels of records of any format, and looks at nothing else in them.
+
+    An Example and a SequenceExample both hold what is parsed here in field 1.
+
+    Args:
+        serialized: `(B,)` strings.
+        labels_name: the records' name of their list of classes.
+
+    Returns:
+        `(B,)` string ids and ragged `(B, None)` int64 class indices.
+
+    Raises:
+        tf.errors.OpError: if a record is none, or has no id or no labels feature.
+    """
+    parsed = tf.io.parse_example(serialized, _WANTED_IDS | {labels_name: _WANTED_LABELS})
+    ids, labels = _ids(parsed), parsed[labels_name]
+    checks = [_assert_well_formed(serialized), *_assert_ids(ids), _assert_labelled(serialized, labels, labels_name)]
+    with tf.control_dependencies(checks):
+        return tf.identity(ids), labels
+
+
 def parse_ratings(serialized: tf.Tensor) -> Batch:
     """Returns what raters said of segments of the videos in serialized records, and looks at nothing else in them.
 

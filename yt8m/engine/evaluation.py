@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -56,7 +55,7 @@ class Evaluator:
     def __init__(
         self,
         strategy: Strategy,
-        model: keras.Model,
+        model: Callable[..., dict[str, Any]],
         loss: Callable[..., tf.Tensor],
         *,
         batch_spec: dict[str, tf.TypeSpec],

@@ -11,7 +11,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, POSITION, TEACHER_PREDICTIONS, loss_inputs, model_inputs
+from yt8m.batch import (
+    EXAMPLE_WEIGHTS,
+    ID,
+    LABEL_WEIGHTS,
+    LABELS,
+    POSITION,
+    TEACHER_PREDICTIONS,
+    loss_inputs,
+    model_inputs,
+)
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
 from yt8m.engine.optimization import clip_each, squared_norms
 from yt8m.engine.penalties import Penalties
@@ -84,7 +93,7 @@ class TrainStep:
 
     The objective of a step, whatever the number of replicas, is
 
-        sum over the videos of the global batch of loss / number of those videos + regularization_penalty * penalties
+        sum over the videos of the global batch of weight * loss / their number + regularization_penalty * penalties
 
     Gradients are summed over the replicas once, then clipped, then applied, so that one device and many reach the
     same weights.
@@ -238,6 +247,8 @@ class TrainStep:
         # That of the losses' mean, by what it is of each loss: differentiating the mean would ask for the shape of the
         # losses and so compute them in every step.
         of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
+        if EXAMPLE_WEIGHTS in rows:
+            of_each *= rows[EXAMPLE_WEIGHTS]
         gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
         # The gradient of a product over unknown axes has lost the shape, which is that of its weight.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]

@@ -3,6 +3,7 @@
 from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.metrics.average_precision import GlobalAveragePrecision, average_precision
 from yt8m.metrics.default import EvaluationMetrics, batch_metrics, metrics_of_matrix
+from yt8m.metrics.listed import hits_of_lists, listed_pairs
 from yt8m.metrics.macro import MacroMetrics
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
 from yt8m.metrics.precision_recall import PrecisionRecallCurves
@@ -20,6 +21,8 @@ __all__ = [
     "SegmentMeanAveragePrecision",
     "average_precision",
     "batch_metrics",
+    "hits_of_lists",
+    "listed_pairs",
     "metrics_of_matrix",
     "top_k_pairs",
     "top_k_predictions",

@@ -1,4 +1,4 @@
-"""Packs a run's config.json and newest checkpoint into one .tgz file, and unpacks it for inference elsewhere."""
+"""Packs a run's config.json, newest checkpoint and calibration into one .tgz file, and unpacks it elsewhere."""
 
 import filecmp
 import gzip
@@ -14,6 +14,7 @@ import tensorflow as tf
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile, delete_abandoned, partial_path
 from yt8m.runs.directory import (
+    CALIBRATION,
     CHECKPOINT_NAMES,
     CONFIG,
     checkpoint_files,
@@ -28,7 +29,7 @@ _USUAL_RATIO = 20  # weights hardly compress, so a larger ratio is suspicious an
 
 
 def pack_run(train_dir: str, archive: str) -> None:
-    """Writes the config.json and the newest checkpoint of a run into a gzipped tar file.
+    """Writes the config.json, the newest checkpoint and, if there is one, the calibration of a run into a .tgz file.
 
     Args:
         train_dir: the run's directory.
@@ -43,7 +44,7 @@ def pack_run(train_dir: str, archive: str) -> None:
         AtomicFile(archive, b"", "output_model_tgz") as file,
         tarfile.open(fileobj=cast(IO[bytes], file), mode="w|gz") as tar,
     ):
-        for path in (CONFIG.path(train_dir), *checkpoint_files(checkpoint)):
+        for path in (CONFIG.path(train_dir), *CALIBRATION.find(train_dir), *checkpoint_files(checkpoint)):
             _add(tar, path)
         _add_state(tar, checkpoint.rsplit("/", 1)[-1])
 

@@ -11,16 +11,19 @@ Class,Segments
 <class>,<id>:<second> <id>:<second> ...
 """
 
+import itertools
+import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
 
+from yt8m.arguments import LARGEST_FLOAT, LARGEST_SIZE
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile
 from yt8m.scores import VideoIds, check_finite, name_of
@@ -137,9 +140,38 @@ def read_submission(path: str) -> Submission:
     Raises:
         UserError: if the file cannot be read or has another format; the message names the line.
     """
+    return parse_rows(read_rows(path))
+
+
+def read_blocks(path: str, num_videos: int) -> Iterator[Submission]:
+    """Reads a submission as `read_submission` does, in blocks of at most `num_videos` videos."""
+    rows = read_rows(path)
+    while block := list(itertools.islice(rows, num_videos)):
+        yield parse_rows(block)
+
+
+def read_rows(path: str) -> Iterator[tuple[str, str]]:
+    """Checks the header of a submission of 2017 or 2018 and returns its rows, not parsed.
+
+    Returns:
+        An iterator over pairs of the place for error messages, `<path>, line <n>`, and the text of the row.
+
+    Raises:
+        UserError: if the file cannot be read or has another header.
+    """
+    return _rows(path, HEADER)
+
+
+def parse_rows(rows: Iterable[tuple[str, str]]) -> Submission:
+    """Parses rows as `read_rows` returns them.
+
+    Raises:
+        UserError: if a row has another format, a class twice or out of range, or a score that is not finite; the
+            message names the place.
+    """
     ids: list[str] = []
     num_pairs, classes, scores = array("q"), array("i"), array("f")
-    for where, row in _rows(path, HEADER):
+    for where, row in rows:
         video_id, row_classes, row_scores = _parse_row(where, row)
         ids.append(video_id)
         num_pairs.append(len(row_classes))
@@ -226,7 +258,22 @@ def _parse_row(where: str, row: str) -> tuple[str, list[int], list[float]]:
         comma = ""
     if not comma or len(classes) != len(scores):
         raise UserError(f"{where}: found {row[:60]!r}, expected <id>,<class> <score> <class> <score> ...")
+    if classes:
+        _check_pairs(f"{where}: video {video_id}", classes, scores)
     return video_id, classes, scores
+
+
+def _check_pairs(video: str, classes: list[int], scores: list[float]) -> None:
+    if min(classes) < 0 or max(classes) >= LARGEST_SIZE:
+        wrong = next(c for c in classes if not 0 <= c < LARGEST_SIZE)
+        raise UserError(f"{video} has class {wrong}; expected an index from 0 to {LARGEST_SIZE - 1}.")
+    if len(set(classes)) < len(classes):
+        twice = Counter(classes).most_common(1)[0][0]
+        raise UserError(f"{video} has class {twice} twice; expected each class once.")
+    # A sum tells of NaN, which a comparison may not.
+    if not math.isfinite(sum(scores)) or max(scores) > LARGEST_FLOAT or min(scores) < -LARGEST_FLOAT:
+        wrong_score = next(score for score in scores if not abs(score) <= LARGEST_FLOAT)
+        raise UserError(f"{video} has the score {wrong_score}; expected a finite number.")
 
 
 def _refuse_marks(names: list[str]) -> None:

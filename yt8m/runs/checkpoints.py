@@ -248,6 +248,17 @@ def tidy_best(train_dir: str) -> None:
             tf.io.gfile.remove(path)
 
 
+def save_weights(train_dir: str, config: RunConfig, model: keras.Model, step: int) -> None:
+    """Writes a model's weights as the only checkpoint of a run's directory that eval.py and inference.py take.
+
+    Raises:
+        UserError: if the directory or a file in it cannot be written.
+    """
+    save_config(train_dir, config)
+    _write_checkpoint(tf.train.Checkpoint(model=model), train_dir, step)
+    _keep_checkpoints(train_dir, keep=1)
+
+
 def best_gap(train_dir: str) -> float:
     """Returns the GAP of the weights in `best/`, minus infinity where there are none.
 

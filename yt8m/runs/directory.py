@@ -76,6 +76,7 @@ CHECKPOINT_NAMES = Item(
     rf"checkpoint(\.tmp[0-9a-f]+|{PARTIAL})?",
     name="checkpoint",
 )
+CALIBRATION = _file("calibration.json", "", "tools.calibrate", "the temperature of a checkpoint")
 LOCK = _file("lock.json", "", "train.py", "the process that writes the run")
 EVENTS = Item("TensorBoard events", "train.py", "", r"events\.out\.tfevents\..+")
 POSITIONS = Item("the place in the data at each checkpoint", "train.py", POSITIONS_DIRECTORY, rf"\d+\.json{_PARTIAL}")
@@ -83,18 +84,24 @@ SHARDS = _file("shards.txt", POSITIONS_DIRECTORY, "train.py", "name, size and ch
 # Runs of format 1 kept iterators there; they are deleted with their run.
 ITERATORS = Item("iterators over the data", "train.py of format 1", rf"{POSITIONS_DIRECTORY}/worker-\d+", r"\d+")
 # The weights of the highest GAP so far are a run's directory of their own, which eval.py and inference.py take.
-BEST_RUN = tuple(replace(item, folder=BEST_DIRECTORY) for item in (CHECKPOINTS, CHECKPOINT_NAMES, CONFIG))
+BEST_RUN = tuple(replace(item, folder=BEST_DIRECTORY) for item in (CHECKPOINTS, CHECKPOINT_NAMES, CALIBRATION, CONFIG))
 BEST_EVALUATION = _file("metrics.json", BEST_DIRECTORY, "train.py", "how good the best weights are")
 # Written before the weights that it belongs to: whichever weights are there, their evaluation is.
 BEST_CANDIDATE = Item("the same, by step", "train.py", BEST_DIRECTORY, rf"metrics-\d+\.json{_PARTIAL}")
 EVALUATION = _file("metrics.json", EVALUATION_DIRECTORY, "eval.py, train.py", "the newest evaluation")
 HISTORY = _file("history.jsonl", EVALUATION_DIRECTORY, "eval.py, train.py", "every evaluation, one per line")
 CLASS_TABLE = _file("per_class_ap.csv", EVALUATION_DIRECTORY, "eval.py", "the newest evaluation, class by class")
+RELIABILITY = _file("reliability.svg", EVALUATION_DIRECTORY, "tools.calibrate", "the reliability diagram")
 EVALUATION_EVENTS = replace(EVENTS, folder=EVALUATION_DIRECTORY, writer="eval.py")
+OF_BEST_RUN = tuple(
+    replace(item, folder=f"{BEST_DIRECTORY}/{EVALUATION_DIRECTORY}")
+    for item in (EVALUATION, HISTORY, CLASS_TABLE, RELIABILITY, EVALUATION_EVENTS)
+)
 
 TABLE = (
     CHECKPOINTS,
     CHECKPOINT_NAMES,
+    CALIBRATION,
     LOCK,
     EVENTS,
     POSITIONS,
@@ -106,7 +113,9 @@ TABLE = (
     EVALUATION,
     HISTORY,
     CLASS_TABLE,
+    RELIABILITY,
     EVALUATION_EVENTS,
+    *OF_BEST_RUN,
     CONFIG,
 )
 
