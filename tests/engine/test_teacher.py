@@ -45,10 +45,10 @@ def test_another_failure_of_a_step_is_left_alone() -> None:
     [
         (("a,1 1", "a,2 1"), r"teacher\.csv: video a has two rows"),
         (("a,1 1", "b,0 1 4 0.5"), r"teacher\.csv: video b has class 4; expected 0 to 3\."),
-        (("a,-1 1",), r"teacher\.csv: video a has class -1"),
+        (("a,-1 1",), r"teacher\.csv, line 2: video a has class -1"),
         (("a,1 0.5", "b,1 1.5"), r"teacher\.csv: video b has the score 1\.5; expected a probability"),
-        (("a,1 nan",), r"teacher\.csv: video a has the score nan"),
-        (("a,1 0.5", "b,2 0.5 2 0.4"), r"teacher\.csv: video b has class 2 twice"),
+        (("a,1 nan",), r"teacher\.csv, line 2: video a has the score nan"),
+        (("a,1 0.5", "b,2 0.5 2 0.4"), r"teacher\.csv, line 3: video b has class 2 twice"),
     ],
 )
 def test_rows_that_are_no_probabilities_are_refused(tmp_path: Path, rows: tuple[str, ...], message: str) -> None:

@@ -46,13 +46,14 @@ class PredictionTable(Teacher):
     Args:
         ids: N video ids, each once.
         num_pairs: `(N,)` int, how many pairs each video has.
-        classes: `(sum of num_pairs,)` int, the classes of all pairs, video after video.
+        classes: `(sum of num_pairs,)` int, the classes of all pairs, video after video; of a video each once, as a
+            submission is read.
         scores: `(sum of num_pairs,)` float, their probabilities.
         num_classes: C.
         source: the path of the submission, for messages.
 
     Raises:
-        UserError: if a video or a class of a video occurs twice, or a class or a probability is out of range.
+        UserError: if a video occurs twice, or a class or a probability is out of range.
     """
 
     def __init__(
@@ -92,22 +93,18 @@ def _check_rows(
     unique, numbers = np.unique(ids, return_counts=True)
     if unique.size < len(ids):
         raise UserError(f"{source}: video {unique[numbers > 1][0]} has two rows; expected one row per video.")
-    wrong = np.flatnonzero((classes < 0) | (classes >= num_classes))
+    wrong = np.flatnonzero(classes >= num_classes)
     if wrong.size:
         raise UserError(
             f"{source}: video {ids[videos[wrong[0]]]} has class {classes[wrong[0]]}; expected 0 to {num_classes - 1}. "
             "Is the teacher of another data set, or --num_classes missing?"
         )
-    wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))  # NaN included
+    wrong = np.flatnonzero((scores < 0) | (scores > 1))
     if wrong.size:
         raise UserError(
             f"{source}: video {ids[videos[wrong[0]]]} has the score {scores[wrong[0]]:g}; expected a probability in "
             "[0, 1]. Give the predictions themselves, not scores made of them."
         )
-    pairs, numbers = np.unique(videos.astype(np.int64) * num_classes + classes, return_counts=True)
-    if pairs.size < classes.size:
-        video, class_index = divmod(int(pairs[numbers > 1][0]), num_classes)
-        raise UserError(f"{source}: video {ids[video]} has class {class_index} twice; expected each class once.")
 
 
 @contextmanager
