@@ -60,7 +60,7 @@ class TrainState(tf.train.Checkpoint):
 
     def load(self, checkpoint: str) -> None:
         """Takes all values from a checkpoint; averages that it does not have start at its weights."""
-        status = self.restore(checkpoint)
+        status = self.read(checkpoint)
         if self.averages is None or has_averages(checkpoint):
             status.assert_existing_objects_matched()
         else:
