@@ -105,7 +105,7 @@ def main(values: flags.FlagValues) -> int:
                     TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
                 ) as report,
                 explained_teacher(),
-                explained_compilation(config.model.name),
+                explained_compilation(config.model.name) if values.jit_compile else nullcontext(),
             ):
                 signal_number = train(
                     step,
