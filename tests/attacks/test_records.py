@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from attacks.damaged_records import FRAMES, LEVELS, VIDEOS, Arena, draw, frame_bytes, framed, vectors
-from yt8m.data.shards import READING_ERRORS
-from yt8m.data.synthetic import write_records
+from yt8m.data.shards import READING_ERRORS, measure_records
+from yt8m.data.synthetic import video_record, write_records
 from yt8m.errors import UserError
+from yt8m.schema import DataSpec
 
 import readers
 from readers import ReadOptions, evaluation_batches, explain_failure
@@ -153,6 +154,25 @@ def test_one_shard_that_is_lost_is_left_out_and_reported(tmp_path: Path, sound: 
     Path(files[1]).unlink()
     assert sum(len(batch["id"]) for batch in batches) == 4
     assert "b: it cannot be read: " in options.skipped.report()[0]
+
+
+@pytest.mark.parametrize("on_bad_record", ["error", "skip"])
+def test_a_shard_that_is_cut_between_two_records_while_it_is_read(tmp_path: Path, on_bad_record: str) -> None:
+    """TensorFlow takes the cut for the end of the shard."""
+    wide = DataSpec(("mean_rgb",), (50_000,), 4)  # 200 KB per record, so that little of the shard is read ahead
+    vector = np.zeros(50_000, np.float32)
+    file = write_records(tmp_path / "x", [video_record(f"v{i}", [0], {"mean_rgb": vector}) for i in range(60)])
+    options = ReadOptions(on_bad_record=on_bad_record)  # type: ignore[arg-type]  # both are literals
+    batches = iter(evaluation_batches([file], wide, 1, options=options, labels_required=True))
+    next(batches)
+    with Path(file).open("r+b") as shard:
+        shard.truncate(measure_records(file, 40).offset)
+    with pytest.raises(READING_ERRORS) as caught:
+        list(batches)
+    known = options.skipped.damages if on_bad_record == "skip" else None
+    assert str(explain_failure(caught.value, [file], wide, True, known)) == (
+        f"{file}: it became shorter while it was read. Leave shards alone while a program runs."
+    )
 
 
 # What other programs write

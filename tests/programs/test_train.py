@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 
 from yt8m.cli.program import start
-from yt8m.data.synthetic import write_video_shards
+from yt8m.data.synthetic import video_record, write_records, write_video_shards
 from yt8m.errors import UserError
 from yt8m.runs.directory import checkpoint_step, newest_checkpoint
 
@@ -89,3 +90,11 @@ def test_a_weighted_sum_of_losses_is_trained_on_and_kept_with_its_settings(
         {"name": "CrossEntropyLoss", "weight": 1.0, "hparams": plain},
         {"name": "HingeLoss", "weight": 0.5, "hparams": {"margin": 2}},
     ]
+
+
+def test_data_without_labels_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = {"mean_rgb": np.zeros(1024, np.float32), "mean_audio": np.zeros(128, np.float32)}
+    file = write_records(tmp_path / "x", [video_record(f"v{number}", [], vectors) for number in range(40)])
+    assert run_train(file, tmp_path / "run", "--feature_names=mean_rgb,mean_audio", "--feature_sizes=1024,128") == 0
+    warning = "None of the first 40 records has a label: there is nothing to learn. Are these the training shards?"
+    assert warning in caplog.messages
