@@ -268,6 +268,13 @@ def test_every_checkpoint_that_is_kept_has_its_position(tmp_path: Path) -> None:
     assert restored(tmp_path) == Position(epoch=2, record=4, examples=104)
 
 
+def test_what_a_kill_kept_from_being_deleted_goes_when_the_run_is_resumed(tmp_path: Path) -> None:
+    expected = saved(tmp_path, 5, keep=9)
+    assert restored(tmp_path) == expected
+    assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == [f"ckpt-{step}.index" for step in (3, 4, 5)]
+    assert sorted(path.name for path in (tmp_path / "data").glob("*.json")) == ["3.json", "4.json", "5.json"]
+
+
 def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

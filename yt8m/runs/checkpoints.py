@@ -115,6 +115,8 @@ class Checkpoints:
             lost = checkpoint_step(checkpoints[-1]) - checkpoint_step(checkpoint)
             if lost:
                 LOG.warning("Going on from %s: %d steps are lost.", checkpoint, lost)
+            elif not self._worker:
+                self._delete_superseded()  # what a kill kept `save` from
             return self._position_at(checkpoint_step(checkpoint), examples_per_epoch)
         return Position()
 
@@ -165,8 +167,7 @@ class Checkpoints:
         write_text(self._position_path(step), format_position(position, self._order))
         _write_checkpoint(self._state, self._train_dir, step)
         self._delete_abandoned(step)
-        _keep_checkpoints(self._train_dir, self._keep)
-        self._delete_old_positions()
+        self._delete_superseded()
 
     def _delete_abandoned(self, step: int) -> None:
         """Deletes checkpoints of later steps: they could not be read, and the run went on from one before them."""
@@ -174,7 +175,9 @@ class Checkpoints:
             if checkpoint_step(path) > step:
                 _delete_checkpoint(path)
 
-    def _delete_old_positions(self) -> None:
+    def _delete_superseded(self) -> None:
+        """Deletes all checkpoints but the newest that are to be kept, and the positions of those that are gone."""
+        _keep_checkpoints(self._train_dir, self._keep)
         kept = {f"{checkpoint_step(path)}.json" for path in all_checkpoints(self._train_dir)}
         for path in POSITIONS.find(self._train_dir):
             if path.rsplit("/", 1)[-1] not in kept:
