@@ -20,6 +20,7 @@ from yt8m.layers.dbof import DeepBagOfFrames, GatedBagOfFrames, MeanAndMaxBagOfF
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.fisher import NetFV
+from yt8m.layers.frame_cnn import FrameCNN
 from yt8m.layers.gating import (
     BottleneckGate,
     BottleneckGating,
@@ -28,11 +29,14 @@ from yt8m.layers.gating import (
     GateLogits,
     SqueezeExcitation,
 )
+from yt8m.layers.hidden_layers import HiddenLayers
 from yt8m.layers.nextvlad import NeXtVLAD
+from yt8m.layers.noise import KeyedNoise
 from yt8m.layers.non_local import NonLocalBlock, NonLocalVLAD
 from yt8m.layers.normalisation import LayerNormalization, MaskedBatchNormalization
 from yt8m.layers.recurrent import RecurrentStack
 from yt8m.layers.second_order import FAEmbedding, SecondOrderPooling, TEmbedding
+from yt8m.layers.supports import PredictionCode
 from yt8m.layers.transformer import (
     EncoderBlock,
     FeedForward,
@@ -66,12 +70,16 @@ REQUIRED: dict[type[keras.layers.Layer], dict[str, Any]] = {
     FAEmbedding: CLUSTERS | {"projected_size": 2},
     FeedForward: {},
     FrameAttention: {"num_heads": 2},
+    FrameCNN: {"filters": 2},
     GateLogits: {"units": 2},
     GatedBagOfFrames: CLUSTERS,
     GatedLinearUnit: {},
     GatedVLAD: CLUSTERS,
+    HiddenLayers: {"widths": (2,), "add_batch_norm": True, "dropout": 0.1, "salt": "a"},
     KeyedDropout: {"rate": 0.1, "salt": "a"},
+    KeyedNoise: {"stddev": 0.1, "salt": "a"},
     LayerNormalization: {},
+    PredictionCode: {"code_size": 2},
     LogitNormalization: {},
     MaskedBatchNormalization: {},
     MeanAndMaxBagOfFrames: CLUSTERS,

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.arguments import check_at_least
+from yt8m.arguments import check_at_least, check_share
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.layer_list import LayerList
@@ -36,6 +36,7 @@ class HiddenLayers(keras.layers.Layer):
         super().__init__(**kwargs)
         for width in widths:
             check_at_least(1, widths=width)
+        check_share(dropout=dropout)
         self.widths = tuple(widths)
         self.add_batch_norm = add_batch_norm
         self.dropouts = [KeyedDropout(dropout, f"{salt} {depth}") for depth in range(len(widths))]
