@@ -276,7 +276,7 @@ def prepare(place: Place) -> None:
 
 
 def load_hook() -> None:
-    """Compiles kill_before.c and starts this program again with it in front of the C library."""
+    """Compiles kill_before.c and starts this program again with it preloaded (LD_PRELOAD)."""
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/kill_before.so"
         command = ["cc", "-O1", "-shared", "-fPIC", "-o", library, str(HERE / "kill_before.c"), "-ldl"]

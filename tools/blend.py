@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def input_paths(text: str) -> list[str]:
-    """Returns the files of `--input_files` in their order; a pattern stands for its matches, sorted.
+    """Returns the files of `--input_files` in their order; a pattern is replaced by its matches, sorted.
 
     Raises:
         UserError: if there is none, a pattern matches no file, or a file is there twice.

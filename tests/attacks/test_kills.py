@@ -114,7 +114,7 @@ def contents(train_dir: Path) -> dict[str, bytes]:
 
 def values(path: Path) -> bytes:
     if ".data-" in path.name:
-        return b""  # its index stands for it
+        return b""  # compared with the index, through which the values are read
     if path.suffix != ".index":
         return path.read_bytes()
     checkpoint = tf.train.load_checkpoint(str(path.with_suffix("")))

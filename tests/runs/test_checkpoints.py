@@ -270,6 +270,8 @@ def test_every_checkpoint_that_is_kept_has_its_position(tmp_path: Path) -> None:
 
 def test_what_a_kill_kept_from_being_deleted_goes_when_the_run_is_resumed(tmp_path: Path) -> None:
     expected = saved(tmp_path, 5, keep=9)
+    checkpoints.Checkpoints(str(tmp_path), State(model=make_model()), 3, "order", worker=1).restore(10)
+    assert len(list(tmp_path.glob("ckpt-*.index"))) == 5  # worker 0 alone deletes
     assert restored(tmp_path) == expected
     assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == [f"ckpt-{step}.index" for step in (3, 4, 5)]
     assert sorted(path.name for path in (tmp_path / "data").glob("*.json")) == ["3.json", "4.json", "5.json"]

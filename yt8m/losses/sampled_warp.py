@@ -21,7 +21,7 @@ def sampled_warp_loss(
     margin: float = 1.0,
     max_trials: int = 128,
 ) -> tf.Tensor:
-    """WARP by sampling: the first violator of a label that is drawn stands for all, and its trial for their number.
+    """WARP by sampling: per label one violator instead of all, their number estimated from the trial that found it.
 
         loss[b] = sum_{j in P} w[b, j] * L(floor(n / s)) * max(0, margin - f[b, j] + f[b, k])
 

@@ -237,7 +237,7 @@ def check_name(train_dir: str) -> None:
     """Checks that a run's checkpoints can be read in a directory of that name, and no others are taken for them.
 
     Raises:
-        UserError: names the character that stands in the way.
+        UserError: names the character that TensorFlow would take for a pattern.
     """
     bad = [character for character in train_dir if character in _PATTERN_CHARACTERS]
     if bad:
