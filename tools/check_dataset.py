@@ -6,14 +6,9 @@ r"""Reads shards in full, counts records and labels, and reports every damaged r
 Ends with status 1 if anything is damaged.
 """
 
-import numpy as np
 from absl import flags
 
-from yt8m.batch import ID, LABELS
 from yt8m.cli import program, run_flags
-from yt8m.errors import UserError
-
-import readers
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -21,6 +16,18 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_data_flags(values)
     flags.DEFINE_string("data_pattern", "", "Shards to check: comma-separated patterns.", flag_values=values)
     flags.DEFINE_boolean("labels_required", True, "Whether a record without labels is damage.", flag_values=values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
+import numpy as np
+
+from yt8m.batch import ID, LABELS
+from yt8m.errors import UserError
+
+import readers
 
 
 def main(values: flags.FlagValues) -> None:
@@ -48,5 +55,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

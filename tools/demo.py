@@ -1,5 +1,19 @@
 """A whole competition on synthetic videos: shards, training, evaluation, submission. `make demo` runs it."""
 
+from absl import flags
+
+from yt8m.cli import program
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this program."""
+    flags.DEFINE_string("directory", "demo", "Where shards, run and submission go.", flag_values=values)
+
+
+if __name__ == "__main__":
+    # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
+    program.parse_flags(define_flags)
+
 import json
 import subprocess
 import sys
@@ -7,10 +21,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
 from yt8m.batch import LABELS
-from yt8m.cli import program
 from yt8m.data.synthetic import write_frame_shards
 from yt8m.errors import UserError
 from yt8m.metrics import metrics_of_matrix
@@ -23,11 +35,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 50
 SPLITS = {"train": 3000, "validate": 600, "test": 600}
 SPEC = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, record_format="frame")
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of this program."""
-    flags.DEFINE_string("directory", "demo", "Where shards, run and submission go.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -138,5 +145,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    program.parse_flags(define_flags)
     program.run(main)

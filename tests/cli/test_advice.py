@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,15 @@ def test_a_program_advises_its_own_flags(program: str) -> None:
 @pytest.mark.parametrize("path", sorted(ROOT.glob("yt8m/**/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_room_advises_flags_of_some_program(path: Path) -> None:
     assert advised_flags(path) <= ALL_FLAGS
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_flags_are_parsed_before_tensorflow_is_loaded(program: str) -> None:
+    """Mistyped flags are answered at once, and TensorFlow is loaded where its notes are held back."""
+    tree = ast.parse((ROOT / (program.replace(".", "/") + ".py")).read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    parses = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "parse_flags"]
+    early = [ast.unparse(node) for node in imports if node.lineno < parses[0]]
+    code = "import sys; sys.path.insert(0, '.'); " + "; ".join(early) + "; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
