@@ -46,6 +46,7 @@ import experiment
 
 LOG = logging.getLogger("yt8m.eval")
 
+PROGRAM = "eval.py"  # as the history of evaluations names it
 SECONDS_BETWEEN_LOOKS = 10.0
 
 
@@ -89,9 +90,8 @@ def main(values: flags.FlagValues) -> None:
         report(step, evaluation, config.data.num_classes)
         report.write_curves(step, evaluation.curves, names)
         save_class_table(values.train_dir, class_table(evaluation.per_class, names))
-        save_evaluation(
-            values.train_dir, {"global_step": step} | evaluation.summary
-        )  # last, as all before can be redone
+        # Last, as all before can be redone.
+        save_evaluation(values.train_dir, {"global_step": step} | evaluation.summary, PROGRAM)
 
 
 def _wait_for_run(train_dir: str) -> None:

@@ -38,6 +38,8 @@ import readers
 
 LOG = logging.getLogger("yt8m.train")
 
+PROGRAM = "train.py"  # as the history of evaluations names it
+
 
 def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
@@ -120,7 +122,7 @@ def main(values: flags.FlagValues) -> int:
                     ),
                     workers=workers,
                     report=report,
-                    evaluated_at=last_evaluated_step(values.train_dir) if resumed else None,
+                    evaluated_at=last_evaluated_step(values.train_dir, PROGRAM) if resumed else None,
                     evaluate=evaluation and _at_checkpoints(values.train_dir, config, state, report, *evaluation),
                 )
 
@@ -188,7 +190,8 @@ def _at_checkpoints(
             summary = {"global_step": step} | evaluation.summary
             if summary["gap"] > best_gap(train_dir):
                 save_best(train_dir, config, state.model, summary)
-            save_evaluation(train_dir, summary)  # last: what is in the history is not evaluated again after a kill
+            # Last: what is in the history is not evaluated again after a kill.
+            save_evaluation(train_dir, summary, PROGRAM)
         training.restart_clock()
 
     return evaluate

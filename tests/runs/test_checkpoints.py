@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tarfile
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from small_run import CONFIG, State, make_model
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
-from yt8m.files import partial_path, write_text
+from yt8m.files import one_at_a_time, partial_path, write_text
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.positions import Position
 from yt8m.runs import checkpoints, lifecycle
@@ -101,7 +102,7 @@ THE_USERS = (
 def test_deleting_a_run_leaves_other_files(tmp_path: Path) -> None:
     save_run(tmp_path)
     checkpoints.save_best(str(tmp_path), CONFIG, make_model(), {"global_step": 10, "gap": 0.5})
-    checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5}, "train.py")
     add_files(tmp_path, "data/worker-1/10/order.txt", "eval/events.out.tfevents.1", "config.json.0123abcd.partial")
     theirs = add_files(tmp_path, *THE_USERS)
     lifecycle.delete_run(str(tmp_path))
@@ -110,7 +111,7 @@ def test_deleting_a_run_leaves_other_files(tmp_path: Path) -> None:
     for path in theirs:
         path.unlink()
     save_run(tmp_path)
-    checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5})
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 10, "gap": 0.5}, "train.py")
     (tmp_path / "notes.txt").touch()
     lifecycle.delete_run(str(tmp_path))
     assert not (tmp_path / "eval").exists()
@@ -425,20 +426,46 @@ def test_a_damaged_evaluation_of_the_best_weights_is_a_user_error(tmp_path: Path
 
 
 def test_a_history_that_was_cut_short_is_mended(tmp_path: Path) -> None:
-    assert checkpoints.last_evaluated_step(str(tmp_path)) is None
-    checkpoints.save_evaluation(str(tmp_path), {"global_step": 1, "gap": 0.1})
+    assert checkpoints.last_evaluated_step(str(tmp_path), "train.py") is None
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 1, "gap": 0.1}, "train.py")
     with (tmp_path / "eval/history.jsonl").open("a") as file:
         file.write('{"global_step": 2, "ga')
-    assert checkpoints.last_evaluated_step(str(tmp_path)) == 1
-    checkpoints.save_evaluation(str(tmp_path), {"global_step": 3, "gap": 0.3})
+    assert checkpoints.last_evaluated_step(str(tmp_path), "train.py") == 1
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 3, "gap": 0.3}, "train.py")
     lines = (tmp_path / "eval/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["global_step"] for line in lines] == [1, 3]
-    assert checkpoints.last_evaluated_step(str(tmp_path)) == 3
+    assert checkpoints.last_evaluated_step(str(tmp_path), "train.py") == 3
+
+
+def test_an_evaluation_by_another_program_is_not_the_one_that_training_owes(tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/history.jsonl").write_text('{"global_step": 4, "gap": 0.4}\n')  # by an older version
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 8, "gap": 0.8}, "eval.py")
+    assert checkpoints.last_evaluated_step(str(tmp_path), "train.py") == 4
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 8, "gap": 0.8}, "train.py")
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 6, "gap": 0.6}, "eval.py")
+    assert checkpoints.last_evaluated_step(str(tmp_path), "train.py") == 8
+
+
+def test_a_line_that_another_program_adds_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    checkpoints.save_evaluation(str(tmp_path), {"global_step": 1, "gap": 0.1}, "train.py")
+    ours = threading.Thread(
+        target=checkpoints.save_evaluation, args=(str(tmp_path), {"global_step": 3, "gap": 0.3}, "train.py")
+    )
+    with one_at_a_time(str(tmp_path / "eval")):
+        ours.start()
+        ours.join(timeout=0.3)
+        assert ours.is_alive()
+        with (tmp_path / "eval/history.jsonl").open("a") as file:
+            file.write('{"global_step": 2, "gap": 0.2}\n')
+    ours.join()
+    lines = (tmp_path / "eval/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["global_step"] for line in lines] == [1, 2, 3]
 
 
 def test_evaluations_are_kept_newest_and_all(tmp_path: Path) -> None:
     for step in (1, 2):
-        checkpoints.save_evaluation(str(tmp_path), {"global_step": step, "gap": step / 10})
+        checkpoints.save_evaluation(str(tmp_path), {"global_step": step, "gap": step / 10}, "train.py")
     assert json.loads((tmp_path / "eval/metrics.json").read_text()) == {"global_step": 2, "gap": 0.2}
     lines = (tmp_path / "eval/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["global_step"] for line in lines] == [1, 2]

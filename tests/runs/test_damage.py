@@ -84,13 +84,13 @@ def resume(train_dir: str, step: int = 11) -> None:
     kept = checkpoints.Checkpoints(train_dir, state, keep=2, order=ORDER, shards=SHARDS)
     if resumed:
         kept.restore(examples_per_epoch=10)
-        checkpoints.last_evaluated_step(train_dir)
+        checkpoints.last_evaluated_step(train_dir, "train.py")
     with lock.locked(train_dir):
         directory.save_config(train_dir, CONFIG)
         model.set_weights([np.full((2, 3), step)])
         kept.save(step, Position(examples=step))
         summary = SUMMARY | {"global_step": step, "gap": step / 100}
-        checkpoints.save_evaluation(train_dir, summary)
+        checkpoints.save_evaluation(train_dir, summary, "train.py")
         if summary["gap"] > checkpoints.best_gap(train_dir):
             checkpoints.save_best(train_dir, CONFIG, model, summary)
 
@@ -100,7 +100,7 @@ def evaluate(train_dir: str) -> None:
     directory.load_config(train_dir)
     load_weights(make_model(), directory.require_checkpoint(train_dir))
     temperature_of(train_dir, directory.require_checkpoint(train_dir))
-    checkpoints.save_evaluation(train_dir, SUMMARY)
+    checkpoints.save_evaluation(train_dir, SUMMARY, "eval.py")
     checkpoints.save_class_table(train_dir, "class,ap\n")
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from yt8m.config import RunConfig
 from yt8m.errors import UserError, first_line
-from yt8m.files import parse_json, partial_path, read_bytes, write_text
+from yt8m.files import one_at_a_time, parse_json, partial_path, read_bytes, write_text
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.runs.directory import (
     BEST_CANDIDATE,
@@ -286,27 +286,41 @@ def best_gap(train_dir: str) -> float:
     return float(gap)
 
 
-def save_evaluation(train_dir: str, summary: dict[str, Any]) -> None:
+def save_evaluation(train_dir: str, summary: dict[str, Any], program: str) -> None:
     """Writes the newest evaluation as `eval/metrics.json` and adds it as a line to `eval/history.jsonl`.
 
-    A last line that a kill cut short is left out.
+    A last line that a kill cut short is left out. Several programs may add lines to one history.
+
+    Args:
+        train_dir: the run's directory.
+        summary: `global_step` and what was measured.
+        program: who evaluated, `train.py` or `eval.py`.
     """
-    make_directory(evaluation_directory(train_dir))
+    folder = evaluation_directory(train_dir)
+    make_directory(folder)
     write_text(EVALUATION.path(train_dir), json.dumps(summary, indent=2) + "\n")
-    write_text(HISTORY.path(train_dir), _whole_history(train_dir) + json.dumps(summary).encode() + b"\n")
+    line = json.dumps({"program": program} | summary) + "\n"
+    with one_at_a_time(folder):
+        write_text(HISTORY.path(train_dir), _whole_history(train_dir) + line.encode())
 
 
-def last_evaluated_step(train_dir: str) -> int | None:
-    """Returns the step of the newest evaluation in `eval/history.jsonl`, None where there is none that can be read.
+def last_evaluated_step(train_dir: str, program: str) -> int | None:
+    """Returns the step of a program's newest evaluation in `eval/history.jsonl`, None where none can be read.
+
+    A line that does not name its program, as older versions wrote them, counts as the program's.
 
     Raises:
         UserError: if a folder has its place.
     """
-    try:
-        step = parse_json(_whole_history(train_dir).splitlines()[-1])["global_step"]
-    except (IndexError, ValueError, TypeError, KeyError):
-        return None
-    return step if type(step) is int else None
+    for line in reversed(_whole_history(train_dir).splitlines()):
+        try:
+            evaluation = parse_json(line)
+            step, evaluated_by = evaluation["global_step"], evaluation.get("program", program)
+        except (ValueError, TypeError, KeyError):
+            return None
+        if evaluated_by == program:
+            return step if type(step) is int else None
+    return None
 
 
 def _whole_history(train_dir: str) -> bytes:
