@@ -37,7 +37,7 @@ from yt8m.randomness import keys_from_positions
 from yt8m.sampling import FrameSampling
 from yt8m.schema import LABELS_KEY, SEGMENT_LABELS_KEY, DataSpec
 from yt8m.scores import name_of
-from yt8m.storage import matching_files
+from yt8m.storage import matching_files, scheme
 
 __all__ = [
     "READING_ERRORS",
@@ -109,7 +109,7 @@ def find_files(patterns: str, flag: str) -> list[str]:
 
 
 def _pattern_advice(pattern: str) -> str:
-    if tf.io.gfile.isdir(pattern):
+    if not scheme(pattern) and tf.io.gfile.isdir(pattern):
         return f"It is a folder: try '{pattern.rstrip('/')}/*.tfrecord'."
     return "Check the folder, and quote the pattern so that the shell leaves it to the program."
 

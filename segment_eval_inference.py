@@ -5,7 +5,7 @@ python segment_eval_inference.py --eval_data_pattern='DIR/validate*.tfrecord' --
 
 from absl import flags
 
-from yt8m.cli import program
+from yt8m.cli import program, run_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -15,6 +15,7 @@ def define_flags(values: flags.FlagValues) -> None:
     define("label_cache", "", "File that keeps the ratings; if it exists, it is read instead.", flag_values=values)
     define("submission_file", "", "The submission to score: Class,Segments.", flag_values=values)
     flags.DEFINE_integer("top_n", 0, "Segments of a class that count; 0: all of them.", flag_values=values)
+    run_flags.define_cache_flags(values)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from yt8m.cli import program, run_flags
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
     run_flags.define_data_flags(values)
+    run_flags.define_cache_flags(values)
     flags.DEFINE_string("data_pattern", "", "Shards to check: comma-separated patterns.", flag_values=values)
     flags.DEFINE_boolean("labels_required", True, "Whether a record without labels is damage.", flag_values=values)
 

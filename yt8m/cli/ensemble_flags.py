@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from yt8m.arguments import LARGEST_FLOAT
+from yt8m.cli.run_flags import define_cache_flags
 from yt8m.errors import UserError
 from yt8m.schema import NUM_CLASSES
 
@@ -15,6 +16,7 @@ def define_label_flags(values: flags.FlagValues) -> None:
     define("eval_data_pattern", "", "Shards that hold the labels: comma-separated patterns.", flag_values=values)
     define("labels_file", "", "A CSV that holds the labels instead: VideoId,Labels.", flag_values=values)
     flags.DEFINE_integer("num_classes", NUM_CLASSES, "Classes that labels may have.", flag_values=values)
+    define_cache_flags(values)
 
 
 def weights_of_members(given: Sequence[str], count: int, flag: str, members: str) -> list[float]:

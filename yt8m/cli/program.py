@@ -8,10 +8,12 @@ if __name__ == "__main__":
 """
 
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -32,6 +34,7 @@ _RANGES: dict[str, tuple[Callable[..., None], int]] = {
     "save_checkpoint_seconds": (check_count, 0),
     "top_n": (check_count, 0),
     "untar_max_gb": (check_at_least, 0),
+    "cache_max_gb": (check_at_least, 0),
 }
 
 Define = Callable[[flags.FlagValues], None]
@@ -67,7 +70,7 @@ def parse_flags(
         for check in checks:
             check(flags.FLAGS)
     except (flags.Error, UserError) as error:
-        _fail(str(error))
+        sys.exit(_show_error(str(error)))
     if needs_tensorflow:
         keep_freed_memory()
         load_tensorflow()
@@ -112,8 +115,8 @@ def start(main: Main, values: flags.FlagValues) -> int | None:
     """
     _check_numbers(values)
     _expand_home(values)
-    _enable_storage(values)
-    return main(values)
+    with _storage(values):
+        return main(values)
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:
@@ -146,15 +149,27 @@ def _expand_home(values: flags.FlagValues) -> None:
             )
 
 
-def _enable_storage(values: flags.FlagValues) -> None:
-    """Looks at every text, so that no flag that holds a path, or several patterns, can be forgotten."""
-    texts = [value for value in (values[name].value for name in values) if isinstance(value, str)]
-    remote_paths = [path.strip() for text in texts for path in text.split(",") if "://" in path]
-    if remote_paths:
-        from yt8m.storage import enable  # TensorFlow comes with it
+@contextmanager
+def _storage(values: flags.FlagValues) -> Iterator[None]:
+    """Loads what remote paths need: every text is looked at, so that no flag that holds some can be forgotten."""
+    flagged = [(name, values[name].value) for name in values]
+    texts = [(name, text) for name, text in flagged if isinstance(text, str)]
+    remote = [(name, path.strip()) for name, text in texts for path in text.split(",") if "://" in path]
+    if not remote:
+        yield
+        return
+    from yt8m.shard_cache import shard_cache  # TensorFlow comes with it
+    from yt8m.storage import OBSTORE_SCHEMES, enable, scheme
 
-        for path in remote_paths:
+    for name, path in remote:
+        # Files of records are copied, and the copies are read.
+        if not (name.endswith("data_pattern") and scheme(path) in OBSTORE_SCHEMES):
             enable(path)
+    if "cache_dir" not in values:
+        yield
+        return
+    with shard_cache(values.cache_dir, values.cache_max_gb):
+        yield
 
 
 def _show_log() -> None:
@@ -170,11 +185,18 @@ def _show_log() -> None:
 
 def _exit_status(main: Main) -> int | None:
     try:
-        return start(main, flags.FLAGS)
+        status = start(main, flags.FLAGS)
     except UserError as error:
-        _fail(str(error))
+        status = _show_error(str(error))
+    if "tensorflow_io" in sys.modules:
+        # Its client of s3:// aborts the process while Python ends it ("pure virtual method called").
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    return status
 
 
-def _fail(message: str) -> NoReturn:
+def _show_error(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(1)
+    return 1

@@ -111,6 +111,14 @@ def define_program_flags(values: flags.FlagValues, *, batch_size: int) -> None:
     define.integer("batch_size", batch_size, "Examples per step, over all devices.")
     define.text("on_bad_record", "error", "error: stop at a damaged record; skip: count it and go on.")
     define.integer("top_k", 20, "Predictions per video that count.")
+    define_cache_flags(values)
+
+
+def define_cache_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the programs that read records."""
+    define = _Definer(values)
+    define.text("cache_dir", "~/.cache/yt8m", "Folder for copies of shards of s3://, gs://, az:// and http(s)://.")
+    define.number("cache_max_gb", 100.0, "What the copies in --cache_dir may take, in GB.")
 
 
 def define_calibrated_flag(values: flags.FlagValues) -> None:

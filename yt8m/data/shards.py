@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from yt8m.errors import UserError
-from yt8m.storage import scheme
+from yt8m.shard_cache import local_path
+from yt8m.storage import read_range, scheme, version_of
 
 _OPENED_AT_ONCE = 16
 _LEADING_BYTES = 60  # enough of a file that is not one of records to recognise it by
@@ -81,7 +83,7 @@ class Shard:
 
     def records(self, start: int, end: int | None = None) -> tf.data.Dataset:
         """Returns the serialized records from number `start` on, those before `end` if one is given."""
-        records = tf.data.TFRecordDataset(self.file, compression_type=self.compression).skip(start)
+        records = tf.data.TFRecordDataset(local_path(self.file), compression_type=self.compression).skip(start)
         return records if end is None else records.take(end - start)
 
 
@@ -122,22 +124,34 @@ def require_shards(files: Sequence[str]) -> list[Shard]:
 def open_shard(file: str) -> Shard | Damage:
     """Looks at the first bytes of a file: is it one of records, and how is it compressed?"""
     try:
-        with tf.io.gfile.GFile(file, "rb") as stream:
-            leading, num_bytes = stream.read(_LEADING_BYTES), stream.size()
-            stream.seek(max(num_bytes - _TRAILING_BYTES, 0))
-            ends = leading + stream.read(_TRAILING_BYTES)
+        num_bytes, leading, trailing = _ends(file)
+    except UserError as error:
+        return Damage(file, None, str(error).removeprefix(file).strip(), rest_lost=True)
     except tf.errors.OpError as error:
         return Damage(file, None, f"it cannot be read: {reason_of(error)}.", rest_lost=True)
     if not leading:
         return Damage(file, None, f"it is empty. {FETCH_AGAIN}", rest_lost=True)
     if leading.startswith(_GZIP_MAGIC) and not _is_readable(Shard(file, "")):
-        return Shard(file, "GZIP", num_bytes, ends)
+        return Shard(file, "GZIP", num_bytes, leading + trailing)
     if int.from_bytes(leading[:8], "little") > _LONGEST_RECORD:
         if _is_bare_record(file, num_bytes):
             return Damage(file, None, _BARE_RECORD, rest_lost=True)
         fault = f"it is no file of TFRecords: it starts with {_readable(leading)}. {FETCH_AGAIN}"
         return Damage(file, None, fault, rest_lost=True)
-    return Shard(file, "", num_bytes, ends)
+    return Shard(file, "", num_bytes, leading + trailing)
+
+
+def _ends(file: str) -> tuple[int, bytes, bytes]:
+    """The size of a file, its first bytes and its last. A remote one is copied only if its server has whole files."""
+    if scheme(file):
+        num_bytes = version_of(file)[1]
+        leading = read_range(file, 0, min(_LEADING_BYTES, num_bytes)) if num_bytes else b""
+        if leading is not None:
+            return num_bytes, leading, read_range(file, max(num_bytes - _TRAILING_BYTES, 0), num_bytes) or b""
+    with tf.io.gfile.GFile(local_path(file), "rb") as stream:
+        leading, num_bytes = stream.read(_LEADING_BYTES), stream.size()
+        stream.seek(max(num_bytes - _TRAILING_BYTES, 0))
+        return num_bytes, leading, stream.read(_TRAILING_BYTES)
 
 
 def _readable(leading: bytes) -> str:
@@ -149,7 +163,7 @@ def _is_bare_record(file: str, num_bytes: int) -> bool:
     """Whether a file is a single serialized record without the framing of TFRecords, as MediaPipe writes one."""
     if num_bytes > _LARGEST_BARE_RECORD:
         return False
-    with tf.io.gfile.GFile(file, "rb") as stream:
+    with tf.io.gfile.GFile(local_path(file), "rb") as stream:
         try:
             record = tf.train.SequenceExample.FromString(stream.read())
         except DecodeError:
@@ -174,21 +188,12 @@ def reason_of(error: Exception) -> str:
 @contextmanager
 def _reader(file: str) -> Iterator[Callable[[int, int], bytes]]:
     """Opens a file for a function that returns so many bytes from an offset on, fewer at the end of the file."""
-    if scheme(file):
-        with tf.io.gfile.GFile(file, "rb") as stream:
-
-            def read(count: int, offset: int) -> bytes:
-                stream.seek(offset)
-                return stream.read(count)
-
-            yield read
-    else:
-        # Tens of thousands of headers per second: a system call each, and nothing else.
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            yield lambda count, offset: os.pread(descriptor, count, offset)
-        finally:
-            os.close(descriptor)
+    # Tens of thousands of headers per second: a system call each, and nothing else.
+    descriptor = os.open(local_path(file), os.O_RDONLY)
+    try:
+        yield lambda count, offset: os.pread(descriptor, count, offset)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -221,9 +226,10 @@ def measure_records(file: str, number: int = 0) -> Extent:
         number: a record whose offset is wanted.
 
     Raises:
-        OSError, tf.errors.OpError: if a local, or a remote, file cannot be read.
+        OSError: if it cannot be read.
+        UserError: if it is remote and cannot be copied.
     """
-    num_bytes = tf.io.gfile.stat(file).length
+    num_bytes = Path(local_path(file)).stat().st_size
     count = end = offset = 0
     with _reader(file) as read:
         while end + FRAMING_BYTES <= num_bytes:
@@ -261,7 +267,7 @@ def record_sizes(file: str) -> Iterator[int]:
 
 def _headers(file: str) -> Iterator[tuple[int, int, str | None]]:
     """Yields offset and length of each record of an uncompressed file; a fault, or None, with each. A fault is last."""
-    num_bytes = tf.io.gfile.stat(file).length
+    num_bytes = Path(local_path(file)).stat().st_size
     offset = 0
     with _reader(file) as read:
         while offset < num_bytes:

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from yt8m.data.diagnosis import Examiner
 from yt8m.data.shards import Damage, Shard, open_shard, without_advice
 from yt8m.errors import UserError
+from yt8m.shard_cache import local_path
 
 
 class SkippedRecords:
@@ -39,9 +40,9 @@ class SkippedRecords:
             UserError: if none of `files` holds a sound record any more: epochs without an end would pass over nothing.
         """
         try:
-            status = tf.io.gfile.stat(shard.file)
-            version = status.length, status.mtime_nsec
-        except tf.errors.OpError:
+            status = Path(local_path(shard.file)).stat()
+            version = status.st_size, status.st_mtime_ns
+        except OSError:
             version = 0, 0
         if self._versions.get(shard.file) != version:
             opened = open_shard(shard.file)

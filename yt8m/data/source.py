@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,7 @@ from yt8m.data.shards import (
 from yt8m.data.skipping import SkippedRecords
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
+from yt8m.shard_cache import announce, local_path
 from yt8m.storage import scheme
 
 _BUFFER_BYTES = 1 << 18  # as tf.data.TFRecordDataset has it
@@ -43,17 +45,24 @@ class Source:
     layout: Layout
     sound_stretches: Callable[[Shard], tuple[np.ndarray, np.int64]] | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards have to be copied before they are read."""
+        return any(scheme(shard.file) for shard in self.shards)
+
     def columns(self, order: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns two `(N,)` strings, the files and the compressions of the shards.
 
         Args:
             order: `(N,)` int, the numbers of the shards, in the order wanted; None for all shards as they are.
         """
-        columns = (
-            tf.constant([shard.file for shard in self.shards], tf.string),
-            tf.constant([shard.compression for shard in self.shards], tf.string),
-        )
-        return columns if order is None else tuple(tf.gather(column, order) for column in columns)
+        files = tf.constant([shard.file for shard in self.shards], tf.string)
+        compressions = tf.constant([shard.compression for shard in self.shards], tf.string)
+        if order is not None:
+            files, compressions = tf.gather(files, order), tf.gather(compressions, order)
+        if self.is_remote:
+            files = tf.ensure_shape(tf.numpy_function(_announced, [files], tf.string, stateful=False), files.shape)
+        return files, compressions
 
     def files(self) -> tf.data.Dataset:
         """Returns a pair of strings per shard, file and compression."""
@@ -76,13 +85,16 @@ class Source:
             compression: scalar string, `GZIP` or empty.
             start: how many of the records that are not left out come before the first.
         """
+        path = file
+        if self.is_remote:
+            path = tf.ensure_shape(tf.numpy_function(_local_path, [file], tf.string, stateful=False), [])
         if self.sound_stretches is None:
             place = tf.numpy_function(_place_of_record, [file, compression, start], tf.int64, stateful=False)
             place = tf.ensure_shape(place, [4])
             # Not `tf.unstack`: in TensorFlow 2.17 the process dies if `skip` or `take` gets an output that is not the
             # first of its operation.
             offset, skipped, count, num_bytes = (place[i] for i in range(4))
-            records = _stored_from(file, compression, offset).skip(skipped).take(count)
+            records = _stored_from(path, compression, offset).skip(skipped).take(count)
         else:
             sound_stretches = self.sound_stretches
 
@@ -91,7 +103,7 @@ class Source:
 
             stretches, num_bytes = tf.numpy_function(look, [file, compression], [tf.int64, tf.int64], stateful=False)
             stretches = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2]))
-            stored = _stored_from(file, compression, 0)
+            stored = _stored_from(path, compression, 0)
             records = stretches.flat_map(lambda stretch: stored.skip(stretch[0]).take(stretch[1])).skip(start)
 
         def is_cut(file: tf.Tensor) -> tf.Tensor:
@@ -111,20 +123,28 @@ def _stored_from(file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | in
     return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
 
+def _announced(files: np.ndarray) -> np.ndarray:
+    announce([file.decode() for file in files])
+    return files
+
+
+def _local_path(file: bytes) -> bytes:
+    return local_path(file.decode()).encode()
+
+
 def _place_of_record(file: bytes, compression: bytes, number: np.int64) -> np.ndarray:
     """How to reach a record, and how far one may read from there.
 
     Returns:
         `(4,)` int64: a byte offset; how many records to skip from there; how many follow then, -1 for all; and how many
-        bytes the file has. A compressed file has to be unpacked to find its records, and the lengths in a remote one
-        are not worth a request each: there the offset is 0.
+        bytes the file has. A compressed file has to be unpacked to find its records: there the offset is 0.
 
     Raises:
         UserError: if a length does not fit into the file.
     """
     shard = Shard(file.decode(), compression.decode())
-    if compression or scheme(shard.file):
-        return np.array([0, number, _ALL, tf.io.gfile.stat(file).length])
+    if compression:
+        return np.array([0, number, _ALL, Path(local_path(shard.file)).stat().st_size])
     extent = measure_records(shard.file, int(number))
     if not extent.is_whole or not extent.num_bytes:
         damages = (item for item in stored_records(shard) if isinstance(item, Damage))
@@ -134,7 +154,8 @@ def _place_of_record(file: bytes, compression: bytes, number: np.int64) -> np.nd
 
 def _check_end(file: bytes, num_bytes: np.int64) -> np.bool_:
     """Fails if a file has fewer bytes than when it was opened: TensorFlow takes the cut for the end of the records."""
-    if tf.io.gfile.exists(file) and tf.io.gfile.stat(file).length < num_bytes:
+    path = Path(local_path(file.decode()))
+    if path.exists() and path.stat().st_size < num_bytes:
         raise UserError(
             f"{file.decode()}: it became shorter while it was read. Leave shards alone while a program runs."
         )
