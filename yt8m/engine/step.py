@@ -221,7 +221,7 @@ class TrainStep:
         sums = {
             "label_loss": label_loss,
             "reg_loss": reg_loss + self._penalties.l2(),
-            "gradient_norm": tf.sqrt(tf.add_n(squares)),
+            "gradient_norm": tf.sqrt(tf.add_n([tf.zeros([]), *squares])),
             "num_examples": num_examples,
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
