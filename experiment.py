@@ -246,6 +246,7 @@ def training_data(
         run.batch_size,
         num_epochs=run.num_epochs or None,
         sampling=model.frame_sampling(training=True),
+        mixup=run.mixup,
         worker=worker,
         num_workers=num_workers,
         start=start,
