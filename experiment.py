@@ -246,6 +246,7 @@ def training_data(
         run.batch_size,
         num_epochs=run.num_epochs or None,
         sampling=model.frame_sampling(training=True),
+        mixup=run.mixup,
         worker=worker,
         num_workers=num_workers,
         start=start,
@@ -333,15 +334,39 @@ def build_evaluator(
     )
 
 
-def start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> None:
+def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
+    """Gives a new model what it takes from the training data before the first step.
+
+    That is the class prior, and for a classifier that remembers, such as NearestNeighboursModel, all videos in one pass
+    in the order of the shards. Damaged records are treated as training treats them.
+
+    Raises:
+        UserError: if a file cannot be read and is not to be skipped, or training would change what is remembered.
+    """
+    _start_at_class_prior(config, model, data)
+    if not hasattr(model.classifier, "remember"):
+        return
+    if model.trainable_variables:
+        raise UserError(
+            f"--model={config.model.name}: its classifier remembers pooled vectors, and training would change them, "
+            "for the pooling has weights. Choose one without any, such as AveragePoolModel, or another classifier."
+        )
+    videos = readers.evaluation_batches(
+        data.files,
+        config.data,
+        config.training.batch_size,
+        sampling=model.frame_sampling(training=False),
+        options=data.options,
+        labels_required=True,
+    )
+    model.remember(videos)
+
+
+def _start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> None:
     """Sets the output biases so that a new model predicts the share of videos that have each label.
 
     Without it the first steps are spent on moving every bias from 0 to about -6. The shares are those of the first
-    `class_prior_examples` records, each class counted half a video too often, so that none is impossible. Damaged
-    records are treated as training treats them.
-
-    Raises:
-        UserError: if a file cannot be read and is not to be skipped.
+    `class_prior_examples` records, each class counted half a video too often, so that none is impossible.
     """
     limit = config.optimization.class_prior_examples
     if limit:

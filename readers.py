@@ -14,6 +14,7 @@ import tensorflow as tf
 from yt8m.batch import POSITION, Batch
 from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
+from yt8m.data.mixup import mixed, partners
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
 from yt8m.data.record_faults import labels_name_of
@@ -138,6 +139,7 @@ def training_batches(
     *,
     num_epochs: int | None = None,
     sampling: FrameSampling | None = None,
+    mixup: float = 0.0,
     worker: int = 0,
     num_workers: int = 1,
     start: Position | None = None,
@@ -150,6 +152,7 @@ def training_batches(
         batch_size: videos of the global batch, the sum over the workers; the last batch may be smaller.
         num_epochs: passes over the files; None for no end.
         sampling: which frames of a video to keep, drawn by its key; None for all, up to `spec.max_frames`.
+        mixup: alpha of the shares by which vectors of videos are mixed with others of the global batch; 0 for none.
         worker: this worker's number, from 0. Of n videos of a global batch it gets
             `[worker * n // num_workers, (worker + 1) * n // num_workers)`, which may be none.
         num_workers: how many workers share a global batch.
@@ -162,7 +165,11 @@ def training_batches(
         first, end = worker * count // num_workers, (worker + 1) * count // num_workers
         numbers = position[-1] - count + tf.range(first, end)
         keys = keys_from_positions(order.seed, numbers)
-        return parse(serialized[first:end], keys) | {POSITION: position}
+        batch = parse(serialized[first:end], keys)
+        if mixup:
+            chosen = partners(order.seed, position[-1], count)[first:end]
+            batch = mixed(batch, parse(tf.gather(serialized, chosen), keys), spec.feature_names, mixup)
+        return batch | {POSITION: position}
 
     return _parsed(order.batches(batch_size, num_epochs, start or Position()), worker_batch)
 

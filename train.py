@@ -90,7 +90,10 @@ def main(values: flags.FlagValues) -> int:
     with data.explained():
         iterator = iter(data.batches)
         if resumed is None:
-            experiment.start_at_class_prior(config, state.model, data)
+            experiment.start_from_data(config, state.model, data)
+
+        # A model that remembers the data and trains nothing needs no more steps than the one that its checkpoint is of.
+        max_steps = config.training.max_steps if state.model.trainable_variables else 1
 
         # 5. Nobody has anything left to refuse: from here on the directory changes. The first worker prepares it
         # before any other looks into it.
@@ -115,7 +118,7 @@ def main(values: flags.FlagValues) -> int:
                     iterator,
                     checkpoints,
                     LoopSettings(
-                        config.training.max_steps,
+                        max_steps,
                         values.log_steps,
                         values.export_model_steps,
                         values.save_checkpoint_seconds,

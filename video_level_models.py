@@ -5,9 +5,10 @@ ChainModel                  yt8m/classifiers/chain.py
 ResidualMlpModel            yt8m/classifiers/residual_mlp.py
 MonnModel                   yt8m/classifiers/monn.py
 SvmModel                    yt8m/classifiers/svm.py
+NearestNeighboursModel      yt8m/classifiers/nearest_neighbours.py
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_share
-from yt8m.batch import KEY
+from yt8m.batch import KEY, LABELS
 from yt8m.classifiers.base import CLASSIFIER_DROPOUT, Outputs, l2_regulariser, outputs_from_logits, prior_logits
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_vectors
@@ -218,8 +219,10 @@ class VideoLevelModel(keras.Model):
 
     def call(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> Outputs:
         """Maps a batch of features `(B, size)` by name to `predictions` and `logits`, `(B, C)` float32 each."""
-        vector = l2_normalise(read_vectors(batch, self.spec))
-        return self.classifier(vector, random_key=batch.get(KEY), training=training)
+        return self.classifier(self._vector(batch), random_key=batch.get(KEY), training=training)
+
+    def _vector(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return l2_normalise(read_vectors(batch, self.spec))
 
     def frame_sampling(self, training: bool) -> None:
         """Returns None: a video-level batch has no frames to sample."""
@@ -230,3 +233,7 @@ class VideoLevelModel(keras.Model):
         For the zero vector the classifier then predicts p.
         """
         self.classifier.start_at_prior(prior)
+
+    def remember(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> None:
+        """Gives a classifier that remembers the vectors and the labels of all training `batches`."""
+        self.classifier.remember((self._vector(batch), batch[LABELS]) for batch in batches)

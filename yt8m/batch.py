@@ -8,6 +8,9 @@
 | `labels` | `(B, C)` bool | multi-hot labels |
 | `label_weights` | `(B, C)` float32 | the weight of each class in the loss; may be missing |
 | `example_weights` | `(B,)` float32 | the weight of each video in the training loss; may be missing |
+| `mixup_share` | `(B,)` float32 | in training with mixup: the share of this video in its features, in [0, 1] |
+| `partner_labels` | `(B, C)` bool | in training with mixup: the labels of the video that has the rest |
+| `partner_label_weights` | `(B, C)` float32 | with mixup and `label_weights`: those of that video |
 | `key` | `(B,)` int64 | the example's source of randomness, `random_key` in code: see yt8m/randomness.py |
 | `teacher_predictions` | `(B, C)` float32 | in training with a teacher: its predictions, in [0, 1] |
 | `position` | `(7,)` int64 | in training: the place in the data after this batch, a row of yt8m/positions.py |
@@ -26,11 +29,24 @@ NUM_FRAMES = "num_frames"
 LABELS = "labels"
 LABEL_WEIGHTS = "label_weights"
 EXAMPLE_WEIGHTS = "example_weights"
+MIXUP_SHARE = "mixup_share"
+PARTNER_LABELS = "partner_labels"
+PARTNER_LABEL_WEIGHTS = "partner_label_weights"
 KEY = "key"
 TEACHER_PREDICTIONS = "teacher_predictions"
 POSITION = "position"
 
-NOT_FOR_THE_MODEL = (ID, LABELS, LABEL_WEIGHTS, EXAMPLE_WEIGHTS, TEACHER_PREDICTIONS, POSITION)
+NOT_FOR_THE_MODEL = (
+    ID,
+    LABELS,
+    LABEL_WEIGHTS,
+    EXAMPLE_WEIGHTS,
+    MIXUP_SHARE,
+    PARTNER_LABELS,
+    PARTNER_LABEL_WEIGHTS,
+    TEACHER_PREDICTIONS,
+    POSITION,
+)
 FOR_THE_LOSS = (KEY, TEACHER_PREDICTIONS)
 
 Batch = dict[str, tf.Tensor]

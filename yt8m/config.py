@@ -168,6 +168,7 @@ class TrainingConfig:
         teacher: the CSV or the run whose predictions a loss learns from; empty for none.
         example_weights: a CSV of the videos' weights in the loss; empty for none.
         bagging_seed: decides how often a video counts in a bootstrap sample; 0: every video counts once.
+        mixup: alpha of the distribution Beta(alpha, alpha) of the shares by which videos are mixed; 0: none are.
 
     Raises:
         UserError: if a number is out of range, `num_epochs` and `max_steps` are both 0, or `on_bad_record` is neither.
@@ -183,10 +184,12 @@ class TrainingConfig:
     teacher: str = ""
     example_weights: str = ""
     bagging_seed: int = 0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         check_size(1, batch_size=self.batch_size, num_readers=self.num_readers)
         check_count(0, num_epochs=self.num_epochs, max_steps=self.max_steps, bagging_seed=self.bagging_seed)
+        check_at_least(0, mixup=self.mixup)
         if not self.num_epochs and not self.max_steps:
             raise ArgumentError(
                 "num_epochs=0: it would train for ever without max_steps. Give one of them a positive value."

@@ -90,6 +90,26 @@ def normal(keys: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     return tf.sqrt(-2.0 * tf.math.log1p(-u)) * tf.cos(2.0 * math.pi * v)
 
 
+def symmetric_beta(keys: tf.Tensor, alpha: float, salt: str) -> tf.Tensor:
+    """Draws a number from the distribution Beta(alpha, alpha) for every example.
+
+        I(x; alpha, alpha) = u,   u uniform in [0, 1), I the distribution function
+
+    Args:
+        keys: `(B,)` int64, each example's random key.
+        alpha: above 0; 1 is the uniform distribution, below 1 numbers near 0 and 1 are more frequent.
+        salt: a name of the purpose: different names draw independent numbers from the same key.
+
+    Returns:
+        `(B,)` float32 in [0, 1], found by bisection to 2**-25.
+    """
+    u = uniform(keys, 1, salt)[:, 0]
+    alphas, x = tf.fill(tf.shape(u), alpha), tf.fill(tf.shape(u), 0.5)
+    for halvings in range(2, 26):
+        x += tf.where(tf.math.betainc(alphas, alphas, x) <= u, 1.0, -1.0) * 2.0**-halvings
+    return x
+
+
 def permutation(key: tf.Tensor, count: tf.Tensor | int, salt: str) -> tf.Tensor:
     """Returns a random permutation of 0 ... count - 1, `(count,)` int32, drawn by the random `key` `()` int64.
 

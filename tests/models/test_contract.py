@@ -123,6 +123,8 @@ class Case:
         for weight, value in zip(model.weights, first_weights, strict=True):
             weight.assign(value)
         keras.config.set_dtype_policy(policy)
+        if remembers(model):
+            model.remember([labelled(self.batch([8, 2, 5, 7], seed=9))])
         return model
 
     def _build(self, policy: str, changes: dict[str, Any]) -> keras.Model:
@@ -194,6 +196,15 @@ def make_labels(count: int) -> tf.Tensor:
     return tf.constant(np.random.default_rng(5).random((count, NUM_CLASSES)) < 0.3)
 
 
+def labelled(batch: Batch) -> Batch:
+    return batch | {"labels": make_labels(len(batch["key"]))}
+
+
+def remembers(model: keras.Model) -> bool:
+    """Whether there is a memory of training videos in the place of weights."""
+    return hasattr(model.classifier, "remember")
+
+
 def predict(model: keras.Model, batch: Batch) -> np.ndarray:
     return model(batch, training=False)["predictions"].numpy()
 
@@ -202,7 +213,8 @@ def training_gradients(model: keras.Model, batch: Batch, labels: tf.Tensor) -> l
     with tf.GradientTape() as tape:
         outputs = model(batch, training=True)
         loss = tf.reduce_sum(cross_entropy_loss(labels, outputs))
-        loss += tf.add_n([tf.reduce_sum(extra) for extra in outputs.get("losses", {}).values()] + model.losses)
+        terms = [tf.reduce_sum(extra) for extra in outputs.get("losses", {}).values()] + model.losses
+        loss += tf.add_n([tf.zeros([]), *terms])
     return tape.gradient(loss, model.trainable_variables)
 
 
@@ -336,6 +348,8 @@ def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras
     """Trains with the step of the training loop on one batch, whose axes are free as those of the readers are."""
     model = case.model()
     batch = batch | {"labels": tf.constant(labels), "position": tf.zeros([7], tf.int64)}
+    if remembers(model):
+        model.remember([batch])
     spec = case.batch_signature() | {
         "labels": tf.TensorSpec([None, NUM_CLASSES], tf.bool),
         "position": tf.TensorSpec([7], tf.int64),
@@ -392,6 +406,8 @@ def test_training_can_start_at_the_class_prior(case: Case) -> None:
     model = case.model()
     prior = np.array([0.3, 0.05, 1e-2, 1e-3, 1e-4, 0.0])
     model.start_at_prior(prior)
+    if remembers(model):
+        model.remember([])
     predictions = np.mean(predict(model, case.batch([8, 2, 5, 7, 3, 8])), axis=0)
     # Random weights on random videos scatter around the prior; without it every prediction is near 0.5.
     np.testing.assert_allclose(_logit(predictions[:5]), _logit(prior[:5]), rtol=0, atol=1.5)

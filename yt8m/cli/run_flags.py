@@ -74,6 +74,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
     define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
+    define.number("mixup", run.mixup, "Alpha of the shares by which vectors of training videos are mixed; 0: none are.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
@@ -184,6 +185,7 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     label_loss = loss_of_model(model, data) if values.label_loss is None else values.label_loss
     loss = resolve_loss(label_loss, of_loss)
     check_teacher(loss, values.teacher)
+    _check_mixup(values, data)
     with typed_as("--"):
         return RunConfig(
             data=data,
@@ -192,6 +194,23 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
             optimization=OptimizationConfig(**_values_of(OptimizationConfig, values)),
             training=TrainingConfig(**_values_of(TrainingConfig, values)),
         )
+
+
+def _check_mixup(values: flags.FlagValues, data: DataSpec) -> None:
+    """Checks that nothing is asked for with mixup that is known of one video and not of two."""
+    if not values.mixup:
+        return
+    if RECORD_FORMATS.entry(data.record_format).facts["level"] == "frame":
+        raise UserError(
+            f"--mixup={values.mixup}: it mixes vectors of videos, and --record_format={data.record_format} has frames. "
+            "Leave it out, or train on video-level shards."
+        )
+    for flag in ("teacher", "example_weights", "bagging_seed"):
+        if values[flag].value:
+            raise UserError(
+                f"--mixup={values.mixup}: with --{flag}={values[flag].value} it has no meaning, for that is known of "
+                "one video and not of a mixture. Leave one of them out."
+            )
 
 
 def hparams_as_typed(values: flags.FlagValues) -> AbstractContextManager[None]:

@@ -16,6 +16,9 @@ from yt8m.batch import (
     ID,
     LABEL_WEIGHTS,
     LABELS,
+    MIXUP_SHARE,
+    PARTNER_LABEL_WEIGHTS,
+    PARTNER_LABELS,
     POSITION,
     TEACHER_PREDICTIONS,
     loss_inputs,
@@ -221,7 +224,7 @@ class TrainStep:
         sums = {
             "label_loss": label_loss,
             "reg_loss": reg_loss + self._penalties.l2(),
-            "gradient_norm": tf.sqrt(tf.add_n(squares)),
+            "gradient_norm": tf.sqrt(tf.add_n([tf.zeros([]), *squares])),
             "num_examples": num_examples,
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
@@ -258,8 +261,12 @@ class TrainStep:
         return gradients, tf.reduce_sum(losses * of_each), reg_loss, outputs["predictions"]
 
     def _video_losses(self, rows: dict[str, tf.Tensor], outputs: dict[str, Any]) -> tf.Tensor:
-        """The label loss of each video and whatever the model asks to add to it."""
-        label_losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
+        """The label loss of each video, or of the two that it is mixed of, and whatever the model asks to add to it."""
+        inputs = loss_inputs(rows, outputs)
+        label_losses = self._loss(rows[LABELS], inputs, rows.get(LABEL_WEIGHTS))
+        if MIXUP_SHARE in rows:
+            of_partners = self._loss(rows[PARTNER_LABELS], inputs, rows.get(PARTNER_LABEL_WEIGHTS))
+            label_losses = rows[MIXUP_SHARE] * label_losses + (1.0 - rows[MIXUP_SHARE]) * of_partners
         return tf.add_n([label_losses, *outputs.get("losses", {}).values()])
 
 

@@ -1,6 +1,6 @@
 """Base classes of frame-level models: they read frames from a batch, pool them, and classify the pooled vector."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_one_of, check_share, typed_as
-from yt8m.batch import KEY, blank_batch
+from yt8m.batch import KEY, LABELS, blank_batch
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
@@ -178,15 +178,17 @@ class FrameLevelModel(keras.Model):
             The outputs of `classify`. In training `losses` has the terms of `pool` and of `classify`, `(B,)` float32 by
             name; at evaluation there are no losses.
         """
-        random_key = batch.get(KEY)
-        frames, valid = read_frames(batch, self.spec)
-        frames = self.normalise(frames, valid)
-        pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, random_key, training)
-        if not isinstance(pooled, Pooled):
-            pooled = Pooled(pooled)
-        outputs = self.classify(pooled.vector, frames, valid, random_key, training)
+        pooled, frames, valid = self._read_and_pool(batch, training)
+        outputs = self.classify(pooled.vector, frames, valid, batch.get(KEY), training)
         losses = {**pooled.losses, **outputs.pop("losses", {})}
         return outputs | {"losses": losses} if training and losses else outputs
+
+    def _read_and_pool(self, batch: Mapping[str, tf.Tensor], training: bool) -> tuple[Pooled, tf.Tensor, tf.Tensor]:
+        """What `pool` makes of a batch, with the frames `(B, T, D)` float32 and their padding mask `(B, T)`."""
+        frames, valid = read_frames(batch, self.spec)
+        frames = self.normalise(frames, valid)
+        pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, batch.get(KEY), training)
+        return pooled if isinstance(pooled, Pooled) else Pooled(pooled), frames, valid
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the classifier's bias from `prior` `(C,)`, each class's frequency p in training.
@@ -194,6 +196,12 @@ class FrameLevelModel(keras.Model):
         For a zero vector the classifier then predicts p: bias = log(p / (1 - p)) for logistic regression.
         """
         self.classifier.start_at_prior(prior)
+
+    def remember(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> None:
+        """Gives a classifier that remembers the pooled vectors and the labels of all training `batches`."""
+        self.classifier.remember(
+            (self._read_and_pool(batch, training=False)[0].vector, batch[LABELS]) for batch in batches
+        )
 
 
 @hyper_parameters(flags={"iterations": "iterations", "sample_random_frames": "sample_random_frames"})
