@@ -158,7 +158,7 @@ def training_batches(
         num_workers: how many workers share a global batch.
         start: where to start, as a batch before it said; None for the start of the first epoch.
     """
-    parse = batch_parser(spec, order.source.layout, labels_required=True, sampling=sampling)
+    parse = batch_parser(spec, order.source.layout, labels_required=True, sampling=sampling, purpose="training")
 
     def worker_batch(serialized: tf.Tensor, position: tf.Tensor) -> Batch:
         count = tf.shape(serialized, out_type=tf.int64)[0]

@@ -1,6 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
-Format 5 holds mixup.
+Format 5 holds mixup, and how clips are cut out of videos.
 Format 4 holds the weights of examples.
 Format 3 holds the teacher, and CrossEntropyLoss has hyper-parameters.
 Format 2 holds the loss with its terms and all their hyper-parameters.
@@ -39,6 +39,15 @@ _ADDED_TO_MODELS = {
 _RENAMED_IN_MODELS = {"late_fusion": "separate_encoders"}
 _RAW_FRAMES = ("AveragePoolModel", "MaxPoolModel", "MixNeXtVLADModel", "NeXtVLADModel", "RankPoolModel")
 _LOSS_HYPER_PARAMETERS = {"HingeLoss": {"margin": 1.0}}
+# There were no records of clips: these have no meaning, but are part of every description of data.
+_CLIPS_BEFORE_5 = {
+    "clip_size": 112,
+    "clip_crop": 0.875,
+    "clip_zoom": 1.0,
+    "clip_flip": True,
+    "clip_sampling": "consecutive",
+    "eval_clips": 1,
+}
 _CROSS_ENTROPY_BEFORE_3 = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
 
 
@@ -105,6 +114,7 @@ def _from_3_to_4(content: dict[str, Any]) -> None:
 
 def _from_4_to_5(content: dict[str, Any]) -> None:
     content["training"]["mixup"] = 0.0
+    content["data"] |= _CLIPS_BEFORE_5
 
 
 _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {

@@ -189,15 +189,17 @@ _VIDEO_LEVEL_PLACES = ("video_level_models", "yt8m.classifiers")
 VIDEO_LEVEL_MODELS = Registry("VIDEO_LEVEL_MODELS", "model", "video-level model", _VIDEO_LEVEL_PLACES)
 _FRAME_LEVEL_PLACES = ("frame_level_models", "yt8m.models")
 FRAME_LEVEL_MODELS = Registry("FRAME_LEVEL_MODELS", "model", "frame-level model", _FRAME_LEVEL_PLACES)
+CLIP_MODELS = Registry("CLIP_MODELS", "model", "clip model", ("yt8m.models",))
 LOSSES = Registry("LOSSES", "label_loss", "loss", ("losses", "yt8m.losses"))
 METRICS = Registry("METRICS", "metrics", "group of metrics", ("yt8m.metrics",), settings_flag="metrics")
 RECORD_FORMATS = Registry("RECORD_FORMATS", "record_format", "record format", ("yt8m.data.formats",))
 
-MODELS = {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS}  # by the `level` of the formats that they read
+# By the `level` of the formats that they read.
+MODELS = {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS, "clip": CLIP_MODELS}
 
 
 def models_that_read(record_format: str) -> Registry:
-    """Returns the models that take batches of a record format: those over frames, or those over one vector per video.
+    """Returns the models that take batches of a record format: over frames, clips, or a vector per video.
 
     Raises:
         UserError: if there is no such format.

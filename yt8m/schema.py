@@ -1,8 +1,16 @@
 """Facts of the data set: names, sizes, quantisation, class counts by year."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from yt8m.arguments import LARGEST_SIZE, ArgumentError, check_size
+from yt8m.arguments import (
+    LARGEST_SIZE,
+    ArgumentError,
+    check_at_least,
+    check_fraction,
+    check_one_of,
+    check_size,
+)
 
 # A byte q of a quantised feature stands for q * QUANTISATION_STEP + QUANTISATION_OFFSET: a bin's centre in [-2, 2].
 # Source: google/youtube-8m, utils.Dequantize; checked against the published means of video-level records.
@@ -40,9 +48,19 @@ SEGMENT_END_TIMES_KEY = "segment_end_times"
 SEGMENT_SCORES_KEY = "segment_scores"
 SEGMENT_SECONDS = 5
 
+# Optical flow in records of clips: v pixels per step between two frames, clipped to [-FLOW_BOUND, FLOW_BOUND], are
+# stored as the byte q = round(v / FLOW_STEP) + FLOW_ZERO, 1 to 255. So v = 0 is a byte, and -v is 256 - q.
+# Source: the bound is that of Carreira & Zisserman 2017, as google-deepmind/kinetics-i3d states it; Yue-Hei Ng et al.
+# 2015 clip to 40 pixels. Both scale linearly, without a byte for 0.
+FLOW_BOUND = 20.0
+FLOW_ZERO = 128
+FLOW_STEP = FLOW_BOUND / 127
+
 # Classes by version of the data set. The 2019 segments are labelled with 1000 of the 3862.
 NUM_CLASSES_BY_YEAR = {2016: 4800, 2017: 4716, 2018: 3862, 2019: 3862}
 NUM_CLASSES = NUM_CLASSES_BY_YEAR[2018]
+
+ClipSampling = Literal["consecutive", "spread"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +69,20 @@ class DataSpec:
 
     Attributes:
         feature_names: the features to read, in the order in which a model concatenates them.
-        feature_sizes: their widths; bytes per frame for quantised frame-level features, floats for video-level ones.
+        feature_sizes: their widths; bytes per frame for quantised frame-level features, floats for video-level ones,
+            channels for frames of a clip: 3 for pictures, 2 for flow.
         num_classes: labels are class indices in `[0, num_classes)`.
-        record_format: the registered name of the kind of records: `video`, with a vector per video, or `frame`.
-        max_frames: frames after this one are cut off.
+        record_format: the registered name of the kind of records: `video`, with a vector per video, `frame`, with one
+            per frame, or `clip`, with a picture per frame.
+        max_frames: frames after this one are cut off; the length T of a clip.
+        clip_size: of clips: height and width S of the frames that a model gets.
+        clip_crop: of clips: the window that is scaled to S x S is a square whose side is this share of the frame's
+            short side; 0 takes the whole frame, whatever its shape.
+        clip_zoom: of clips, in training: the sides of the window are divided by a random factor in [1, clip_zoom].
+        clip_flip: of clips, in training: whether half of them are mirrored.
+        clip_sampling: of clips: `consecutive` takes T frames in a row, `spread` one from each of T equal parts of the
+            video.
+        eval_clips: of clips: how many are taken of a video at evaluation; their scores are averaged.
 
     Raises:
         ArgumentError: if names and sizes do not pair up, or a number is out of range.
@@ -65,6 +93,12 @@ class DataSpec:
     num_classes: int = NUM_CLASSES
     record_format: str = "video"
     max_frames: int = MAX_FRAMES
+    clip_size: int = 112
+    clip_crop: float = 0.875
+    clip_zoom: float = 1.0
+    clip_flip: bool = True
+    clip_sampling: ClipSampling = "consecutive"
+    eval_clips: int = 1
 
     def __post_init__(self) -> None:
         names, sizes = ",".join(self.feature_names), ",".join(map(str, self.feature_sizes))
@@ -80,6 +114,10 @@ class DataSpec:
                 f"feature_sizes={sizes}: expected whole numbers from 1 to {LARGEST_SIZE}, the width of each feature."
             )
         check_size(1, num_classes=self.num_classes, max_frames=self.max_frames)
+        check_size(1, clip_size=self.clip_size, eval_clips=self.eval_clips)
+        check_fraction(clip_crop=self.clip_crop)
+        check_at_least(1, clip_zoom=self.clip_zoom)
+        check_one_of(get_args(ClipSampling), clip_sampling=self.clip_sampling)
 
     @property
     def total_size(self) -> int:

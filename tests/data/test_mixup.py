@@ -71,8 +71,8 @@ def make_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches(place: Path, mixup: float, worker: int = 0, num_workers: int = 1) -> list[dict[str, np.ndarray]]:
     order = readers.training_order([str(file) for file in sorted(place.glob("train*.tfrecord"))], SPEC, seed=2)
-    shares = {"worker": worker, "num_workers": num_workers}
-    return list(readers.training_batches(order, SPEC, 15, num_epochs=1, mixup=mixup, **shares).as_numpy_iterator())
+    mixed = readers.training_batches(order, SPEC, 15, num_epochs=1, mixup=mixup, worker=worker, num_workers=num_workers)
+    return list(mixed.as_numpy_iterator())
 
 
 def test_a_batch_is_mixed_of_the_videos_of_the_same_batch_without_mixup(place: Path) -> None:

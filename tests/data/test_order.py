@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m.data.order import Order
-from yt8m.data.synthetic import frame_record, video_record, write_records
+from yt8m.data.synthetic import clip_record, frame_record, video_record, write_records
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.registry import RECORD_FORMATS
 from yt8m.schema import DataSpec
@@ -19,6 +19,7 @@ import readers
 
 FRAMES = DataSpec(("rgb",), (3,), 5, record_format="frame", max_frames=4)
 VIDEOS = DataSpec(("mean_rgb",), (3,), 5)
+CLIPS = DataSpec(("rgb",), (3,), 5, record_format="clip", max_frames=3, clip_size=4, clip_zoom=1.5)
 SIZES = (9, 2, 1, 14, 6)  # records per shard
 NUM_EPOCHS = 3
 BATCH_SIZE = 7
@@ -35,12 +36,13 @@ def write_shards(folder: Path, kind: str) -> list[str]:
         for _ in range(size):
             vector = np.full(3, number, np.float32)
             frames = np.full((1 + number % 4, 3), number, np.uint8)
-            is_video = kind in ("videos", "gzip")
-            record = (
-                video_record(f"v{number}", [number % 5], {"mean_rgb": vector})
-                if is_video
-                else frame_record(f"v{number}", [number % 5], {"rgb": frames})
-            )
+            if kind in ("videos", "gzip"):
+                record = video_record(f"v{number}", [number % 5], {"mean_rgb": vector})
+            elif kind == "clips":
+                pictures = np.broadcast_to(frames[:, np.newaxis, np.newaxis], (len(frames), 8, 8, 3))
+                record = clip_record(f"v{number}", [number % 5], {"rgb": pictures})
+            else:
+                record = frame_record(f"v{number}", [number % 5], {"rgb": frames})
             records.append(b"no record" if kind == "damaged" and number % 5 == 4 else record)
             number += 1
         path = Path(write_records(folder / f"s{shard}.tfrecord", records))
@@ -50,7 +52,8 @@ def write_shards(folder: Path, kind: str) -> list[str]:
     return files
 
 
-KINDS = ("videos", "gzip", "frames", "damaged")
+KINDS = ("videos", "gzip", "frames", "damaged", "clips")
+SPECS = {"videos": VIDEOS, "gzip": VIDEOS, "clips": CLIPS}
 
 
 @pytest.fixture(scope="module", name="shards")
@@ -61,7 +64,7 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]
 
 
 def open_order(shards: dict[str, list[str]], kind: str, seed: int = 1) -> tuple[Order, DataSpec]:
-    spec = VIDEOS if kind in ("videos", "gzip") else FRAMES
+    spec = SPECS.get(kind, FRAMES)
     on_bad_record: Literal["error", "skip"] = "skip" if kind == "damaged" else "error"
     options = readers.ReadOptions(num_readers=2, shuffle_window=8, on_bad_record=on_bad_record)
     return readers.training_order(shards[kind], spec, seed=seed, options=options), spec
@@ -86,8 +89,8 @@ def make_unbroken(shards: dict[str, list[str]]) -> dict[str, Batches]:
     return {kind: read(*open_order(shards, kind)) for kind in KINDS}
 
 
-def test_kinds_cover_every_record_format() -> None:
-    assert {VIDEOS.record_format, FRAMES.record_format} == set(RECORD_FORMATS.names())
+def test_kinds_cover_every_record_format(shards: dict[str, list[str]]) -> None:
+    assert {open_order(shards, kind)[1].record_format for kind in KINDS} == set(RECORD_FORMATS.names())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from yt8m.cli.loss_flags import check_teacher, loss_hparams, resolve_loss, split
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
 from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, RECORD_FORMATS, VIDEO_LEVEL_MODELS
+from yt8m.registry import LOSSES, METRICS, MODELS, RECORD_FORMATS
 from yt8m.schema import DataSpec
 
 
@@ -34,13 +34,27 @@ def define_data_flags(values: flags.FlagValues) -> None:
     formats = ", ".join(RECORD_FORMATS.names())
     define.text("record_format", DataSpec().record_format, f"Kind of records. Known: {formats}.")
     define.boolean("frame_features", False, "The same as --record_format=frame.")
-    define.integer("max_frames", DataSpec().max_frames, "Frames of a video after this one are cut off.")
+    define.integer("max_frames", DataSpec().max_frames, "Frames after this one are cut off; the length of a clip.")
+    define.integer("clip_size", DataSpec().clip_size, "Clips: height and width of the frames that a model gets.")
+    define.number(
+        "clip_crop",
+        DataSpec().clip_crop,
+        "Clips: side of the square that is cut out, as a share of the frame's short side; 0: the whole frame.",
+    )
+    define.number("clip_zoom", DataSpec().clip_zoom, "Clips, in training: largest random factor to zoom in by.")
+    define.boolean("clip_flip", DataSpec().clip_flip, "Clips, in training: mirror half of them.")
+    define.text(
+        "clip_sampling",
+        DataSpec().clip_sampling,
+        "Clips: consecutive frames, or spread over the whole video.",
+    )
+    define.integer("eval_clips", DataSpec().eval_clips, "Clips per video at evaluation; their scores are averaged.")
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
     """Defines the flags that choose a model and its hyper-parameters."""
     define = _Definer(values)
-    names = ", ".join(VIDEO_LEVEL_MODELS.names() + FRAME_LEVEL_MODELS.names())
+    names = ", ".join(name for models in MODELS.values() for name in models.names())
     define.text("model", "LogisticModel", f"Architecture. Known: {names}.")
     define.texts(
         "hparams",
@@ -200,7 +214,7 @@ def _check_mixup(values: flags.FlagValues, data: DataSpec) -> None:
     """Checks that nothing is asked for with mixup that is known of one video and not of two."""
     if not values.mixup:
         return
-    if RECORD_FORMATS.entry(data.record_format).facts["level"] == "frame":
+    if RECORD_FORMATS.entry(data.record_format).facts["level"] != "video":
         raise UserError(
             f"--mixup={values.mixup}: it mixes vectors of videos, and --record_format={data.record_format} has frames. "
             "Leave it out, or train on video-level shards."
@@ -269,6 +283,12 @@ _DATA_FLAGS: dict[str, Callable[[flags.FlagValues], Any]] = {
     "num_classes": lambda values: values.num_classes,
     "record_format": _record_format,
     "max_frames": lambda values: values.max_frames,
+    "clip_size": lambda values: values.clip_size,
+    "clip_crop": lambda values: values.clip_crop,
+    "clip_zoom": lambda values: values.clip_zoom,
+    "clip_flip": lambda values: values.clip_flip,
+    "clip_sampling": lambda values: values.clip_sampling,
+    "eval_clips": lambda values: values.eval_clips,
 }
 
 

@@ -71,7 +71,7 @@ class Examiner:
 
     def __init__(self, spec: DataSpec, layout: Layout, labels_required: bool):
         self._spec, self._layout, self._labels_required = spec, layout, labels_required
-        parse = tf.function(batch_parser(spec, layout, labels_required), autograph=False)
+        parse = tf.function(batch_parser(spec, layout, labels_required, purpose="examination"), autograph=False)
         self._parse = parse.get_concrete_function(tf.TensorSpec([None], tf.string))
 
     def examine(self, shard: Shard) -> Iterator[int | Damage]:

@@ -1,7 +1,7 @@
 """Serialized records -> batches: what all record formats have in common, and many records are parsed at once."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -24,8 +24,15 @@ _WANTED_LABELS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
 _MARK_OF_CSV = r'\C*[,"\r\n\x00]\C*'  # `\C` is any byte
 
 
+Purpose = Literal["training", "evaluation", "examination"]
+
+
 def batch_parser(
-    spec: DataSpec, layout: Layout, labels_required: bool, sampling: FrameSampling | None = None
+    spec: DataSpec,
+    layout: Layout,
+    labels_required: bool,
+    sampling: FrameSampling | None = None,
+    purpose: Purpose = "evaluation",
 ) -> Callable[[tf.Tensor, tf.Tensor | None], Batch]:
     """Returns a function from serialized records to a batch, to be called directly or inside `Dataset.map`.
 
@@ -38,8 +45,14 @@ def batch_parser(
         layout: how it is stored.
         labels_required: whether a record without any labels feature is an error. An empty list of labels never is.
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
+        purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at.
     """
     record_format, labels_name = format_of(spec), layout.labels_name
+    features = {
+        "training": record_format.training_features,
+        "evaluation": record_format.features,
+        "examination": record_format.examined_features,
+    }[purpose]
     wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS}
 
     def parse(serialized: tf.Tensor, keys: tf.Tensor | None = None) -> Batch:
@@ -52,7 +65,7 @@ def batch_parser(
             checks.append(_assert_labelled(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):
             labels = tf.identity(labels)
-        return {ID: ids, LABELS: labels, KEY: keys, **record_format.features(spec, layout, stored, keys, sampling)}
+        return {ID: ids, LABELS: labels, KEY: keys, **features(spec, layout, stored, keys, sampling)}
 
     return parse
 

@@ -83,6 +83,34 @@ class RecordFormat(ABC):
             sampling: which frames to keep; None for all, up to `spec.max_frames`. Without frames it has no meaning.
         """
 
+    def training_features(
+        self, spec: DataSpec, layout: Layout, stored: Any, keys: tf.Tensor, sampling: FrameSampling | None
+    ) -> Batch:
+        """Returns the features of a batch to train on, as `features` does, which it is unless a format changes them.
+
+        Args:
+            spec: what is read.
+            layout: how it is stored.
+            stored: what `parse` returned.
+            keys: `(B,)` int64, the videos' random keys: the same key draws the same changes.
+            sampling: which frames to keep.
+        """
+        return self.features(spec, layout, stored, keys, sampling)
+
+    def examined_features(
+        self, spec: DataSpec, layout: Layout, stored: Any, keys: tf.Tensor, sampling: FrameSampling | None
+    ) -> Batch:
+        """Looks at all that `features` and `training_features` may ever read, and fails if anything there is unsound.
+
+        Args:
+            spec: what is read.
+            layout: how it is stored.
+            stored: what `parse` returned.
+            keys: `(B,)` int64, the videos' random keys.
+            sampling: which frames to keep; a format that reads others in training ignores it.
+        """
+        return self.features(spec, layout, stored, keys, sampling)
+
     @abstractmethod
     def blank(self, spec: DataSpec) -> Batch:
         """Returns the features of one video, all zero."""

@@ -57,7 +57,8 @@ class FrameFormat(RecordFormat):
             `(B, T, size)` per feature, and `num_frames` `(B,)` int32.
         """
         all_frames, lengths = stored
-        num_frames, check = _num_frames([lengths[name] for name in layout.stored_names], spec.max_frames)
+        num_frames, check = common_length([lengths[name] for name in layout.stored_names])
+        num_frames = tf.minimum(num_frames, spec.max_frames)
         with tf.control_dependencies([check]):
             indices, num_frames = (None, num_frames) if sampling is None else sample_indices(sampling, num_frames, keys)
         longest = tf.maximum(tf.reduce_max(num_frames), 0)
@@ -106,14 +107,21 @@ class FrameFormat(RecordFormat):
         """Expects frames of one width, of each feature or of none."""
         for name, as_floats, size in zip(layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True):
             _check_frames(name, stored[name], size, as_floats)
-        _check_lengths({name: len(stored[name].feature) for name in layout.stored_names})
+        check_lengths({name: len(stored[name].feature) for name in layout.stored_names})
 
 
-def _num_frames(lengths: list[tf.Tensor], max_frames: int) -> tuple[tf.Tensor, tf.Operation]:
-    """The frames that every feature has, up to `max_frames`. It fails if one has none of them and another has some."""
+def common_length(lengths: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Operation]:
+    """Counts the frames that every feature of a video has.
+
+    Args:
+        lengths: `(B,)` int64 per feature, its number of frames.
+
+    Returns:
+        The smallest of them, `(B,)` int32, and a check that fails if one feature has no frames and another has some.
+    """
     shortest, longest = tf.reduce_min(tf.stack(lengths), axis=0), tf.reduce_max(tf.stack(lengths), axis=0)
     check = tf.debugging.Assert(tf.reduce_all(tf.equal(shortest > 0, longest > 0)), ["A feature has no frames."])
-    return tf.cast(tf.minimum(shortest, max_frames), tf.int32), check
+    return tf.cast(shortest, tf.int32), check
 
 
 def _pad(frames: tf.Tensor, is_frame: tf.Tensor, is_padded: tf.Tensor) -> tf.Tensor:
@@ -151,7 +159,12 @@ def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_fl
             check_finite(name, values, f" at frame {i}")
 
 
-def _check_lengths(lengths: dict[str, int]) -> None:
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Checks the numbers of frames of a record's features, by name.
+
+    Raises:
+        RecordFaultError: if one has no frames and another has some.
+    """
     longest = max(lengths, key=lambda name: lengths[name])
     empty = [name for name, length in lengths.items() if not length]
     if empty and lengths[longest]:

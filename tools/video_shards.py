@@ -1,0 +1,170 @@
+"""Shared by the programs that make records of video files: which shards are missing, and what is left out of them."""
+
+import csv
+import io
+import logging
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Literal, TypeVar, get_args
+
+from absl import flags
+
+from yt8m.arguments import check_one_of, check_size, typed_as
+from yt8m.errors import UserError
+from yt8m.video.listing import Video, list_videos
+from yt8m.video.packages import optional_package
+from yt8m.video.side_by_side import in_order
+
+LOG = logging.getLogger("yt8m.video")
+
+OnBadVideo = Literal["fail", "skip"]
+Read = TypeVar("Read")
+
+
+def define_shard_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say which videos are read and where their records go."""
+    flags.DEFINE_string(
+        "videos", "", "A CSV with the columns path,labels, or a folder with a folder per class.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output", "", "How the paths of the shards begin: DIR/train for DIR/train0000.tfrecord.", flag_values=values
+    )
+    flags.DEFINE_integer("videos_per_shard", 100, "Videos of a shard; the last one may have fewer.", flag_values=values)
+    flags.DEFINE_integer(
+        "num_processes", os.cpu_count() or 1, "Processes that decode videos side by side.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "on_bad_video",
+        "fail",
+        "fail: stop at a video that cannot be used; skip: name it and go on.",
+        flag_values=values,
+    )
+
+
+def check_shard_flags(values: flags.FlagValues) -> None:
+    """Checks those flags, and that the packages are there which read videos.
+
+    Raises:
+        UserError: if one is missing or makes no sense, or a package is not installed.
+    """
+    if not values.videos:
+        raise UserError("--videos is missing: give a CSV with the columns path,labels, or a folder with one per class.")
+    if not values.output:
+        raise UserError("--output is missing: give how the paths of the shards begin, as in DIR/train.")
+    with typed_as("--"):
+        check_size(1, videos_per_shard=values.videos_per_shard, num_processes=values.num_processes)
+        check_one_of(get_args(OnBadVideo), on_bad_video=values.on_bad_video)
+    optional_package("av")
+    optional_package("cv2")
+
+
+def write_missing_shards(
+    values: flags.FlagValues,
+    settings: Mapping[str, Any],
+    read: Callable[[str], Read | str],
+    record_of: Callable[[Video, Read], bytes],
+) -> None:
+    """Writes the shards that are not there yet.
+
+    Args:
+        values: the flags of `define_shard_flags`.
+        settings: by flag, what else decides what the records hold.
+        read: reads a video file in another process; returns a text if it cannot be used, which says why.
+        record_of: makes the record of a video of what was read.
+
+    Raises:
+        UserError: if a video cannot be used and is not to be skipped, none can, or something cannot be written.
+    """
+    # TensorFlow comes with these; the processes that decode, which import this module, do without.
+    from yt8m.data.shard_writing import claim_output, shard_path, write_shard
+
+    # 1. The same videos in the same shards as before, if there was a before.
+    videos, classes = list_videos(values.videos)
+    listing = "\n".join(f"{video.path},{video.id},{video.labels}" for video in videos)
+    claim_output(
+        values.output,
+        {**settings, "videos_per_shard": values.videos_per_shard, "videos": f"{zlib.crc32(listing.encode()):08x}"},
+    )
+    if classes:
+        _write_classes(values.output, classes)
+
+    # 2. What is still to do.
+    shards = {
+        shard_path(values.output, number): videos[first : first + values.videos_per_shard]
+        for number, first in enumerate(range(0, len(videos), values.videos_per_shard))
+    }
+    missing = {path: shard for path, shard in shards.items() if not _exists(path)}
+    if len(missing) < len(shards):
+        LOG.info("%d of %d shards are there already.", len(shards) - len(missing), len(shards))
+    todo = [video for shard in missing.values() for video in shard]
+
+    # 3. Other processes read the videos in this order; each shard takes its own.
+    faults: list[str] = []
+    with _progress(len(todo)) as advance:
+        results = in_order(read, [video.path for video in todo], values.num_processes)
+
+        def records(shard: list[Video]) -> Iterator[bytes]:
+            for video, result in zip(shard, islice(results, len(shard)), strict=True):
+                if isinstance(result, str):
+                    fault = f"{video.path}: {result}"
+                    if values.on_bad_video == "fail":
+                        raise UserError(f"{fault} Repair it, leave it out, or pass --on_bad_video=skip.")
+                    LOG.warning("%s It is skipped.", fault)
+                    faults.append(fault)
+                else:
+                    yield record_of(video, result)
+                advance()
+
+        for path, shard in missing.items():
+            started = time.monotonic()
+            num_records = write_shard(path, records(shard))
+            LOG.info("%s: %d videos in %.1f seconds.", path, num_records, time.monotonic() - started)
+
+    # 4. All in all.
+    if faults and len(faults) == len(videos):
+        raise UserError(f"None of the {len(videos)} videos can be used. {faults[0]}")
+    LOG.info("%d videos written, %d skipped.", len(todo) - len(faults), len(faults))
+
+
+def _exists(path: str) -> bool:
+    import tensorflow as tf
+
+    return bool(tf.io.gfile.exists(path))
+
+
+def _write_classes(output: str, classes: list[str]) -> None:
+    """Writes the names of the classes as AudioSet does, for --vocabulary; all shards of a folder share them."""
+    from yt8m.files import read_bytes, write_text
+
+    path = f"{output.rpartition('/')[0] or '.'}/classes.csv"
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([("index", "display_name"), *enumerate(classes)])
+    if _exists(path):
+        if read_bytes(path) != text.getvalue().encode():
+            raise UserError(
+                f"{path} names other classes than the {len(classes)} folders of --videos, so class 0 of one would not "
+                "be class 0 of the other. Give both the same folders, or choose another --output."
+            )
+    else:
+        write_text(path, text.getvalue())
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Shows a bar on a terminal; elsewhere the lines of the log are enough."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("videos", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,21 @@
+"""Packages that only those need who read video files."""
+
+import importlib
+from typing import Any
+
+from yt8m.errors import UserError
+
+
+def optional_package(name: str) -> Any:
+    """Imports a package of requirements-video.txt: `av` or `cv2`.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"Video files are read with the packages av and opencv, and '{name}' cannot be imported. Install both: "
+            "pip install -r requirements-video.txt"
+        ) from error
