@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from yt8m.arguments import typed_as
 from yt8m.batch import KEY
-from yt8m.config import PRECISIONS, OnBadRecord, RunConfig
+from yt8m.config import PRECISIONS, RECORDS_TEACH, OnBadRecord, RunConfig
 from yt8m.data.example_weights import missing_weight, read_example_weights, with_example_weights
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
@@ -28,7 +28,7 @@ from yt8m.output.submission import read_submission
 from yt8m.positions import Position
 from yt8m.registry import LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
 from yt8m.runs.directory import load_config, require_checkpoint
-from yt8m.schema import DataSpec
+from yt8m.schema import DataSpec, TaughtDataSpec
 
 import readers
 from video_level_models import VideoLevelModel
@@ -77,7 +77,7 @@ def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
 
 
 def build_teacher(config: RunConfig) -> Teacher | None:
-    """Builds what the run's loss learns from beside labels, if there is such a thing.
+    """Builds what the run's loss learns from beside labels, if there is such a thing and records do not carry it.
 
     Called before the run's own model is built, in the strategy's scope: the precision of what is built last stays.
 
@@ -86,7 +86,7 @@ def build_teacher(config: RunConfig) -> Teacher | None:
             reads other data than the run.
     """
     path = config.training.teacher
-    if not path:
+    if not path or path == RECORDS_TEACH:
         return None
     if not tf.io.gfile.isdir(path):
         return PredictionTable(*read_submission(path), num_classes=config.data.num_classes, source=path)
@@ -208,9 +208,14 @@ def training_options(config: RunConfig) -> readers.ReadOptions:
     return readers.ReadOptions(config.training.num_readers, config.training.on_bad_record)
 
 
+def training_spec(config: RunConfig) -> DataSpec:
+    """Returns what the training records of a run hold: `config.data`, and perhaps the predictions of a teacher."""
+    return TaughtDataSpec(**vars(config.data)) if config.training.teacher == RECORDS_TEACH else config.data
+
+
 def training_order(config: RunConfig, files: list[str], options: readers.ReadOptions) -> Order:
     """Opens the training shards of a run, and says in which order their records come."""
-    return readers.training_order(files, config.data, seed=config.training.seed, options=options)
+    return readers.training_order(files, training_spec(config), seed=config.training.seed, options=options)
 
 
 def training_data(
@@ -239,10 +244,10 @@ def training_data(
     Raises:
         UserError: if the weights of examples cannot be read.
     """
-    run = config.training
+    run, spec = config.training, training_spec(config)
     batches = readers.training_batches(
         order,
-        config.data,
+        spec,
         run.batch_size,
         num_epochs=run.num_epochs or None,
         sampling=model.frame_sampling(training=True),
@@ -254,7 +259,7 @@ def training_data(
     if run.example_weights or run.bagging_seed:
         weights = read_example_weights(run.example_weights) if run.example_weights else None
         batches = batches.map(with_example_weights(weights, run.bagging_seed)).prefetch(1)
-    return Data(batches, config.data, files, labels_required=True, options=options)
+    return Data(batches, spec, files, labels_required=True, options=options)
 
 
 def evaluation_data(
@@ -353,7 +358,7 @@ def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
         )
     videos = readers.evaluation_batches(
         data.files,
-        config.data,
+        data.spec,
         config.training.batch_size,
         sampling=model.frame_sampling(training=False),
         options=data.options,
@@ -370,7 +375,7 @@ def _start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> 
     """
     limit = config.optimization.class_prior_examples
     if limit:
-        counts, num_records = readers.class_counts(data.files, config.data, limit, data.options)
+        counts, num_records = readers.class_counts(data.files, data.spec, limit, data.options)
         if not counts.any():
             LOG.warning(
                 "None of the first %d records has a label: there is nothing to learn. Are these the training shards?",

@@ -29,6 +29,7 @@ from yt8m.schema import DataSpec
 OnBadRecord = Literal["error", "skip"]
 LearningRateSchedule = Literal["staircase", "cosine"]
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
+RECORDS_TEACH = "records"  # value of `teacher`
 LARGEST_SEED = 2**32 - 1  # of NumPy's global generator, which Keras seeds too
 
 
@@ -165,7 +166,8 @@ class TrainingConfig:
         seed: decides initial weights, order, sampled frames and dropout.
         num_readers: shards that are read side by side.
         on_bad_record: `error` stops at a damaged record, `skip` counts it and goes on.
-        teacher: the CSV or the run whose predictions a loss learns from; empty for none.
+        teacher: the CSV or the run whose predictions a loss learns from, or `records` if the training records carry
+            them; empty for none.
         example_weights: a CSV of the videos' weights in the loss; empty for none.
         bagging_seed: decides how often a video counts in a bootstrap sample; 0: every video counts once.
         mixup: alpha of the distribution Beta(alpha, alpha) of the shares by which videos are mixed; 0: none are.

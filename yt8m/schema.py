@@ -56,6 +56,11 @@ FLOW_BOUND = 20.0
 FLOW_ZERO = 128
 FLOW_STEP = FLOW_BOUND / 127
 
+# Records that carry the predictions of a teacher: parallel lists of classes and of their probabilities. A class that is
+# not listed has probability 0.
+TEACHER_CLASSES_KEY = "teacher_classes"
+TEACHER_SCORES_KEY = "teacher_scores"
+
 # Classes by version of the data set. The 2019 segments are labelled with 1000 of the 3862.
 NUM_CLASSES_BY_YEAR = {2016: 4800, 2017: 4716, 2018: 3862, 2019: 3862}
 NUM_CLASSES = NUM_CLASSES_BY_YEAR[2018]
@@ -123,3 +128,17 @@ class DataSpec:
     def total_size(self) -> int:
         """The width of all features side by side."""
         return sum(self.feature_sizes)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether records have to carry the predictions of a teacher."""
+        return False
+
+
+class TaughtDataSpec(DataSpec):
+    """What training records hold that carry the predictions of a teacher beside what a model reads."""
+
+    @property
+    def has_teacher(self) -> bool:
+        """Yes."""
+        return True

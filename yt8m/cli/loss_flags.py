@@ -72,7 +72,7 @@ def check_teacher(loss: LossConfig, teacher: str) -> None:
     if learning and not teacher:
         raise UserError(
             f"--label_loss={loss}: {learning[0]} learns from a teacher. Give --teacher, a CSV of predictions for the "
-            "training videos or the train_dir of a run."
+            "training videos, the train_dir of a run, or 'records' if the training records carry predictions."
         )
     if teacher and not learning:
         raise UserError(

@@ -84,7 +84,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.text(
         "teacher",
         run.teacher,
-        "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, or the train_dir of a run.",
+        "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, the train_dir of a run, or "
+        "records if the training records carry predictions.",
     )
     define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
     define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")

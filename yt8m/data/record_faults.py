@@ -15,8 +15,11 @@ from yt8m.schema import (
     SEGMENT_LABELS_KEY,
     SEGMENT_SCORES_KEY,
     SEGMENT_START_TIMES_KEY,
+    TEACHER_CLASSES_KEY,
+    TEACHER_SCORES_KEY,
     DataSpec,
 )
+from yt8m.scores import name_of
 
 # Name, kind and largest value of the lists that hold one entry per rating.
 _RATING_LISTS = (
@@ -73,6 +76,15 @@ def labels_name_of(serialized: bytes) -> str:
     return _labels_name(_parsed(serialized).context.feature)
 
 
+def id_of(serialized: bytes) -> str:
+    """Returns the id of a record of any format.
+
+    Raises:
+        RecordFaultError: if it has none that a CSV can hold, or is no record.
+    """
+    return _check_id(_parsed(serialized).context.feature)
+
+
 def _labels_name(context: Mapping[str, Any]) -> str:
     return next((key for key in LABELS_KEYS if key in context), LABELS_KEY)
 
@@ -83,6 +95,8 @@ def _check(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_requ
     _check_id(record.context.feature)
     layout, names = layout or Layout.of(columns, _labels_name(record.context.feature)), [name for name, _ in columns]
     _check_labels(record.context.feature, layout.labels_name, spec.num_classes, labels_required)
+    if spec.has_teacher:
+        _check_teacher(record.context.feature, spec.num_classes)
     if names != list(layout.stored_names):
         raise RecordFaultError(
             f"its features are named {', '.join(names)}, those of the first record {', '.join(layout.stored_names)}. "
@@ -101,7 +115,8 @@ def _parsed(serialized: bytes) -> tf.train.SequenceExample:
         ) from error
 
 
-def _check_id(context: Mapping[str, Any]) -> None:
+def _check_id(context: Mapping[str, Any]) -> str:
+    """Expects one string that a CSV can hold, and returns it."""
     found = {key: values_of(context[key]) for key in ID_KEYS if key in context}
     for key, (kind, values) in found.items():
         if kind not in ("bytes", "nothing") or len(values) > 1:
@@ -114,6 +129,7 @@ def _check_id(context: Mapping[str, Any]) -> None:
             f"its id {ids[0].decode(errors='backslashreplace')!r} has a comma, a quote or a line end in it, so no "
             "submission can name it. Write the record with another id."
         )
+    return name_of(ids[0])
 
 
 def _check_labels(context: Mapping[str, Any], name: str, num_classes: int, labels_required: bool) -> None:
@@ -132,6 +148,38 @@ def _check_labels(context: Mapping[str, Any], name: str, num_classes: int, label
         raise RecordFaultError(
             f"'{name}' holds class {outside[0]}, expected 0 to {num_classes - 1}. Does --num_classes fit this data?"
         )
+
+
+def _check_teacher(context: Mapping[str, Any], num_classes: int) -> None:
+    """Expects two lists of one length: different classes, and their probabilities."""
+    missing = [key for key in (TEACHER_CLASSES_KEY, TEACHER_SCORES_KEY) if key not in context]
+    if missing:
+        raise RecordFaultError(
+            f"it has no feature '{missing[0]}', in which --teacher=records looks for the predictions of a teacher. "
+            "Write shards with them by tools.add_predictions, or give another teacher."
+        )
+    (kind, classes), (scores_kind, scores) = (
+        values_of(context[key]) for key in (TEACHER_CLASSES_KEY, TEACHER_SCORES_KEY)
+    )
+    if kind not in ("integers", "nothing") or scores_kind not in ("floats", "nothing"):
+        raise RecordFaultError(
+            f"'{TEACHER_CLASSES_KEY}' holds {kind} and '{TEACHER_SCORES_KEY}' {scores_kind}, expected integers and "
+            "floats."
+        )
+    if len(classes) != len(scores) or len(set(classes)) < len(classes):
+        raise RecordFaultError(
+            f"'{TEACHER_CLASSES_KEY}' holds {len(set(classes))} different classes of {len(classes)}, "
+            f"'{TEACHER_SCORES_KEY}' {len(scores)} scores; expected one score for each of different classes."
+        )
+    outside = [label for label in classes if not 0 <= label < num_classes]
+    if outside:
+        raise RecordFaultError(
+            f"'{TEACHER_CLASSES_KEY}' holds class {outside[0]}, expected 0 to {num_classes - 1}. Is the teacher of "
+            "another data set?"
+        )
+    wrong = [score for score in scores if not 0 <= score <= 1]
+    if wrong:
+        raise RecordFaultError(f"'{TEACHER_SCORES_KEY}' holds {wrong[0]}, expected probabilities in [0, 1].")
 
 
 def _check_ratings(context: Mapping[str, Any]) -> None:

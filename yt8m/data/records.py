@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from yt8m.batch import ID, KEY, LABELS, Batch
+from yt8m.batch import ID, KEY, LABELS, TEACHER_PREDICTIONS, Batch
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.randomness import keys_from_ids
 from yt8m.sampling import FrameSampling
@@ -16,11 +16,17 @@ from yt8m.schema import (
     SEGMENT_LABELS_KEY,
     SEGMENT_SCORES_KEY,
     SEGMENT_START_TIMES_KEY,
+    TEACHER_CLASSES_KEY,
+    TEACHER_SCORES_KEY,
     DataSpec,
 )
 
 _WANTED_IDS: dict[str, Any] = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
 _WANTED_LABELS = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+_WANTED_OF_A_TEACHER: dict[str, Any] = {
+    TEACHER_CLASSES_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+    TEACHER_SCORES_KEY: tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64),
+}
 _MARK_OF_CSV = r'\C*[,"\r\n\x00]\C*'  # `\C` is any byte
 
 
@@ -53,7 +59,7 @@ def batch_parser(
         "evaluation": record_format.features,
         "examination": record_format.examined_features,
     }[purpose]
-    wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS}
+    wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS} | (_WANTED_OF_A_TEACHER if spec.has_teacher else {})
 
     def parse(serialized: tf.Tensor, keys: tf.Tensor | None = None) -> Batch:
         context, stored = record_format.parse(serialized, wanted, spec, layout)
@@ -62,12 +68,32 @@ def batch_parser(
         labels = multi_hot(context[labels_name], spec.num_classes)
         checks = [_assert_well_formed(serialized), *_assert_ids(ids)]
         if labels_required:
-            checks.append(_assert_labelled(serialized, context[labels_name], labels_name))
+            checks.append(_assert_present(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):
             labels = tf.identity(labels)
-        return {ID: ids, LABELS: labels, KEY: keys, **features(spec, layout, stored, keys, sampling)}
+        batch = {ID: ids, LABELS: labels, KEY: keys, **features(spec, layout, stored, keys, sampling)}
+        return batch | (_teacher_predictions(serialized, context, spec.num_classes) if spec.has_teacher else {})
 
     return parse
+
+
+def _teacher_predictions(serialized: tf.Tensor, context: Batch, num_classes: int) -> Batch:
+    """Returns the probabilities that records list, `(B, C)` float32, and 0 for classes that they do not list."""
+    classes, scores = context[TEACHER_CLASSES_KEY], context[TEACHER_SCORES_KEY]
+    pairs = tf.stack([classes.value_rowids(), classes.values], axis=1)
+    checks = [
+        *(_assert_present(serialized, context[name], name) for name in _WANTED_OF_A_TEACHER),
+        tf.debugging.assert_equal(classes.row_splits, scores.row_splits),
+        tf.debugging.assert_non_negative(classes.values),
+        tf.debugging.assert_less(classes.values, tf.constant(num_classes, tf.int64)),
+        tf.debugging.Assert(tf.reduce_all((scores.values >= 0) & (scores.values <= 1)), ["A teacher's score."]),
+        tf.debugging.assert_equal(
+            tf.size(tf.unique(classes.value_rowids() * num_classes + classes.values)[0]), tf.size(classes.values)
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        shape = tf.stack([classes.nrows(), num_classes])
+        return {TEACHER_PREDICTIONS: tf.scatter_nd(pairs, scores.values, shape)}
 
 
 def multi_hot(labels: tf.RaggedTensor, num_classes: int) -> tf.Tensor:
@@ -103,7 +129,7 @@ def parse_ids_and_labels(serialized: tf.Tensor, labels_name: str) -> tuple[tf.Te
     """
     parsed = tf.io.parse_example(serialized, _WANTED_IDS | {labels_name: _WANTED_LABELS})
     ids, labels = _ids(parsed), parsed[labels_name]
-    checks = [_assert_well_formed(serialized), *_assert_ids(ids), _assert_labelled(serialized, labels, labels_name)]
+    checks = [_assert_well_formed(serialized), *_assert_ids(ids), _assert_present(serialized, labels, labels_name)]
     with tf.control_dependencies(checks):
         return tf.identity(ids), labels
 
@@ -182,9 +208,9 @@ def _is_well_formed(contexts: np.ndarray) -> np.bool_:
     return np.True_
 
 
-def _assert_labelled(serialized: tf.Tensor, labels: tf.RaggedTensor, name: str) -> tf.Operation:
-    """Fails if a record has no labels feature; it looks into those records only whose list of labels is empty."""
-    unlabelled = tf.boolean_mask(serialized, tf.equal(labels.row_lengths(), 0))
+def _assert_present(serialized: tf.Tensor, values: tf.RaggedTensor, name: str) -> tf.Operation:
+    """Fails if a record has no list of that name; it looks into those records only whose list of values is empty."""
+    without = tf.boolean_mask(serialized, tf.equal(values.row_lengths(), 0))
     # The name as a serialized Example or SequenceExample spells it: field 1, its length, its letters.
-    named = tf.strings.regex_full_match(unlabelled, rf"\C*\n\x{len(name):02x}{name}\C*")
-    return tf.debugging.Assert(tf.reduce_all(named), ["A record has no labels feature."])
+    named = tf.strings.regex_full_match(without, rf"\C*\n\x{len(name):02x}{name}\C*")
+    return tf.debugging.Assert(tf.reduce_all(named), [f"A record has no feature {name}."])
