@@ -349,7 +349,7 @@ def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
         UserError: if a file cannot be read and is not to be skipped, or training would change what is remembered.
     """
     _start_at_class_prior(config, model, data)
-    if not hasattr(model.classifier, "remember"):
+    if not hasattr(getattr(model, "classifier", None), "remember"):
         return
     if model.trainable_variables:
         raise UserError(
