@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from yt8m.classifiers.base import Outputs, outputs_from_logits
 from yt8m.config import OptimizationConfig
+from yt8m.data.example_weights import with_example_weights
 from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, train
 from yt8m.engine.optimization import LearningRate, build_optimizer
@@ -42,8 +43,10 @@ class NormalisedLogistic(keras.Model):
         return outputs_from_logits(self.output_layer(x))
 
 
-def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: int = -1) -> tf.data.Dataset:
-    """Shuffled batches of learnable videos; the batch at `poison_at` holds a NaN."""
+def make_batches(
+    batch_size: int = 8, num_epochs: int | None = None, poison_at: int = -1, bagging_seed: int = 0
+) -> tf.data.Dataset:
+    """Shuffled batches of learnable videos, with drawn weights if there is a seed; that at `poison_at` holds a NaN."""
     rng = np.random.default_rng(3)
     features = rng.normal(size=(NUM_VIDEOS, SIZE)).astype(np.float32)
     labels = features @ rng.normal(size=(SIZE, NUM_CLASSES)) > 1
@@ -55,7 +58,11 @@ def make_batches(batch_size: int = 8, num_epochs: int | None = None, poison_at: 
         position = tf.concat([tf.zeros([5], tf.int64), [index + 1, 0]], axis=0)
         return batch | {"mean_rgb": batch["mean_rgb"] * tf.cast(factor, tf.float32), "position": position}
 
-    return dataset.enumerate().map(poison)
+    batches = dataset.enumerate().map(poison)
+    if not bagging_seed:
+        return batches
+    batches = batches.map(lambda batch: batch | {"id": tf.strings.as_string(batch["key"])})
+    return batches.map(with_example_weights(None, bagging_seed))
 
 
 class StringLogistic(NormalisedLogistic):
@@ -187,6 +194,21 @@ def test_compiled_steps_are_those_that_are_not_compiled(tmp_path: Path) -> None:
 def test_compiled_steps_need_one_device(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--jit_compile: it works on one device, and there are 2"):
         Run(tmp_path, num_devices=2, jit_compile=True)
+
+
+@pytest.mark.parametrize("way", [{"num_devices": 2}, {"jit_compile": True}])
+def test_weights_of_examples_mean_the_same_on_two_devices_and_compiled(tmp_path: Path, way: dict[str, Any]) -> None:
+    runs = [
+        Run(tmp_path / "all alike"),
+        Run(tmp_path / "drawn", bagging_seed=1),
+        Run(tmp_path / "in another way", bagging_seed=1, **way),
+    ]
+    for run in runs:
+        run.train(10)
+    alike, drawn, in_another_way = (run.weights() for run in runs)
+    assert not np.allclose(alike[-1], drawn[-1], atol=1e-2)
+    for a, b in zip(drawn, in_another_way, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
 def test_what_xla_cannot_compile_is_named(tmp_path: Path) -> None:

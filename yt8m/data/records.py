@@ -1,11 +1,12 @@
 """Serialized records -> batches: what all record formats have in common, and many records are parsed at once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from yt8m.batch import ID, KEY, LABELS, TEACHER_PREDICTIONS, Batch
 from yt8m.data.formats.base import Layout, format_of
@@ -66,7 +67,7 @@ def batch_parser(
         ids = _ids(context)
         keys = keys_from_ids(ids) if keys is None else keys
         labels = multi_hot(context[labels_name], spec.num_classes)
-        checks = [_assert_well_formed(serialized), *_assert_ids(ids)]
+        checks = [_assert_well_formed(serialized, record_format.is_all_context), *_assert_ids(ids)]
         if labels_required:
             checks.append(_assert_present(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):
@@ -181,28 +182,34 @@ def _assert_ids(ids: tf.Tensor) -> list[tf.Operation]:
     ]
 
 
-def _assert_well_formed(serialized: tf.Tensor) -> tf.Operation:
-    """Fails if the part of a record that holds id and labels is no protocol buffer.
+def _assert_well_formed(serialized: tf.Tensor, is_all_context: bool = False) -> tf.Operation:
+    """Fails if the part of a record that holds id and labels, or all of it, is no protocol buffer.
 
     TensorFlow's parsers let a part of a message reach beyond the end of the whole, and read then other classes, or
     another id, than were written. What is in lists of frames is known by its width.
     """
-    # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, like the values of a BytesList;
-    # the 350 KB of frames beside it are passed over.
-    contexts = tf.cond(
-        tf.size(serialized) > 0,  # the decoder refuses an empty batch
-        lambda: tf.io.decode_proto(serialized, "tensorflow.BytesList", ["value"], [tf.string]).values[0],
-        lambda: tf.zeros([0, 1], tf.string),
-    )
-    well_formed = tf.numpy_function(_is_well_formed, [contexts], tf.bool, stateful=False)
+    if is_all_context:
+        message, contexts = tf.train.Example, serialized
+    else:
+        # Field 1 of both kinds of records is a tf.train.Features, perhaps in several parts, like the values of a
+        # BytesList; the 350 KB of frames beside it are passed over.
+        message = tf.train.Features
+        contexts = tf.cond(
+            tf.size(serialized) > 0,  # the decoder refuses an empty batch
+            lambda: tf.io.decode_proto(serialized, "tensorflow.BytesList", ["value"], [tf.string]).values[0],
+            lambda: tf.zeros([0, 1], tf.string),
+        )
+    well_formed = tf.numpy_function(partial(_are_well_formed, message), [contexts], tf.bool, stateful=False)
     return tf.debugging.Assert(well_formed, ["A record is no protocol buffer."])
 
 
-def _is_well_formed(contexts: np.ndarray) -> np.bool_:
-    parse = tf.train.Features.FromString
+def _are_well_formed(message: type[Message], contexts: np.ndarray) -> np.bool_:
+    # One message takes them all: whenever some thousand messages were freed, protobuf gives all free memory of the
+    # process back to the kernel, and every tensor that is made afterwards has to be fetched from there, page by page.
+    merge = message().MergeFromString
     try:
         for context in contexts.flat:
-            parse(context)
+            merge(context)
     except DecodeError:
         return np.False_
     return np.True_

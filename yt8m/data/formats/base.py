@@ -50,7 +50,13 @@ class Layout:
 
 
 class RecordFormat(ABC):
-    """A kind of record. It is registered with `level="frame"` if models over frames read it, else `level="video"`."""
+    """A kind of record. It is registered with `level="frame"` if models over frames read it, else `level="video"`.
+
+    Attributes:
+        is_all_context: whether a record is a `tf.train.Example`, with nothing beside its context.
+    """
+
+    is_all_context = False
 
     @abstractmethod
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:

@@ -27,6 +27,8 @@ _BYTES_PER_FLOAT = 4
 class VideoFormat(RecordFormat):
     """A vector per feature and video."""
 
+    is_all_context = True
+
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
         """Parses the `wanted` features of `serialized` `(B,)` string records."""
         return tf.io.parse_example(serialized, dict(wanted))
