@@ -199,7 +199,7 @@ def test_hparams_set_any_hyper_parameter() -> None:
             r"reads records of --record_format=frame, not video: change that \(--frame_features means frame\)",
         ),
         (FRAMES + "--model=MoeModel", "reads records of --record_format=video, not frame: change that"),
-        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: frame, video\."),
+        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: clip, frame, video\."),
         (
             "--frame_features --record_format=video",
             "--frame_features means --record_format=frame. Give one of the two.",
