@@ -53,10 +53,18 @@ def write_video(
     return str(path)
 
 
-def write_sound(path: Path, seconds: float = 0.5, rate: int = 16000, frequency: float = 440.0) -> str:
-    """Writes a file with a tone and no pictures."""
+def write_sound(
+    path: Path, seconds: float = 0.5, rate: int = 16000, frequency: float = 440.0, cover: bool = False
+) -> str:
+    """Writes a file with a tone and no pictures, but perhaps the cover of an album."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 48, 32, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(grey_levels(1)[0], format="rgb24")))
+            container.mux(picture.encode())
         time = np.arange(int(seconds * rate)) / rate
         tone = (10000 * np.sin(2 * np.pi * frequency * time)).astype(np.int16)[np.newaxis]
         sound = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")

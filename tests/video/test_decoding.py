@@ -136,6 +136,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], str], str]] = {
     "zero length": (empty, r"it is empty\."),
     "text with the extension of a video": (text, r"it is no video file that can be decoded \(Invalid data found.*\)\."),
     "audio only": (lambda place: write_sound(place / "x.wav"), r"it holds no stream of pictures, only audio\."),
+    "audio with a cover": (
+        lambda place: write_sound(place / "x.mp4", cover=True),
+        r"it holds no stream of pictures, only audio, video\.",
+    ),
     "no frames": (without_frames, r"it holds no frame that can be decoded\."),
     "truncated, its index at the end": (
         lambda place: cut(mp4(place / "x.mp4"), 0.6),

@@ -77,8 +77,8 @@ def _check_file(path: str) -> None:
 
 def _picture_stream(container: Any) -> Any:
     """The first stream of pictures; the cover of an album is none."""
-    covers = "attached_pic"
-    streams = [stream for stream in container.streams.video if covers not in str(stream.disposition)]
+    cover = optional_package("av").stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise VideoFaultError(f"it holds no stream of pictures, only {kinds}.")
