@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_positive
 from yt8m.errors import first_line
+from yt8m.layers.inception import FrameInception
 from yt8m.layers.layer_list import LayerList
 from yt8m.layers.normalisation import MaskedBatchNormalization
+from yt8m.schema import FLOW_ZERO
 
 FRAME_FEATURES = ("average", "map")
 
@@ -40,7 +42,10 @@ class Network:
 def networks() -> dict[str, Network]:
     """Returns the networks that a backbone may be, by name."""
     applications = {name: _application(make) for name, make in vars(keras.applications).items() if callable(make)}
-    own = {"SmallCnn": Network(_small_cnn, _to_unit_range, has_width=True)}
+    own = {
+        "InceptionV1": Network(_inception_v1, to_unit_range, has_width=True),
+        "SmallCnn": Network(_small_cnn, to_unit_range, has_width=True),
+    }
     return own | applications
 
 
@@ -58,8 +63,8 @@ class Backbone(keras.layers.Layer):
     rounding; training takes about a third longer.
 
     Args:
-        name: a model of `keras.applications`, such as `MobileNetV2`, or `SmallCnn`, three convolutions with 16, 32 and
-            64 channels.
+        name: a model of `keras.applications`, such as `MobileNetV2`; `InceptionV1`; or `SmallCnn`, three convolutions
+            with 16, 32 and 64 channels.
         size: S, the height and width of the frames.
         width: a factor of the numbers of channels, for networks that have widths.
         features: `average`, the mean of the map's places; or `map`, the whole map.
@@ -130,7 +135,8 @@ class Backbone(keras.layers.Layer):
         """Computes a vector per real frame.
 
         Args:
-            frames: `(B, T, S, S, 3)` uint8, or with 2 channels, to which a third of 128 is added: no motion.
+            frames: `(B, T, S, S, channels)` uint8: 3 channels of a picture; 1, which is repeated; or 2 of optical
+                flow, to which a third without motion is added.
             valid: `(B, T)` bool, the padding mask: True for real frames.
             training: whether to normalise by the moments of the batch, if these are not frozen.
 
@@ -142,26 +148,26 @@ class Backbone(keras.layers.Layer):
         # TensorFlow's convolution of no frames has the wrong shape on a CPU; so one black frame is computed instead.
         real = tf.pad(real, [[0, tf.cast(tf.equal(num_real, 0), tf.int32)], *[[0, 0]] * 3])
         compute = partial(self.vectors, training=training)
-        if self.chunk_size:
-            vectors = in_chunks(compute, real, self.chunk_size, self.width)
-        else:
-            vectors = compute(real)
+        vectors = in_chunks(compute, real, self.chunk_size, self.width) if self.chunk_size else compute(real)
         if not self.trainable:
             vectors = tf.stop_gradient(vectors)
         places, shape = tf.where(valid), (*tf.unstack(tf.shape(valid, tf.int64)), self.width)
         return tf.ensure_shape(tf.scatter_nd(places, vectors[:num_real], shape), (None, None, self.width))
 
     def vectors(self, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps frames `(N, S, S, 3)` uint8, or with 2 channels, to their features `(N, width)` float32."""
+        """Maps frames `(N, S, S, channels)` uint8 to their features `(N, width)` float32."""
         maps = self.maps(frames, training=training)
         if self.features_of == "map":
             return tf.reshape(maps, (tf.shape(maps)[0], self.width))
         return tf.reduce_mean(maps, axis=(1, 2))
 
     def maps(self, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps frames `(N, S, S, 3)` uint8, or with 2 channels, to feature maps `(N, h, w, D)` float32."""
-        if frames.shape[-1] == 2:
-            frames = tf.pad(frames, [[0, 0]] * 3 + [[0, 1]], constant_values=128)
+        """Maps frames `(N, S, S, channels)` uint8 to feature maps `(N, h, w, D)` float32."""
+        channels = frames.shape[-1]
+        if channels == 1:
+            frames = tf.repeat(frames, 3, axis=-1)
+        elif channels == 2:
+            frames = tf.pad(frames, [[0, 0]] * 3 + [[0, 1]], constant_values=FLOW_ZERO)
         frames = self.kind.scale(tf.cast(frames, tf.float32))
         return tf.cast(self.network(frames, training=training and not self.moments_are_frozen), tf.float32)
 
@@ -171,20 +177,40 @@ class Backbone(keras.layers.Layer):
         Raises:
             UserError: if there is no such file, or it holds the weights of another network.
         """
-        if not Path(path).is_file():
-            raise ArgumentError(f"backbone_weights={path}: there is no such file.")
         original = self.make_network()
-        try:
-            self.kind.load(original, path)
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            raise ArgumentError(
-                f"backbone_weights={path}: it does not hold the weights of this network ({first_line(error)}). Give "
-                "weights without a head, as model.save_weights writes them."
-            ) from error
+        load_weights(original, path, "backbone_weights", self.kind.load)
         for source, layer in zip(original.layers, self.network.layers, strict=True):
             _copy_weights(source, layer)
         for layer in self.normalisations:  # else the first batches would replace the moments that were read
             layer.end_warm_up()
+
+
+def load_weights(
+    network: keras.Model,
+    path: str,
+    argument: str,
+    load: Callable[[keras.Model, str], None] = keras.Model.load_weights,
+) -> None:
+    """Reads the weights of a network from a file.
+
+    Args:
+        network: the built network.
+        path: of the file.
+        argument: the name of the argument that gave the path, for messages.
+        load: reads the file into the network.
+
+    Raises:
+        UserError: if there is no such file, or it holds the weights of another network.
+    """
+    if not Path(path).is_file():
+        raise ArgumentError(f"{argument}={path}: there is no such file.")
+    try:
+        load(network, path)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise ArgumentError(
+            f"{argument}={path}: it does not hold the weights of this network ({first_line(error)}). Give weights "
+            "without a head, as model.save_weights writes them."
+        ) from error
 
 
 def backbone_names() -> list[str]:
@@ -192,9 +218,7 @@ def backbone_names() -> list[str]:
     return sorted(networks())
 
 
-def in_chunks(
-    compute: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor, chunk_size: int, width: int
-) -> tf.Tensor:
+def in_chunks(compute: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor, chunk_size: int, width: int) -> tf.Tensor:
     """Applies a function to some rows at a time, and keeps nothing for the gradient but its arguments.
 
         y = [compute(frames[:k]), compute(frames[k : 2 k]), ...]
@@ -273,8 +297,13 @@ def _small_cnn(size: int, width: float) -> keras.Model:
     return keras.Model(frames, x)
 
 
-def _to_unit_range(frames: tf.Tensor) -> tf.Tensor:
-    """Maps [0, 255] to [-1, 1]."""
+def _inception_v1(size: int, width: float) -> keras.Model:
+    frames = keras.Input((size, size, 3))
+    return keras.Model(frames, FrameInception(width)(frames))
+
+
+def to_unit_range(frames: tf.Tensor) -> tf.Tensor:
+    """Maps `frames` float of any shape from [0, 255] to [-1, 1]."""
     return frames / 127.5 - 1.0
 
 
