@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_positive
+from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_width
 from yt8m.errors import first_line
 from yt8m.layers.inception import FrameInception
 from yt8m.layers.layer_list import LayerList
@@ -94,7 +94,7 @@ class Backbone(keras.layers.Layer):
         **kwargs: Any,
     ):
         check_one_of(backbone_names(), backbone=name)
-        check_positive(backbone_width=width)
+        check_width(backbone_width=width)
         check_one_of(FRAME_FEATURES, frame_features=features)
         check_at_least(0, chunk_size=chunk_size)
         kind = networks()[name]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import ArgumentError, check_positive
+from yt8m.arguments import ArgumentError, check_width
 from yt8m.layers.layer_list import LayerList
 from yt8m.layers.space_time import SpaceTimeConv, max_pool, strided_length
 
@@ -97,7 +97,7 @@ class Inception(keras.Model):
         width: a factor of all numbers of kernels.
 
     Raises:
-        UserError: if `width` is not above 0.
+        UserError: if `width` is not in (0, 16].
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions"; Ioffe & Szegedy 2015 for the normalisation; Carreira
     & Zisserman 2017, "Quo vadis, action recognition? A new model and the Kinetics dataset".
@@ -105,7 +105,7 @@ class Inception(keras.Model):
 
     def __init__(self, inflated: bool = False, width: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        check_positive(width=width)
+        check_width(width=width)
         self.inflated, self.width = inflated, width
         stages: dict[str, tuple[Any, ...]] = {"Conv1a": (64, (7, 7, 7), (2, 2, 2))} | _STAGES
         self.stages = {name: self._stage(name, setting, width) for name, setting in stages.items()}

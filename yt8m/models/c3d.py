@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from yt8m.arguments import check_at_least, check_positive
+from yt8m.arguments import check_at_least, check_width
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.hidden_layers import HiddenLayers
 from yt8m.layers.layer_list import LayerList
@@ -35,7 +35,7 @@ class C3dModel(StreamsModel):
         inherited: further keyword arguments, those of StreamsModel.
 
     Raises:
-        UserError: if `width` is not above 0, or `hidden_size` is below 1.
+        UserError: if `width` is not in (0, 16], or `hidden_size` is below 1.
 
     Source: Tran et al. 2015, "Learning spatiotemporal features with 3D convolutional networks", in the form that
     Carreira & Zisserman 2017 compare with I3D: batch normalisation after all layers, and a stride of 2 in time in the
@@ -43,7 +43,7 @@ class C3dModel(StreamsModel):
     """
 
     def __init__(self, spec: DataSpec, *, width: float = 1.0, hidden_size: int = 4096, **inherited: Any):
-        check_positive(width=width)
+        check_width(width=width)
         check_at_least(1, hidden_size=hidden_size)
         super().__init__(spec, len(spec.feature_names), **inherited)
         self.networks = LayerList(self, "network", (_C3d(width, hidden_size) for _ in spec.feature_names))

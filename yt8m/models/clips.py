@@ -98,6 +98,7 @@ class BackboneModel(ClipNetwork):
 
     Args:
         spec: the features' names and channels, the size of the frames, and the number of classes.
+        features: a frame's vector: `average` or `map`, as of Backbone.
         backbone: the network: a model of `keras.applications`, `EfficientNetLite0`, `InceptionV1` or `SmallCnn`.
         backbone_weights: a file of weights of that network, without a head, with which a new run starts; empty for
             random weights. Every feature's network starts with it.
@@ -116,6 +117,7 @@ class BackboneModel(ClipNetwork):
     def __init__(
         self,
         spec: DataSpec,
+        features: str,
         *,
         backbone: str = "SmallCnn",
         backbone_weights: str = "",
@@ -123,7 +125,6 @@ class BackboneModel(ClipNetwork):
         train_backbone: bool = True,
         freeze_moments: bool = False,
         chunk_size: int = 0,
-        features: str = "average",
         **inherited: Any,
     ):
         super().__init__(spec, **inherited)
@@ -192,7 +193,7 @@ class ClipModel(BackboneModel):
         frame_model_hparams: Mapping[str, Any] | None = None,
         **inherited: Any,
     ):
-        super().__init__(spec, features=frame_features, **inherited)
+        super().__init__(spec, frame_features, **inherited)
         widths = tuple(network.width for network in self.backbones)
         frames = DataSpec(spec.feature_names, widths, spec.num_classes, "frame", spec.max_frames)
         self.frame_model = build_frame_model(frame_model, frames, frame_model_hparams)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m.arguments import ArgumentError, check_positive
+from yt8m.arguments import ArgumentError, check_width
 from yt8m.layers.backbones import load_weights
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.inception import Inception
@@ -35,14 +35,14 @@ class I3dModel(StreamsModel):
         inherited: further keyword arguments, those of StreamsModel.
 
     Raises:
-        UserError: if `inception_width` is not above 0, or there are not as many files as features.
+        UserError: if `inception_width` is not in (0, 16], or there are not as many files as features.
 
     Source: Carreira & Zisserman 2017, "Quo vadis, action recognition? A new model and the Kinetics dataset"; a dropout
     rate of 0.5 as in google-deepmind/kinetics-i3d.
     """
 
     def __init__(self, spec: DataSpec, *, inception_width: float = 1.0, inception_weights: str = "", **inherited: Any):
-        check_positive(inception_width=inception_width)
+        check_width(inception_width=inception_width)
         super().__init__(spec, len(spec.feature_names), **inherited)
         self.weight_files = inception_weights.split(",") if inception_weights else []
         if self.weight_files and len(self.weight_files) != len(spec.feature_names):

@@ -63,7 +63,7 @@ class MapTimeConvModel(BackboneModel):
         check_at_least(1, num_kernels=num_kernels, window_stride=window_stride, hidden_size=hidden_size)
         check_at_least(window_stride, window_size=window_size)
         check_share(dropout=dropout)
-        super().__init__(spec, features="map", **inherited)
+        super().__init__(spec, "map", **inherited)
         self.window_size, self.window_stride = window_size, window_stride
         self.kernels = keras.layers.Conv2D(num_kernels, 3, padding="same", activation="relu")
         self.video_layer = HiddenLayers(

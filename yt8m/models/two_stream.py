@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from yt8m.arguments import check_at_least, check_positive
+from yt8m.arguments import check_at_least, check_width
 from yt8m.errors import UserError
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.inception import Inception
@@ -33,7 +33,7 @@ class WindowedStreamsModel(StreamsModel):
 
     Raises:
         UserError: if there are not one feature of pictures and one of flow, a window has no frames, there are frames
-            between two windows, or `inception_width` is not above 0.
+            between two windows, or `inception_width` is not in (0, 16].
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WindowedStreamsModel(StreamsModel):
     ):
         check_at_least(1, window_stride=window_stride)
         check_at_least(window_stride, flow_length=flow_length)
-        check_positive(inception_width=inception_width)
+        check_width(inception_width=inception_width)
         super().__init__(spec, num_streams, **inherited)
         features = dict(zip(spec.feature_sizes, spec.feature_names, strict=True))
         self.pictures, self.flow = features.get(3, ""), features.get(FLOW_CHANNELS, "")
