@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from yt8m.distribution import one_device_strategy
 from yt8m.engine.optimization import Adam
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
+from yt8m.layers import inception
 from yt8m.models.base import FrameLevelModel
 from yt8m.models.clips import ClipNetwork
 from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
@@ -198,6 +200,15 @@ class Case:
         for feature, size in zip(self.spec.feature_names, self.spec.feature_sizes, strict=True):
             batch[feature] = tf.constant(generator.integers(0, 256, (count, width, *places, size)), tf.uint8)
         return batch | {"num_frames": tf.constant(num_frames, tf.int32)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_stages() -> Iterator[None]:
+    """Gives Inception-v1 one module of each kind: a graph of all nine takes seconds; they have tests of their own."""
+    kept = ("MaxPool2a", "Conv2c", "MaxPool3a", "Mixed3b", "MaxPool4a", "MaxPool5a", "Mixed5b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "STAGES", {name: inception.STAGES[name] for name in kept})
+        yield
 
 
 @pytest.fixture(scope="module", name="case")

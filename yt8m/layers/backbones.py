@@ -1,5 +1,6 @@
 """Convolutional networks without their heads, over the real frames of clips: those of keras.applications and others."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -205,8 +206,10 @@ def load_weights(
     if not Path(path).is_file():
         raise ArgumentError(f"{argument}={path}: there is no such file.")
     try:
-        load(network, path)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of layers that Keras would leave as they are
+            load(network, path)
+    except (ValueError, KeyError, OSError, TypeError, UserWarning) as error:
         raise ArgumentError(
             f"{argument}={path}: it does not hold the weights of this network ({first_line(error)}). Give weights "
             "without a head, as model.save_weights writes them."

@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_width
 from yt8m.layers.layer_list import LayerList
-from yt8m.layers.space_time import SpaceTimeConv, max_pool, strided_length
+from yt8m.layers.space_time import SpaceTimeConv, max_pool
 
 # After the first convolution, by name: a module, the widths of its branches; or a pooling, its extent and strides along
 # time, height and width.
 # Source: Szegedy et al. 2015, table 1; along time: Carreira & Zisserman 2017, figure 3.
-_STAGES: dict[str, tuple[Any, ...]] = {
+STAGES: dict[str, tuple[Any, ...]] = {
     "MaxPool2a": ((1, 3, 3), (1, 2, 2)),
     "Conv2b": (64, (1, 1, 1)),
     "Conv2c": (192, (3, 3, 3)),
@@ -69,18 +69,21 @@ class InceptionModule(keras.layers.Layer):
         self.branch_1.build((*input_shape[:-1], self.branch_1_reduction.filters))
         self.branch_2.build((*input_shape[:-1], self.branch_2_reduction.filters))
 
-    def call(self, frames: tf.Tensor, num_frames: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `frames` `(B, T, h, w, D)` to `(B, T, h, w, E)`; `num_frames` `(B,)` int32 are the real ones."""
-        pooled = max_pool(frames, num_frames, (self.extent, 3, 3), (1, 1, 1))
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `frames` `(B, T, h, w, D)` to `(B, T, h, w, E)`; `valid` `(B, T)` bool is True for real frames."""
+
+        def run(*layers: keras.layers.Layer) -> tf.Tensor:
+            y = frames
+            for layer in layers:
+                y = layer(y, valid, training=training)
+            return y
+
+        pooled = max_pool(frames, valid, (self.extent, 3, 3), (1, 1, 1))
         branches = [
-            self.branch_0(frames, num_frames, training=training),
-            self.branch_1(
-                self.branch_1_reduction(frames, num_frames, training=training), num_frames, training=training
-            ),
-            self.branch_2(
-                self.branch_2_reduction(frames, num_frames, training=training), num_frames, training=training
-            ),
-            self.branch_3(pooled, num_frames, training=training),
+            run(self.branch_0),
+            run(self.branch_1_reduction, self.branch_1),
+            run(self.branch_2_reduction, self.branch_2),
+            self.branch_3(pooled, valid, training=training),
         ]
         return tf.concat(branches, axis=-1)
 
@@ -107,7 +110,7 @@ class Inception(keras.Model):
         super().__init__(**kwargs)
         check_width(width=width)
         self.inflated, self.width = inflated, width
-        stages: dict[str, tuple[Any, ...]] = {"Conv1a": (64, (7, 7, 7), (2, 2, 2))} | _STAGES
+        stages: dict[str, tuple[Any, ...]] = {"Conv1a": (64, (7, 7, 7), (2, 2, 2))} | STAGES
         self.stages = {name: self._stage(name, setting, width) for name, setting in stages.items()}
         self.members = LayerList(
             self, "part", [stage for stage in self.stages.values() if not isinstance(stage, tuple)]
@@ -128,32 +131,38 @@ class Inception(keras.Model):
             layer.build(input_shape)
             input_shape = (*input_shape[:-1], layer.filters)
 
-    def call(self, frames: tf.Tensor, num_frames: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Maps `frames` `(B, T, S, S, channels)` float to the output of the last module, and its number of frames.
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Maps `frames` `(B, T, S, S, channels)` float to the output of the last module, and its padding mask.
 
         Args:
             frames: `(B, T, S, S, channels)` float, B and T at least 1.
-            num_frames: `(B,)` int32, the number of real frames.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
             training: whether to normalise by the moments of the batch.
 
         Returns:
-            `(B, T', S / 32, S / 32, 1024 width)` of the compute dtype, and the number of its real frames, `(B,)` int32;
-            T' is T or, inflated, T / 8, both rounded up.
+            `(B, T', S / 32, S / 32, 1024 width)` of the compute dtype, and which of its frames are real, `(B, T')`
+            bool; T' is T or, inflated, T / 8, and all are rounded up.
         """
-        *_, (_, maps, num_maps) = self.end_points(frames, num_frames, training)
-        return maps, num_maps
+        *_, (_, maps, is_real) = self.end_points(frames, valid, training)
+        return maps, is_real
 
     def end_points(
-        self, frames: tf.Tensor, num_frames: tf.Tensor, training: bool
+        self, frames: tf.Tensor, valid: tf.Tensor, training: bool
     ) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
-        """Yields the name of each stage, its output and the number of its real frames; arguments as of `call`."""
+        """Yields the name of each stage, its output and its padding mask.
+
+        Args:
+            frames: `(B, T, S, S, channels)` float, B and T at least 1.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
+            training: whether to normalise by the moments of the batch.
+        """
         for name, stage in self.stages.items():
             if isinstance(stage, tuple):
-                frames, stride = max_pool(frames, num_frames, *stage), stage[1][0]
+                frames, stride = max_pool(frames, valid, *stage), stage[1][0]
             else:
-                frames, stride = stage(frames, num_frames, training=training), stage.strides[0]
-            num_frames = strided_length(num_frames, stride)
-            yield name, frames, num_frames
+                frames, stride = stage(frames, valid, training=training), stage.strides[0]
+            valid = valid[:, ::stride] if stride > 1 else valid
+            yield name, frames, valid
 
     def inflate(self, source: "Inception") -> None:
         """Takes the weights of a network over frames, of the same width, all moving moments included.
@@ -201,8 +210,8 @@ class FrameInception(keras.layers.Layer):
 
     def call(self, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps `frames` `(N, S, S, channels)` float to feature maps `(N, S / 32, S / 32, 1024 width)`."""
-        num_frames = tf.ones_like(frames[:, 0, 0, 0], tf.int32)
-        maps, _ = self.inception(frames[:, tf.newaxis], num_frames, training=training)
+        every_frame = tf.ones_like(frames[:, :1, 0, 0], tf.bool)
+        maps, _ = self.inception(frames[:, tf.newaxis], every_frame, training=training)
         return maps[:, 0]
 
 

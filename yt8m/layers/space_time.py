@@ -1,23 +1,18 @@
 """Convolution and pooling over time and places, of clips of different lengths."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least
-from yt8m.layers.frames import valid_frames
 from yt8m.layers.normalisation import MaskedBatchNormalization
 
 Sizes = tuple[int, int, int]  # along time, height and width
 
 
-def strided_length(num_frames: tf.Tensor, stride: int) -> tf.Tensor:
-    """Returns ceil(num_frames / stride), the frames that a stride leaves, for `num_frames` int of any shape."""
-    return -(-num_frames // stride)
-
-
-def repeat_ends(frames: tf.Tensor, num_frames: tf.Tensor, size: int, stride: int) -> tf.Tensor:
+def repeat_ends(frames: tf.Tensor, valid: tf.Tensor, size: int, stride: int) -> tf.Tensor:
     """Pads clips in time for windows of `size` frames every `stride` frames, by repeating first and last frame.
 
         y[b, t] = x[b, min(max(t - before, 0), T_b - 1)],   before = floor((size - stride) / 2)
@@ -27,24 +22,20 @@ def repeat_ends(frames: tf.Tensor, num_frames: tf.Tensor, size: int, stride: int
 
     Args:
         frames: `(B, T, h, w, D)` float, T at least 1.
-        num_frames: `(B,)` int32, T_b, the number of real frames; of a clip without any the first counts as real.
+        valid: `(B, T)` bool, the padding mask: True for the T_b real frames; of a clip without any the first counts.
         size: the number of frames in a window.
-        stride: the number of frames between the starts of two windows.
+        stride: the number of frames between the starts of two windows, at most `size`.
 
     Returns:
-        `(B, T', h, w, D)`, T' just enough for ceil(T / stride) windows, or more.
+        `(B, T + size - 1, h, w, D)`, just enough for ceil(T / stride) windows.
     """
     if size == 1:
         return frames
-    width = tf.shape(frames)[1]
-    before = max(size - stride, 0) // 2
-    after = tf.maximum((strided_length(width, stride) - 1) * stride + size - before - width, 0)
-    last = tf.gather(frames, tf.maximum(num_frames, 1) - 1, axis=1, batch_dims=1)[:, tf.newaxis]
-    is_real = valid_frames(tf.maximum(num_frames, 1), width)[:, :, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.concat(
-        [tf.repeat(frames[:, :1], before, axis=1), tf.where(is_real, frames, last), tf.repeat(last, after, axis=1)],
-        axis=1,
-    )
+    before = (size - stride) // 2
+    num_frames = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1)
+    first, last = frames[:, :1], tf.gather(frames, tf.maximum(num_frames, 1)[:, tf.newaxis] - 1, axis=1, batch_dims=1)
+    main = tf.where(valid[:, :, tf.newaxis, tf.newaxis, tf.newaxis], frames, last)
+    return tf.concat([*[first] * before, main, *[last] * (size - 1 - before)], axis=1)
 
 
 class SpaceTimeConv(keras.layers.Layer):
@@ -81,51 +72,50 @@ class SpaceTimeConv(keras.layers.Layer):
         )
         self.batch_norm.build((*input_shape[:-1], self.filters))
 
-    def call(self, frames: tf.Tensor, num_frames: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps `frames` `(B, T, h, w, D)` to `(B, ceil(T / stride), h', w', filters)` of the compute dtype.
 
-        `num_frames` `(B,)` int32 is the number of real frames; B and T are at least 1.
+        `valid` `(B, T)` bool is the padding mask, True for real frames; that of the result is `valid[:, ::stride]`. B
+        and T are at least 1.
         """
-        y = self._convolved(frames, num_frames)
-        positions = tf.broadcast_to(
-            valid_frames(strided_length(num_frames, self.strides[0]), tf.shape(y)[1])[:, :, tf.newaxis, tf.newaxis],
-            tf.shape(y)[:-1],
-        )
-        return tf.nn.relu(self.batch_norm(y, valid=positions, training=training))
-
-    def _convolved(self, frames: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
-        count, width = tf.unstack(tf.shape(frames)[:2])
         if self.extent[0] == self.strides[0] == 1:
-            rows = tf.reshape(frames, (count * width, *frames.shape[2:]))
-            rows = tf.nn.conv2d(rows, kernel[0], self.strides[1:], "SAME")
-            return tf.reshape(rows, (count, width, *rows.shape[1:]))
-        padded = repeat_ends(frames, num_frames, self.extent[0], self.strides[0])
-        padded = tf.pad(padded, [[0, 0], [0, 0], *_borders(frames.shape, self.extent, self.strides), [0, 0]])
-        y = tf.nn.conv3d(padded, kernel, [1, *self.strides, 1], "VALID")
-        return y[:, : strided_length(width, self.strides[0])]
+            y = _frame_by_frame(lambda rows: tf.nn.conv2d(rows, kernel[0], self.strides[1:], "SAME"), frames)
+        else:
+            padded = repeat_ends(frames, valid, self.extent[0], self.strides[0])
+            padded = tf.pad(padded, [[0, 0], [0, 0], *_borders(frames.shape, self.extent, self.strides), [0, 0]])
+            y = tf.nn.conv3d(padded, kernel, [1, *self.strides, 1], "VALID")
+        is_real = valid[:, :: self.strides[0], tf.newaxis, tf.newaxis] & tf.ones(y.shape[2:4], tf.bool)
+        return tf.nn.relu(self.batch_norm(y, valid=is_real, training=training))
 
 
-def max_pool(frames: tf.Tensor, num_frames: tf.Tensor, kernel: Sizes, strides: Sizes) -> tf.Tensor:
+def max_pool(frames: tf.Tensor, valid: tf.Tensor, kernel: Sizes, strides: Sizes) -> tf.Tensor:
     """Takes the maximum over windows of time and places, of which padding is no part.
 
     Args:
-        frames: `(B, T, h, w, D)` float, at least 0.
-        num_frames: `(B,)` int32, the number of real frames.
+        frames: `(B, T, h, w, D)` float, at least 0, as rectified units are.
+        valid: `(B, T)` bool, the padding mask: True for real frames; that of the result is `valid[:, ::stride]`.
         kernel: the window's extent along time, height and width.
         strides: the strides along time, height and width.
 
     Returns:
         `(B, ceil(T / stride), h', w', D)` of the dtype of `frames`.
     """
-    count, width = tf.unstack(tf.shape(frames)[:2])
-    if kernel[0] == strides[0] == 1:
-        rows = tf.reshape(frames, (count * width, *frames.shape[2:]))
-        rows = tf.nn.max_pool2d(rows, kernel[1:], strides[1:], "SAME")
-        return tf.reshape(rows, (count, width, *rows.shape[1:]))
-    padded = repeat_ends(frames, num_frames, kernel[0], strides[0])
-    padded = tf.pad(padded, [[0, 0], [0, 0], *_borders(frames.shape, kernel, strides), [0, 0]])
-    return tf.nn.max_pool3d(padded, kernel, strides, "VALID")[:, : strided_length(width, strides[0])]
+    # Places first, then time: the maximum of maxima is the same, and there are fewer of them.
+    pooled = _frame_by_frame(lambda rows: tf.nn.max_pool2d(rows, kernel[1:], strides[1:], "SAME"), frames)
+    if kernel[0] == 1:
+        return pooled
+    padded = repeat_ends(pooled, valid, kernel[0], strides[0])
+    maxima = padded[:, : tf.shape(padded)[1] - kernel[0] + 1]
+    for shift in range(1, kernel[0]):
+        maxima = tf.maximum(maxima, padded[:, shift : tf.shape(padded)[1] - kernel[0] + 1 + shift])
+    return maxima[:, :: strides[0]]
+
+
+def _frame_by_frame(apply: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor) -> tf.Tensor:
+    """Applies a function of `(N, h, w, D)` to `frames` `(B, T, h, w, D)`."""
+    rows = apply(tf.reshape(frames, (-1, *frames.shape[2:])))
+    return tf.reshape(rows, tf.concat([tf.shape(frames)[:2], rows.shape[1:]], axis=0))
 
 
 def _borders(shape: Any, kernel: Sizes, strides: Sizes) -> list[list[int]]:

@@ -8,12 +8,11 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_width
-from yt8m.layers.frames import valid_frames
 from yt8m.layers.hidden_layers import HiddenLayers
 from yt8m.layers.layer_list import LayerList
 from yt8m.layers.pooling import masked_mean
-from yt8m.layers.space_time import SpaceTimeConv, max_pool, strided_length
-from yt8m.models.streams import StreamsModel, real_frames
+from yt8m.layers.space_time import SpaceTimeConv, max_pool
+from yt8m.models.streams import StreamsModel
 from yt8m.registry import CLIP_MODELS
 from yt8m.schema import DataSpec
 
@@ -53,9 +52,8 @@ class C3dModel(StreamsModel):
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
-        num_frames = real_frames(valid)
         return [
-            network(frames, num_frames, training=training)
+            network(frames, valid, training=training)
             for network, frames in zip(self.networks, clips.values(), strict=True)
         ]
 
@@ -89,17 +87,15 @@ class _C3d(keras.layers.Layer):
             channels = layer.filters
         places = input_shape[2]
         for _ in self.block_sizes:
-            places = strided_length(places, 2)
+            places = -(-places // 2)
         self.hidden.build((None, None, places * places * channels))
 
-    def call(self, frames: tf.Tensor, num_frames: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Maps `frames` `(B, T, S, S, channels)` to `(B, hidden_size)`; `num_frames` `(B,)` int32 are the real ones."""
+    def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `frames` `(B, T, S, S, channels)` to `(B, hidden_size)`; `valid` `(B, T)` bool: True for real frames."""
         layers = iter(self.convolutions)
         for block_size in self.block_sizes:
             for _ in range(block_size):
-                frames = next(layers)(frames, num_frames, training=training)
-            frames = max_pool(frames, num_frames, (2, 2, 2), (2, 2, 2))
-            num_frames = strided_length(num_frames, 2)
+                frames = next(layers)(frames, valid, training=training)
+            frames, valid = max_pool(frames, valid, (2, 2, 2), (2, 2, 2)), valid[:, ::2]
         rows = tf.reshape(frames, (*tf.unstack(tf.shape(frames)[:2]), math.prod(frames.shape[2:])))
-        valid = valid_frames(num_frames, tf.shape(rows)[1])
         return masked_mean(tf.cast(self.hidden(rows, valid, training=training), tf.float32), valid)

@@ -59,10 +59,10 @@ class I3dModel(StreamsModel):
         """
         vectors = []
         for network, frames in zip(self.networks, clips.values(), strict=True):
-            maps, num_frames = network(frames, real_frames(valid), training=training)
+            maps, is_real = network(frames, valid, training=training)
             # Windows of 2 frames, as published: the first and the last frame count half.
-            is_window = valid_frames(tf.maximum(num_frames - 1, 1), tf.shape(maps)[1])
-            padded = repeat_ends(maps, num_frames, size=2, stride=1)
+            is_window = valid_frames(tf.maximum(real_frames(is_real) - 1, 1), tf.shape(maps)[1])
+            padded = repeat_ends(maps, is_real, size=2, stride=1)
             pairs = (padded[:, :-1] + padded[:, 1:]) / 2.0
             vectors.append(masked_mean(tf.reduce_mean(tf.cast(pairs, tf.float32), axis=(2, 3)), is_window))
         return vectors

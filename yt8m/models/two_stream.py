@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_width
 from yt8m.errors import UserError
-from yt8m.layers.frames import valid_frames
 from yt8m.layers.inception import Inception
 from yt8m.layers.pooling import masked_mean
-from yt8m.layers.space_time import SpaceTimeConv, max_pool, strided_length
+from yt8m.layers.space_time import SpaceTimeConv, max_pool
 from yt8m.layers.windows import sliding_windows
 from yt8m.models.streams import FLOW_CHANNELS, StreamsModel, real_frames
 from yt8m.registry import CLIP_MODELS
@@ -77,15 +76,14 @@ class WindowedStreamsModel(StreamsModel):
         size, num_frames = self.spec.clip_size, real_frames(valid)
         rows = tf.reshape(clips[self.flow], (*tf.unstack(tf.shape(valid)), size * size * FLOW_CHANNELS))
         windows, _, is_window = sliding_windows(rows, valid, self.length, self.stride)
-        num_windows = real_frames(is_window)
         stacks = tf.reshape(windows, (*tf.unstack(tf.shape(is_window)), self.length, size, size, FLOW_CHANNELS))
         stacks = tf.transpose(stacks, (0, 1, 3, 4, 2, 5))
         stacks = tf.reshape(stacks, (*tf.unstack(tf.shape(is_window)), size, size, self.length * FLOW_CHANNELS))
         middles = tf.range(tf.shape(is_window)[1]) * self.stride + self.length // 2
         middles = tf.minimum(middles[tf.newaxis], tf.maximum(num_frames, 1)[:, tf.newaxis] - 1)
         pictures = tf.gather(clips[self.pictures], middles, axis=1, batch_dims=1)
-        spatial, _ = self.spatial(pictures, num_windows, training=training)
-        temporal, _ = self.temporal(stacks, num_windows, training=training)
+        spatial, _ = self.spatial(pictures, is_window, training=training)
+        temporal, _ = self.temporal(stacks, is_window, training=training)
         return spatial, temporal, is_window
 
 
@@ -146,8 +144,6 @@ class FusedTwoStreamModel(WindowedStreamsModel):
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
         spatial, temporal, is_window = self.maps(clips, valid, training)
-        num_windows = real_frames(is_window)
-        fused = self.fusion(tf.concat([spatial, temporal], axis=-1), num_windows, training=training)
-        pooled = max_pool(fused, num_windows, (3, 3, 3), (2, 2, 2))
-        is_left = valid_frames(strided_length(num_windows, 2), tf.shape(pooled)[1])
-        return [masked_mean(tf.reduce_mean(tf.cast(pooled, tf.float32), axis=(2, 3)), is_left)]
+        fused = self.fusion(tf.concat([spatial, temporal], axis=-1), is_window, training=training)
+        pooled = max_pool(fused, is_window, (3, 3, 3), (2, 2, 2))
+        return [masked_mean(tf.reduce_mean(tf.cast(pooled, tf.float32), axis=(2, 3)), is_window[:, ::2])]
