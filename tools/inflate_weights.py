@@ -59,7 +59,7 @@ def main(values: flags.FlagValues) -> None:
     target = Inception(inflated=True, width=source.width)
     target.build((None, None, _SIZE, _SIZE, values.channels))
     target.inflate(source)
-    target.save_weights(values.output)
+    target.with_files().save_weights(values.output)
     LOG.info("%s holds the weights of I3D, inflated from %s.", values.output, values.input)
 
 

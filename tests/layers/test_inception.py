@@ -171,7 +171,7 @@ def test_a_file_of_weights_is_inflated(one_module: None, tmp_path: Path) -> None
     inflated_file(input=tmp_path / "2d.weights.h5", output=tmp_path / "3d.weights.h5", width=1 / 16)
     network = Inception(inflated=True, width=1 / 16)
     network.build((None, None, 32, 32, 3))
-    network.load_weights(tmp_path / "3d.weights.h5")
+    network.with_files().load_weights(tmp_path / "3d.weights.h5")
     picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
     clip = np.repeat((picture / 127.5 - 1.0)[:, np.newaxis], 4, axis=1).astype(np.float32)
     seen, _ = network(clip, tf.ones([1, 4], tf.bool))

@@ -88,7 +88,7 @@ class InceptionModule(keras.layers.Layer):
         return tf.concat(branches, axis=-1)
 
 
-class Inception(keras.Model):
+class Inception(keras.layers.Layer):
     """Inception-v1 with batch normalisation up to its last module: of frames, or inflated, of clips.
 
     Inflated, the kernels of more than one place and the poolings also span time, as published: it is I3D. A kernel of
@@ -163,6 +163,12 @@ class Inception(keras.Model):
                 frames, stride = stage(frames, valid, training=training), stage.strides[0]
             valid = valid[:, ::stride] if stride > 1 else valid
             yield name, frames, valid
+
+    def with_files(self) -> keras.Model:
+        """Returns a model of this layer, once it is built, for `save_weights` and `load_weights`, which layers lack."""
+        model = keras.Model(name="inception")
+        model.layer, model.built = self, True
+        return model
 
     def inflate(self, source: "Inception") -> None:
         """Takes the weights of a network over frames, of the same width, all moving moments included.

@@ -75,4 +75,4 @@ class I3dModel(StreamsModel):
         """
         if self.weight_files:
             for network, path in zip(self.networks, self.weight_files, strict=True):
-                load_weights(network, path, "inception_weights")
+                load_weights(network.with_files(), path, "inception_weights")
