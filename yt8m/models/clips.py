@@ -1,6 +1,6 @@
 """Base classes of clip models, which read frames of pixels, and the model of a backbone and any frame-level model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import check_one_of, typed_as
-from yt8m.batch import KEY, NUM_FRAMES, blank_batch
+from yt8m.batch import KEY, LABELS, NUM_FRAMES, Batch, blank_batch
 from yt8m.layers.backbones import Backbone
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.layer_list import LayerList
@@ -33,7 +33,7 @@ class ClipNetwork(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.spec = spec
 
-    def outputs_of_clips(self, batch: Mapping[str, tf.Tensor], valid: tf.Tensor, training: bool) -> dict[str, Any]:
+    def outputs_of_clips(self, batch: Batch, valid: tf.Tensor, training: bool) -> dict[str, Any]:
         """Computes the model's outputs for one clip per video.
 
         Args:
@@ -73,20 +73,29 @@ class ClipNetwork(keras.Model):
         count = tf.shape(batch[NUM_FRAMES])[0]
         missing = tf.cast(tf.equal(count, 0), tf.int32)
         names = [name for name in (*self.spec.feature_names, NUM_FRAMES, KEY) if name in batch]
-        clips = {name: tf.pad(batch[name], [[0, missing]] + [[0, 0]] * (batch[name].shape.rank - 1)) for name in names}
+        batch = {name: tf.pad(batch[name], [[0, missing]] + [[0, 0]] * (batch[name].shape.rank - 1)) for name in names}
 
-        # 2. The clips of a video become videos.
-        num_clips = batch[NUM_FRAMES].shape[1] if batch[NUM_FRAMES].shape.rank == 2 else 0
-        if num_clips:
-            keys = {KEY: tf.repeat(clips.pop(KEY), num_clips)} if KEY in clips else {}
-            clips = {name: tf.reshape(value, (-1, *value.shape[2:])) for name, value in clips.items()} | keys
-
-        # 3. Their outputs, and the means of these.
-        valid = valid_frames(clips[NUM_FRAMES], tf.shape(clips[names[0]])[1])
+        # 2. The outputs of every clip, and their means.
+        clips, valid = self.single_clips(batch)
         outputs = self.outputs_of_clips(clips, valid, training)
-        if num_clips:
+        if batch[NUM_FRAMES].shape.rank == 2:
+            num_clips = batch[NUM_FRAMES].shape[1]
             outputs = self._averaged(tf.reshape(outputs["logits"], (-1, num_clips, self.spec.num_classes)))
         return tf.nest.map_structure(lambda output: output[:count], outputs)
+
+    def single_clips(self, batch: Mapping[str, tf.Tensor]) -> tuple[Batch, tf.Tensor]:
+        """Makes videos of clips: a batch of `(B N, ...)` of one of `(B, N, ...)`, and its padding mask.
+
+        Args:
+            batch: features, `num_frames` and optionally `key` and `labels`, of one clip per video or of N.
+        """
+        clips = dict(batch)
+        if batch[NUM_FRAMES].shape.rank == 2:
+            per_clip = (*self.spec.feature_names, NUM_FRAMES)
+            clips |= {name: tf.reshape(batch[name], (-1, *batch[name].shape[2:])) for name in per_clip}
+            num_clips = batch[NUM_FRAMES].shape[1]
+            clips |= {name: tf.repeat(batch[name], num_clips, axis=0) for name in (KEY, LABELS) if name in batch}
+        return clips, valid_frames(clips[NUM_FRAMES], tf.shape(clips[self.spec.feature_names[0]])[1])
 
     def _averaged(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         mean = tf.reduce_mean(logits, axis=1)
@@ -202,23 +211,31 @@ class ClipModel(BackboneModel):
         """Returns how the frame-level model wants frames to be chosen; None where the data are to say."""
         return self.frame_model.frame_sampling(training)
 
-    def outputs_of_clips(self, batch: Mapping[str, tf.Tensor], valid: tf.Tensor, training: bool) -> dict[str, Any]:
+    def outputs_of_clips(self, batch: Batch, valid: tf.Tensor, training: bool) -> dict[str, Any]:
         """Maps clips `(B, T, S, S, channels)` to the outputs of the frame-level model over their features.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
-        frames = self.read(batch, valid, training)
-        rest = {name: batch[name] for name in (NUM_FRAMES, KEY) if name in batch}
-        return self.frame_model(frames | rest, training=training)
+        return self.frame_model(batch | self.read(batch, valid, training), training=training)
 
     def build(self, batch_shape: Any = None) -> None:
         """Creates the weights of the frame-level model, then all others; `batch_shape` is ignored."""
         self.frame_model.build()
         super().build()
 
+    @property
+    def classifier(self) -> keras.Model:
+        """The classifier of the frame-level model."""
+        return self.frame_model.classifier
+
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the classifier's bias from `prior` `(C,)`, each class's frequency p in training."""
         self.frame_model.start_at_prior(prior)
+
+    def remember(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> None:
+        """Gives a classifier that remembers the pooled vectors and the labels of all clips of the `batches`."""
+        clips = map(self.single_clips, batches)
+        self.frame_model.remember(batch | self.read(batch, valid, training=False) for batch, valid in clips)
 
 
 @CLIP_MODELS.register(

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_share
-from yt8m.batch import KEY
+from yt8m.batch import KEY, Batch
 from yt8m.layers.hidden_layers import HiddenLayers
 from yt8m.layers.pooling import masked_max
 from yt8m.layers.windows import sliding_windows
@@ -71,7 +71,7 @@ class MapTimeConvModel(BackboneModel):
         )
         self.classifier = build_classifier(classifier, spec.num_classes, classifier_hparams)
 
-    def outputs_of_clips(self, batch: Mapping[str, tf.Tensor], valid: tf.Tensor, training: bool) -> dict[str, Any]:
+    def outputs_of_clips(self, batch: Batch, valid: tf.Tensor, training: bool) -> dict[str, Any]:
         """Maps clips `(B, T, S, S, channels)` to `predictions` and `logits`, `(B, C)` float32 each.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.

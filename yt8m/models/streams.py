@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import KEY
+from yt8m.batch import KEY, Batch
 from yt8m.layers.backbones import to_unit_range
 from yt8m.layers.layer_list import LayerList
 from yt8m.models.base import build_classifier
@@ -62,7 +63,7 @@ class StreamsModel(ClipNetwork):
         """
         raise NotImplementedError
 
-    def outputs_of_clips(self, batch: Mapping[str, tf.Tensor], valid: tf.Tensor, training: bool) -> dict[str, Any]:
+    def outputs_of_clips(self, batch: Batch, valid: tf.Tensor, training: bool) -> dict[str, Any]:
         """Classifies the vector of every stream of clips `(B, T, S, S, channels)`, and averages the logits.
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
@@ -82,6 +83,11 @@ class StreamsModel(ClipNetwork):
             "branch_logits": branch_logits,
             "branch_weights": weights,
         }
+
+    @property
+    def classifier(self) -> keras.Model:
+        """The classifier of the first stream; the others are like it."""
+        return self.classifiers[0]
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets every classifier's bias from `prior` `(C,)`, each class's frequency p in training."""
