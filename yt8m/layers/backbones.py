@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_width
 from yt8m.errors import first_line
+from yt8m.layers.efficientnet_lite import efficientnet_lite0, lite_pixels, load_lite_weights
 from yt8m.layers.inception import FrameInception
 from yt8m.layers.layer_list import LayerList
 from yt8m.layers.normalisation import MaskedBatchNormalization
@@ -44,6 +45,7 @@ def networks() -> dict[str, Network]:
     """Returns the networks that a backbone may be, by name."""
     applications = {name: _application(make) for name, make in vars(keras.applications).items() if callable(make)}
     own = {
+        "EfficientNetLite0": Network(lambda size, width: efficientnet_lite0(size), lite_pixels, load_lite_weights),
         "InceptionV1": Network(_inception_v1, to_unit_range, has_width=True),
         "SmallCnn": Network(_small_cnn, to_unit_range, has_width=True),
     }
@@ -64,8 +66,8 @@ class Backbone(keras.layers.Layer):
     rounding; training takes about a third longer.
 
     Args:
-        name: a model of `keras.applications`, such as `MobileNetV2`; `InceptionV1`; or `SmallCnn`, three convolutions
-            with 16, 32 and 64 channels.
+        name: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or `SmallCnn`,
+            three convolutions with 16, 32 and 64 channels.
         size: S, the height and width of the frames.
         width: a factor of the numbers of channels, for networks that have widths.
         features: `average`, the mean of the map's places; or `map`, the whole map.
