@@ -344,10 +344,11 @@ def _architecture(config: RunConfig) -> dict[str, Any]:
 
 def flat_hparams(hparams: dict[str, Any]) -> dict[str, Any]:
     """Names the hyper-parameters of a model's parts as `--hparams` does: `classifier.num_mixtures`."""
-    flat = {
-        name: value for name, value in hparams.items() if name.removesuffix("_hparams") not in PARTS or name in PARTS
-    }
-    for part in PARTS:
-        inner = flat_hparams(hparams.get(f"{part}_hparams") or {})
-        flat |= {f"{part}.{name}": value for name, value in inner.items()}
+    flat: dict[str, Any] = {}
+    for name, value in hparams.items():
+        part = name.removesuffix("_hparams")
+        if part in PARTS and name != part:
+            flat |= {f"{part}.{inner}": setting for inner, setting in flat_hparams(value or {}).items()}
+        else:
+            flat[name] = value
     return flat

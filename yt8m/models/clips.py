@@ -153,7 +153,13 @@ class BackboneModel(ClipNetwork):
         self.backbones = LayerList(self, "backbone", networks)
 
     def read(self, batch: Mapping[str, tf.Tensor], valid: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """Computes the vectors of all frames, `(B, T, width)` float32 by the feature's name; arguments as above."""
+        """Computes the vectors of all frames, `(B, T, width)` float32 by the feature's name.
+
+        Args:
+            batch: features `(B, T, S, S, channels)` uint8 by name.
+            valid: `(B, T)` bool, the padding mask: True for real frames.
+            training: whether to normalise by the moments of the batch, if these are not frozen.
+        """
         streams = zip(self.spec.feature_names, self.backbones, strict=True)
         return {name: network(batch[name], valid, training=training) for name, network in streams}
 
