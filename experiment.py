@@ -26,7 +26,7 @@ from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
 from yt8m.output.submission import read_submission
 from yt8m.positions import Position
-from yt8m.registry import LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
+from yt8m.registry import CLIP_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
 from yt8m.runs.directory import load_config, require_checkpoint
 from yt8m.schema import DataSpec, TaughtDataSpec
 
@@ -337,6 +337,19 @@ def build_evaluator(
         build_metrics=build_metrics,
         top_k=top_k,
     )
+
+
+def start_at_pretrained_weights(config: RunConfig, model: keras.Model) -> None:
+    """Reads the weights of other networks with which a new clip model starts, where hyper-parameters name files.
+
+    A run that is resumed or evaluated has its own, and does not need the files.
+
+    Raises:
+        UserError: if there is no such file, or it holds other weights; the message names it as `--hparams` does.
+    """
+    if models_that_read(config.data.record_format) is CLIP_MODELS:
+        with typed_as("--hparams="):
+            model.load_pretrained()
 
 
 def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:

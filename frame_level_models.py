@@ -1,4 +1,4 @@
-"""The registered models over frames: the simple ones here, the others one family per file in `yt8m/models/`.
+"""The registered models over frames and clips: the simple ones here, the others one family per file in `yt8m/models/`.
 
 FrameLevelLogisticModel, DbofModel                          here: those of google/youtube-8m
 RankPoolModel, AveragePoolModel, MaxPoolModel               here: rank pooling and its baselines
@@ -16,6 +16,12 @@ NeXtVLADModel, MixNeXtVLADModel                             yt8m/models/nextvlad
 AttentionClusterModel, TransformerModel                     yt8m/models/attention.py
 AttentionEnhancedVLADModel, AttentionSimilarityVLADModel,
 SecondOrderVLADModel                                        yt8m/models/attention_vlad.py
+FrameVoteModel                                              yt8m/models/frame_vote.py
+ClipModel, CnnLstmModel                                     yt8m/models/clips.py: clips, through a network per frame
+MapTimeConvModel                                            yt8m/models/map_convolution.py: clips
+I3dModel                                                    yt8m/models/i3d.py: clips
+C3dModel                                                    yt8m/models/c3d.py: clips
+TwoStreamModel, FusedTwoStreamModel                         yt8m/models/two_stream.py: clips
 """
 
 from typing import Any

@@ -90,6 +90,7 @@ def main(values: flags.FlagValues) -> int:
     with data.explained():
         iterator = iter(data.batches)
         if resumed is None:
+            experiment.start_at_pretrained_weights(config, state.model)
             experiment.start_from_data(config, state.model, data)
 
         # A model that remembers the data and trains nothing needs no more steps than the one that its checkpoint is of.

@@ -11,6 +11,7 @@ PINS = {
     "requirements.txt": "requirements.in",
     "requirements-newest.txt": "requirements.in",
     "requirements-dev.txt": "requirements-dev.in",
+    "requirements-video.txt": "requirements-video.in",
 }
 
 

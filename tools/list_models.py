@@ -15,11 +15,12 @@ from absl import flags
 from yt8m.catalogue import Entry, HyperParameter
 from yt8m.cli import program
 from yt8m.errors import UserError, did_you_mean
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS
+from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS, LOSSES, METRICS, PARTS, VIDEO_LEVEL_MODELS
 
 REGISTRIES = {
     "Video-level models (--model), and classifiers of frame-level ones": VIDEO_LEVEL_MODELS,
     "Frame-level models (--model, with --frame_features)": FRAME_LEVEL_MODELS,
+    "Clip models (--model, with --record_format=clip)": CLIP_MODELS,
     "Losses (--label_loss)": LOSSES,
     "Metrics (--metrics)": METRICS,
 }
@@ -64,10 +65,11 @@ def description(name: str) -> str:
     typed = f"--metrics={entry.name}:" if name in METRICS else "--hparams="
     if entry.hyper_parameters:
         paragraphs.append("\n".join([f"Hyper-parameters ({typed}NAME=VALUE):", *_rows(entry, prefix)]))
-    if "classifier" in entry.hyper_parameters:
-        classifier = VIDEO_LEVEL_MODELS.entry(entry.hyper_parameters["classifier"].default)
-        title = f"Of its classifier, {classifier.name} by default:"
-        paragraphs.append("\n".join([title, *_rows(classifier, "classifier.")]))
+    for part, models in PARTS.items():
+        if part in entry.hyper_parameters:
+            chosen = models.entry(entry.hyper_parameters[part].default)
+            title = f"Of its {part}, {chosen.name} by default:"
+            paragraphs.append("\n".join([title, *_rows(chosen, f"{part}.")]))
     return "\n\n".join(paragraphs)
 
 
@@ -87,7 +89,7 @@ def find_entry(name: str) -> Entry:
 def _rows(entry: Entry, prefix: str) -> Iterable[str]:
     flags_of = {hyper_parameter: flag for flag, hyper_parameter in entry.flags.items()}
     for setting in entry.hyper_parameters.values():
-        if setting.name != "classifier_hparams":  # these are the rows of the classifier
+        if setting.name.removesuffix("_hparams") not in PARTS or setting.name in PARTS:  # those are rows of the part
             flag = f" Also --{flags_of[setting.name]}." if setting.name in flags_of else ""
             yield _folded(f"{prefix}{setting.name} = {setting.default!r}", _explained(setting) + flag, indent=40)
 

@@ -8,6 +8,7 @@ from yt8m.errors import UserError, did_you_mean
 
 LARGEST_SIZE = 2**20  # of an axis of a tensor: a million clusters, classes or videos
 LARGEST_COUNT = 10**12  # of steps, epochs or examples; so many batches of the largest size still fit into an int64
+LARGEST_WIDTH = 16  # a factor of the widths of a network, whose published form has 1
 LARGEST_FLOAT = 3.4028234e38  # beyond it a float32, in which the models compute, is infinite
 
 
@@ -65,6 +66,11 @@ def check_count(minimum: int, **arguments: int) -> None:
 def check_positive(**arguments: float) -> None:
     """Checks finite numbers above 0; error as of `check_at_least`."""
     _check(lambda value: 0 < value <= LARGEST_FLOAT, "expected a number above 0.", arguments)
+
+
+def check_width(**arguments: float) -> None:
+    """Checks factors of the widths of a network's layers, above 0 and at most 16; error as of `check_at_least`."""
+    _check(lambda value: 0 < value <= LARGEST_WIDTH, f"expected a number above 0, at most {LARGEST_WIDTH}.", arguments)
 
 
 def check_finite(**arguments: float) -> None:

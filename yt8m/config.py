@@ -23,7 +23,7 @@ from yt8m.arguments import (
     check_size,
 )
 from yt8m.errors import UserError
-from yt8m.registry import LOSSES, MODELS, VIDEO_LEVEL_MODELS, Registry, models_that_read
+from yt8m.registry import LOSSES, MODELS, PARTS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 OnBadRecord = Literal["error", "skip"]
@@ -261,9 +261,6 @@ class RunConfig:
             right = models_that_read(self.data.record_format)
             models = next((models for models in MODELS.values() if self.model.name in models), right)
             _check_same_settings(models, self.model.name, self.model.hparams)
-            classifier = self.model.hparams.get("classifier")
-            if classifier is not None:
-                _check_same_settings(VIDEO_LEVEL_MODELS, classifier, self.model.hparams["classifier_hparams"] or {})
             for term in self.loss.terms:
                 _check_same_settings(LOSSES, term.name, term.hparams)
         except UserError as error:
@@ -306,6 +303,9 @@ def _check_same_settings(registry: Registry, name: str, hparams: Mapping[str, An
             "the run with the version that wrote it."
         )
     registry.check_values(name, hparams)
+    for part, models in PARTS.items():
+        if hparams.get(part) is not None:
+            _check_same_settings(models, hparams[part], hparams[f"{part}_hparams"] or {})
 
 
 def architecture_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
@@ -345,7 +345,12 @@ def _architecture(config: RunConfig) -> dict[str, Any]:
 
 
 def flat_hparams(hparams: dict[str, Any]) -> dict[str, Any]:
-    """Names the hyper-parameters of a classifier as `--hparams` does: `classifier.num_mixtures`."""
-    own = {name: value for name, value in hparams.items() if name != "classifier_hparams"}
-    inner = hparams.get("classifier_hparams") or {}
-    return own | {f"classifier.{name}": value for name, value in inner.items()}
+    """Names the hyper-parameters of a model's parts as `--hparams` does: `classifier.num_mixtures`."""
+    flat: dict[str, Any] = {}
+    for name, value in hparams.items():
+        part = name.removesuffix("_hparams")
+        if part in PARTS and name != part:
+            flat |= {f"{part}.{inner}": setting for inner, setting in flat_hparams(value or {}).items()}
+        else:
+            flat[name] = value
+    return flat

@@ -197,6 +197,10 @@ RECORD_FORMATS = Registry("RECORD_FORMATS", "record_format", "record format", ("
 # By the `level` of the formats that they read.
 MODELS = {"video": VIDEO_LEVEL_MODELS, "frame": FRAME_LEVEL_MODELS, "clip": CLIP_MODELS}
 
+# A hyper-parameter of this name names a model that is a part of another. `NAME_hparams` are the settings of that part,
+# typed as `NAME.setting`.
+PARTS = {"classifier": VIDEO_LEVEL_MODELS, "frame_model": FRAME_LEVEL_MODELS}
+
 
 def models_that_read(record_format: str) -> Registry:
     """Returns the models that take batches of a record format: over frames, clips, or a vector per video.

@@ -10,11 +10,19 @@ import pytest
 from tools import list_models
 from yt8m import catalogue
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS, Registry, hyper_parameters
+from yt8m.registry import (
+    CLIP_MODELS,
+    FRAME_LEVEL_MODELS,
+    LOSSES,
+    METRICS,
+    VIDEO_LEVEL_MODELS,
+    Registry,
+    hyper_parameters,
+)
 
 EVERYTHING = [
     (registry, name)
-    for registry in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS, LOSSES, METRICS)
+    for registry in (VIDEO_LEVEL_MODELS, FRAME_LEVEL_MODELS, CLIP_MODELS, LOSSES, METRICS)
     for name in registry.names()
 ]
 every_entry = pytest.mark.parametrize(("registry", "name"), EVERYTHING, ids=[name for _, name in EVERYTHING])

@@ -22,12 +22,13 @@ from yt8m.config import (
     RunConfig,
     architecture_differences,
     fixed_differences,
+    flat_hparams,
     schedule_differences,
 )
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import build_strategy
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, RECORD_FORMATS, VIDEO_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, MODELS, RECORD_FORMATS
 from yt8m.schema import DataSpec
 
 FRAMES = "--frame_features --feature_names='rgb,audio' --feature_sizes='1024,128' "
@@ -199,7 +200,7 @@ def test_hparams_set_any_hyper_parameter() -> None:
             r"reads records of --record_format=frame, not video: change that \(--frame_features means frame\)",
         ),
         (FRAMES + "--model=MoeModel", "reads records of --record_format=video, not frame: change that"),
-        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: frame, video\."),
+        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: clip, frame, video\."),
         (
             "--frame_features --record_format=video",
             "--frame_features means --record_format=frame. Give one of the two.",
@@ -284,6 +285,63 @@ def test_a_setting_that_two_losses_have_needs_the_name_of_one(monkeypatch: pytes
     assert [term.hparams for term in terms] == [{"margin": 1.0}, {"margin": 2}]
 
 
+CLIPS = "--record_format=clip --feature_names=rgb --feature_sizes=3 --num_classes=5 "
+
+
+def test_parts_of_models_have_settings_of_their_own() -> None:
+    run = config(
+        CLIPS + "--model=ClipModel --hparams=frame_model=RankPoolModel --hparams=frame_model.c=10 "
+        "--hparams=frame_model.classifier=LogisticModel --hparams=frame_model.classifier.dropout=0.5"
+    )
+    pooling = run.model.hparams["frame_model_hparams"]
+    assert (run.model.hparams["frame_model"], pooling["c"], pooling["epsilon"]) == ("RankPoolModel", 10.0, 0.1)
+    assert pooling["classifier_hparams"] == {"l2_penalty": 1e-8, "dropout": 0.5}
+    run.check_hyper_parameters("config.json")
+    flat = flat_hparams(run.model.hparams)
+    assert (flat["frame_model.c"], flat["frame_model.classifier.dropout"]) == (10.0, 0.5)
+    assert not [name for name in flat if name.endswith("_hparams")]
+
+
+def test_the_settings_that_a_model_has_for_a_part_are_for_its_own_part_alone() -> None:
+    lstm = config(CLIPS + "--model=CnnLstmModel --hparams=frame_model.units=8").model.hparams["frame_model_hparams"]
+    assert (lstm["units"], lstm["num_layers"], lstm["fusion"]) == (8, 1, "last")
+    mean = config(CLIPS + "--model=CnnLstmModel --hparams=frame_model=FrameVoteModel").model.hparams
+    assert "units" not in mean["frame_model_hparams"]
+    dropouts = [
+        config(CLIPS + f"--model=I3dModel {flag}").model.hparams["classifier_hparams"].get("dropout")
+        for flag in ("", "--hparams=classifier.dropout=0.1", "--hparams=classifier=SvmModel")
+    ]
+    assert dropouts == [0.5, 0.1, None]
+
+
+@pytest.mark.parametrize(
+    ("hparam", "message"),
+    [
+        ("frame_model.cc=1", r"--hparams: AveragePoolModel has no hyper-parameter 'cc'"),
+        ("frame_model.classifier.cc=1", r"--hparams: MoeModel has no hyper-parameter 'cc'"),
+        ("frame_model=LstmModle", r"--model=LstmModle: there is no such frame-level model\. Did you mean LstmModel"),
+        ("classifier.dropout=1", r"--hparams: ClipModel has no classifier to pass 'dropout' to\."),
+        ("frame_model.input_dropout=a", r"--hparams=frame_model\.input_dropout='a': expected a value of type float"),
+    ],
+)
+def test_a_part_that_cannot_be_is_named(hparam: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        config(CLIPS + f"--model=ClipModel --hparams={hparam}")
+
+
+def test_a_part_names_the_loss_of_a_model_that_names_none() -> None:
+    losses = [
+        str(config(CLIPS + f"--model=ClipModel {flags}").loss)
+        for flags in (
+            "",
+            "--hparams=frame_model=FrameVoteModel",
+            "--hparams=frame_model.classifier=SvmModel",
+            "--hparams=frame_model=DeepLstmModel --hparams=frame_model.classifier=SvmModel",
+        )
+    ]
+    assert losses == ["CrossEntropyLoss", "BranchCrossEntropyLoss", "SquaredHingeLoss", "BranchCrossEntropyLoss"]
+
+
 def test_a_model_names_its_loss_and_the_command_line_may_name_another() -> None:
     mixture = FRAMES + "--model=MixNeXtVLADModel "
     assert str(config(mixture).loss) == "BranchCrossEntropyLoss"
@@ -293,7 +351,7 @@ def test_a_model_names_its_loss_and_the_command_line_may_name_another() -> None:
     assert str(config(FRAMES + "--model=AveragePoolModel " + machines).loss) == "SquaredHingeLoss"
     assert str(config(mixture + machines).loss) == "BranchCrossEntropyLoss"
     assert str(config(FRAMES + "--model=AveragePoolModel").loss) == "CrossEntropyLoss"
-    entries = (*VIDEO_LEVEL_MODELS.entries.values(), *FRAME_LEVEL_MODELS.entries.values())
+    entries = [entry for models in MODELS.values() for entry in models.entries.values()]
     for entry in entries:
         assert entry.facts.get("loss", "CrossEntropyLoss") in LOSSES
 
@@ -337,7 +395,7 @@ def test_help_of_training_names_the_models() -> None:
     values = flags.FlagValues()
     define_listed_flags(values, importlib.import_module("train").define_flags)
     words = set(re.findall(r"\w+", values.main_module_help()))
-    assert words >= {*VIDEO_LEVEL_MODELS.names(), *FRAME_LEVEL_MODELS.names(), *LOSSES.names()}
+    assert words >= {*LOSSES.names(), *(name for models in MODELS.values() for name in models.names())}
 
 
 def test_names_of_classes(tmp_path: Path) -> None:

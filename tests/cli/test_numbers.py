@@ -28,11 +28,13 @@ import experiment
 
 HOSTILE = ("0", "-1", "-1e-3", "inf", "-inf", "nan", "1e39", str(10**14), str(-(10**14)), str(2**63), str(10**400))
 # The sizes of models that are large by default, and are built many times here.
-SMALL = {"cluster_size": 8, "hidden_size": 8, "projection_size": 8, "lstm_cells": 8, "gru_cells": 8}
+SMALL: dict[str, Any] = {"cluster_size": 8, "hidden_size": 8, "projection_size": 8, "lstm_cells": 8, "gru_cells": 8}
+SMALL |= {"backbone": "SmallCnn", "inception_width": 0.02, "width": 0.02}
 
 SPECS = {
     "video": DataSpec(("mean_rgb", "mean_audio"), (8, 4), 3),
     "frame": DataSpec(("rgb", "audio"), (8, 4), 3, record_format="frame"),
+    "clip": DataSpec(("rgb", "flow"), (3, 2), 3, record_format="clip", max_frames=2, clip_size=16),
 }
 DATA = {
     level: [
@@ -40,6 +42,8 @@ DATA = {
         f"--feature_names={','.join(spec.feature_names)}",
         f"--feature_sizes={','.join(map(str, spec.feature_sizes))}",
         f"--num_classes={spec.num_classes}",
+        f"--max_frames={spec.max_frames}",
+        f"--clip_size={spec.clip_size}",
     ]
     for level, spec in SPECS.items()
 }

@@ -16,11 +16,12 @@ from yt8m.registry import LOSSES
 
 from oracles import losses as oracles
 
-RANKING = ("PairwiseRankingLoss", "WarpLoss", "SampledWarpLoss", "SoftmaxLoss")
+RANKING = ("PairwiseRankingLoss", "WarpLoss", "SampledWarpLoss", "SoftmaxLoss", "MulticlassHingeLoss")
 EXACT: dict[str, Callable[..., list[float]]] = {
     "SoftmaxLoss": oracles.softmax,
     "PairwiseRankingLoss": partial(oracles.pairwise, margin=1.0),
     "WarpLoss": partial(oracles.warp, margin=1.0),
+    "MulticlassHingeLoss": partial(oracles.multiclass_hinge, margin=1.0),
     "FocalLoss": partial(oracles.focal, gamma=2.0, alpha=0.25),
 }
 every_exact = pytest.mark.parametrize("name", EXACT)
@@ -110,6 +111,33 @@ def test_ranking_losses_by_hand() -> None:
     # Without the class at 1.5, and the second label counted half: 0 + 0.5 * (L(1) * 1.5).
     weights = np.array([[1.0, 0.0, 1.0, 0.5, 1.0]], np.float32)
     np.testing.assert_allclose(loss_of("WarpLoss", labels, logits, weights), [0.75], rtol=1e-6)
+
+
+def test_multiclass_hinge_by_hand() -> None:
+    # The best of the others is at 1.5: hinges 0.5 of the label at 2 and 2.5 of the label at 0; their mean.
+    labels = np.array([[True, False, False, True], [True, False, False, False]])
+    logits = np.array([[2.0, 1.5, 0.5, 0.0]] * 2, np.float32)
+    np.testing.assert_allclose(loss_of("MulticlassHingeLoss", labels, logits), [1.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(loss_of("MulticlassHingeLoss", labels, logits, margin=2.0), [2.5, 1.5], rtol=1e-6)
+    # Without the class at 1.5 the best is at 0.5.
+    weights = np.array([[1.0, 0.0, 1.0, 1.0]] * 2, np.float32)
+    np.testing.assert_allclose(loss_of("MulticlassHingeLoss", labels, logits, weights), [0.75, 0.0], rtol=1e-6)
+    with pytest.raises(ArgumentError, match=r"^margin=-1\.0: expected at least 0"):
+        loss_of("MulticlassHingeLoss", labels, logits, margin=-1.0)
+
+
+def test_a_softmax_of_branches_is_the_weighted_sum_of_their_losses() -> None:
+    labels, logits, weights = make_case(4)
+    branches = np.random.default_rng(5).normal(size=(6, 3, 9)).astype(np.float32)
+    shares = np.random.default_rng(6).random((6, 4)).astype(np.float32)
+    outputs = {"logits": tf.constant(logits), "branch_logits": tf.constant(branches), "branch_weights": shares}
+    expected = shares[:, 0] * loss_of("SoftmaxLoss", labels, logits, weights)
+    for m in range(3):
+        expected += shares[:, m + 1] * loss_of("SoftmaxLoss", labels, branches[:, m], weights)
+    seen = LOSSES["BranchSoftmaxLoss"](tf.constant(labels), outputs, weights)
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    own = loss_of("SoftmaxLoss", labels, logits, weights)
+    np.testing.assert_array_equal(loss_of("BranchSoftmaxLoss", labels, logits, weights), own)
 
 
 def test_softmax_and_focal_by_hand() -> None:

@@ -157,6 +157,20 @@ def test_hits_by_hand() -> None:
     assert accuracy == {"mean_class_accuracy": pytest.approx((2 / 3 + 0 + 0) / 3)}
 
 
+def test_clip_hits_by_hand() -> None:
+    # Two videos of two clips, labels {0} and {1, 2}. Best classes: 0; 1; 0 before 2; 2.
+    clips = np.array([[[0.9, 0.1, 0.2], [0.3, 0.6, 0.1]], [[0.5, 0.1, 0.4], [0.1, 0.2, 0.7]]], np.float32)
+    labels = np.array([[True, False, False], [False, True, True]])
+    results = {"clip_predictions": clips, "predictions": clips.mean(axis=1), "labels": labels}
+    hits = METRICS["clip_hits"](3, 20, k=2)
+    hits.add_batch(results)
+    assert dict(hits.result()) == {"clip_hit_at_one": 2 / 4, "clip_hit_at_k": 4 / 4}
+    # One clip per video: the mean scores are (0.6, 0.35, 0.15) and (0.3, 0.15, 0.55).
+    alone = METRICS["clip_hits"](3, 20, k=1)
+    alone.add_batch({name: results[name] for name in ("predictions", "labels")})
+    assert dict(alone.result()) == {"clip_hit_at_one": 1.0, "clip_hit_at_k": 1.0}
+
+
 def test_the_upper_bound_by_hand() -> None:
     # k = 2 of 3 classes: the videos have 1, 1, 2 and 3 labels; 1 + 1 + 2 + 2 hits of 8 predictions and 7 labels.
     # The last video is given classes 1 and 2, of two positives each, not class 0, of three. So class 0 has 2 hits of 3
@@ -226,6 +240,7 @@ def test_the_calibration_error_by_hand() -> None:
         ("hit_at_k", {"k": -1}, r"k=-1: expected at most the 4 classes"),
         ("hit_at_k", {"k": 5}, r"k=5: expected at most the 4 classes"),
         ("upper_bound", {"k": 5}, r"k=5: expected at most the 4 classes"),
+        ("clip_hits", {"k": 0}, r"k=0: expected at least 1"),
         ("calibration", {"bins": 0}, r"bins=0: expected at least 1"),
     ],
 )

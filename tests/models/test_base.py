@@ -10,7 +10,7 @@ import tensorflow as tf
 from yt8m.errors import UserError
 from yt8m.layers.pooling import masked_mean
 from yt8m.models.base import FrameLevelModel, Pooled, build_classifier
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS
 from yt8m.schema import DataSpec
 
 import frame_level_models
@@ -95,10 +95,11 @@ def test_a_classifier_out_of_range_is_named_as_the_models_own() -> None:
 
 def test_the_name_plate_of_the_door_says_where_models_are() -> None:
     plate = str(frame_level_models.__doc__).split("\n\n", 1)[1]
+    known = {**FRAME_LEVEL_MODELS.entries, **CLIP_MODELS.entries}
     listed = []
     for line in plate.replace(",\n", ", ").splitlines():
-        models = [name for name in FRAME_LEVEL_MODELS.names() if re.search(rf"\b{name}\b", line)]
+        models = [name for name in known if re.search(rf"\b{name}\b", line)]
         place = re.search(r"yt8m/models/\w+|$", line)[0] or "frame_level_models"  # type: ignore[index]
-        assert {FRAME_LEVEL_MODELS.entry(name).module for name in models} == {place.replace("/", ".")}, line
+        assert {known[name].module for name in models} == {place.replace("/", ".")}, line
         listed += models
     assert len(listed) == len(set(listed)) >= 20

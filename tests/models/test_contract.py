@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,10 @@ from yt8m.distribution import one_device_strategy
 from yt8m.engine.optimization import Adam
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
+from yt8m.layers import inception
 from yt8m.models.base import FrameLevelModel
-from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
+from yt8m.models.clips import ClipNetwork
+from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
 
@@ -81,6 +84,19 @@ SIZES: dict[str, dict[str, Any]] = {
     "ChainModel": {"code_size": 8, "num_supports": 2},
     "ResidualMlpModel": {"hidden_size": 16, "num_blocks": 1},
     "MonnModel": {"hidden_size": 16, "num_layers": 2},
+    "C3dModel": {"width": 1 / 16, "hidden_size": 16},
+    "ClipModel": {"backbone_width": 0.5},
+    "CnnLstmModel": {"backbone_width": 1 / 16, "frame_model_hparams": {"units": 16, "num_layers": 1}},
+    "FusedTwoStreamModel": {"inception_width": 1 / 16, "flow_length": 3, "window_stride": 2, "fusion_size": 16},
+    "I3dModel": {"inception_width": 1 / 16},
+    "MapTimeConvModel": {
+        "backbone_width": 0.5,
+        "hidden_size": 16,
+        "num_kernels": 16,
+        "window_size": 3,
+        "window_stride": 2,
+    },
+    "TwoStreamModel": {"inception_width": 1 / 16, "flow_length": 3, "window_stride": 2},
     "LstmModel": {"lstm_cells": 16},
     "GruModel": {"gru_cells": 16},
 }
@@ -88,11 +104,14 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NUM_CLASSES = 6
 FRAME_SPEC = DataSpec(("rgb", "audio"), (16, 8), NUM_CLASSES, record_format="frame", max_frames=8)
 VIDEO_SPEC = DataSpec(("mean_rgb", "mean_audio"), (16, 8), NUM_CLASSES)
+CLIP_SPEC = DataSpec(("rgb", "flow"), (3, 2), NUM_CLASSES, record_format="clip", max_frames=8, clip_size=16)
+SPECS = {VIDEO_LEVEL_MODELS: VIDEO_SPEC, FRAME_LEVEL_MODELS: FRAME_SPEC, CLIP_MODELS: CLIP_SPEC}
 
 Batch = dict[str, tf.Tensor]
 
 FRAME_LEVEL = [(FRAME_LEVEL_MODELS, name) for name in FRAME_LEVEL_MODELS.names()]
-ALL = FRAME_LEVEL + [(VIDEO_LEVEL_MODELS, name) for name in VIDEO_LEVEL_MODELS.names()]
+WITH_FRAMES = FRAME_LEVEL + [(CLIP_MODELS, name) for name in CLIP_MODELS.names()]
+ALL = WITH_FRAMES + [(VIDEO_LEVEL_MODELS, name) for name in VIDEO_LEVEL_MODELS.names()]
 
 
 def over(models: list[tuple[Registry, str]]) -> pytest.MarkDecorator:
@@ -101,7 +120,7 @@ def over(models: list[tuple[Registry, str]]) -> pytest.MarkDecorator:
 
 
 every_model = over(ALL)
-every_frame_level_model = over(FRAME_LEVEL)
+every_model_with_frames = over(WITH_FRAMES)
 
 
 class Case:
@@ -111,7 +130,7 @@ class Case:
         self.registry = registry
         self.name = name
         self.registered = registry[name]
-        self.spec = FRAME_SPEC if registry is FRAME_LEVEL_MODELS else VIDEO_SPEC
+        self.spec = SPECS[registry]
         self._built: dict[tuple[str, bool], tuple[keras.Model, list[np.ndarray]]] = {}
 
     def model(self, policy: str = "float32", drops: bool = False) -> keras.Model:
@@ -131,10 +150,10 @@ class Case:
         keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(1)
         hparams = SIZES.get(self.name, {}) | changes
-        if self.registry is FRAME_LEVEL_MODELS:
-            model = self.registered(FRAME_SPEC, **hparams)
-        else:
+        if self.registry is VIDEO_LEVEL_MODELS:
             model = VideoLevelModel(VIDEO_SPEC, self.registered(NUM_CLASSES, **hparams))
+        else:
+            model = self.registered(self.spec, **hparams)
         model.build()
         return model
 
@@ -160,7 +179,12 @@ class Case:
 
     def batch_signature(self) -> dict[str, tf.TensorSpec]:
         batch = self.batch([1])
-        return {name: tf.TensorSpec(_free_axes(values), values.dtype) for name, values in batch.items()}
+        return {name: tf.TensorSpec(self._free_axes(values), values.dtype) for name, values in batch.items()}
+
+    def _free_axes(self, values: tf.Tensor) -> list[int | None]:
+        """Batch and time are free, the width of a feature and the size of a clip's frames are not."""
+        num_free = {VIDEO_LEVEL_MODELS: 1}.get(self.registry, 2)
+        return [None if axis < num_free else size for axis, size in enumerate(values.shape)]
 
     def batch(self, num_frames: list[int], seed: int = 0) -> Batch:
         """Random videos of the given lengths; a video-level batch has as many videos."""
@@ -171,14 +195,20 @@ class Case:
             for feature, size in zip(VIDEO_SPEC.feature_names, VIDEO_SPEC.feature_sizes, strict=True):
                 batch[feature] = tf.constant(generator.normal(size=(count, size)), tf.float32)
             return batch
-        for feature, size in zip(FRAME_SPEC.feature_names, FRAME_SPEC.feature_sizes, strict=True):
-            batch[feature] = tf.constant(generator.integers(0, 256, (count, width, size)), tf.uint8)
+        places = (self.spec.clip_size, self.spec.clip_size) if self.registry is CLIP_MODELS else ()
+        width = self.spec.max_frames if places else width  # clips are as long as each other
+        for feature, size in zip(self.spec.feature_names, self.spec.feature_sizes, strict=True):
+            batch[feature] = tf.constant(generator.integers(0, 256, (count, width, *places, size)), tf.uint8)
         return batch | {"num_frames": tf.constant(num_frames, tf.int32)}
 
 
-def _free_axes(values: tf.Tensor) -> list[int | None]:
-    """Batch and time are free, the width of a feature is not."""
-    return [None] * max(1, values.shape.rank - 1) + list(values.shape[max(1, values.shape.rank - 1) :])
+@pytest.fixture(scope="module", autouse=True)
+def _few_stages() -> Iterator[None]:
+    """Gives Inception-v1 one module of each kind: a graph of all nine takes seconds; they have tests of their own."""
+    kept = ("MaxPool2a", "Conv2c", "MaxPool3a", "Mixed3b", "MaxPool4a", "MaxPool5a", "Mixed5b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "STAGES", {name: inception.STAGES[name] for name in kept})
+        yield
 
 
 @pytest.fixture(scope="module", name="case")
@@ -260,18 +290,19 @@ def test_empty_batches_and_empty_videos_are_finite(case: Case, num_frames: list[
     assert all(np.all(np.isfinite(weight)) for weight in model.weights)
 
 
-@every_frame_level_model
+@every_model_with_frames
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_is_not_seen(case: Case, training: bool) -> None:
     model, batch = case.model(), case.batch([8, 0, 5, 1])
     garbage, zeros = dict(batch), dict(batch)
     exists = np.arange(8)[None, :] < np.array([8, 0, 5, 1])[:, None]
-    for feature in FRAME_SPEC.feature_names:
+    for feature in case.spec.feature_names:
         frames = batch[feature].numpy()
-        longer = np.full((4, 11, frames.shape[2]), 255, np.uint8)
+        longer, blank = np.full((4, 11, *frames.shape[2:]), 255, np.uint8), np.zeros_like(frames)
         longer[:, :8][exists] = frames[exists]
         garbage[feature] = tf.constant(longer)
-        zeros[feature] = tf.constant(frames * exists[:, :, None].astype(np.uint8))
+        blank[exists] = frames[exists]
+        zeros[feature] = tf.constant(blank)
     seen, expected = (model(b, training=training)["predictions"] for b in (garbage, zeros))
     np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-6)
 
@@ -283,7 +314,7 @@ def test_a_video_is_judged_alone(case: Case) -> None:
     together = predict(model, batch)
     for row, length in enumerate(lengths):
         alone = {feature: values[row : row + 1] for feature, values in batch.items()}
-        if case.registry is FRAME_LEVEL_MODELS:
+        if case.registry is FRAME_LEVEL_MODELS:  # a clip is as long as it was
             alone |= {feature: alone[feature][:, :length] for feature in FRAME_SPEC.feature_names}
         np.testing.assert_allclose(predict(model, alone)[0], together[row], rtol=0, atol=1e-6)
 
@@ -335,9 +366,10 @@ def signal_batch(case: Case, count: int, seed: int) -> tuple[Batch, np.ndarray]:
     for index, feature in enumerate(case.spec.feature_names):
         size = case.spec.feature_sizes[index]
         prototypes = np.random.default_rng(index).normal(size=(NUM_CLASSES, size))
-        if case.registry is FRAME_LEVEL_MODELS:
-            noise = generator.normal(size=(*batch[feature].shape[:2], size))
-            numbers = prototypes[classes][:, None, :] + 0.5 * noise
+        if case.registry is not VIDEO_LEVEL_MODELS:
+            noise = generator.normal(size=batch[feature].shape)
+            axes = noise.ndim - 2
+            numbers = prototypes[classes].reshape(count, *[1] * axes, size) + 0.5 * noise
             batch[feature] = tf.constant(np.clip(128 + 50 * numbers, 0, 255), tf.uint8)
         else:
             batch[feature] = tf.constant(prototypes[classes] + 0.5 * generator.normal(size=(count, size)), tf.float32)
@@ -418,7 +450,7 @@ def _logit(p: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-@every_frame_level_model
+@every_model_with_frames
 @pytest.mark.parametrize("training", [False, True])
 def test_the_wish_for_frames_is_one_the_reader_knows(case: Case, training: bool) -> None:
     sampling = case.model().frame_sampling(training)
@@ -432,19 +464,20 @@ OUT_OF_RANGE: dict[str, Any] = {"int": -3, "float": math.nan, "str": "nonsense"}
 
 @every_model
 def test_a_hyper_parameter_out_of_range_is_named(case: Case) -> None:
-    spec_or_size = FRAME_SPEC if case.registry is FRAME_LEVEL_MODELS else NUM_CLASSES
+    spec_or_size = NUM_CLASSES if case.registry is VIDEO_LEVEL_MODELS else case.spec
     for hparam, setting in case.registry.entry(case.name).hyper_parameters.items():
         kind = "str" if setting.default is None else type(setting.default).__name__
-        values = [OUT_OF_RANGE[kind]] if kind in OUT_OF_RANGE and hparam != "classifier_hparams" else []
+        values = [OUT_OF_RANGE[kind]] if kind in OUT_OF_RANGE and not hparam.endswith(("_hparams", "_weights")) else []
         for value in [*values, 1.0] if hparam.endswith("dropout") else values:
             with pytest.raises(UserError, match=f"^{hparam}={re.escape(str(value))}: "):
                 case.registered(spec_or_size, **{hparam: value})
 
 
-@every_frame_level_model
+@every_model_with_frames
 def test_outputs_come_from_the_base_class(case: Case) -> None:
     above = inspect.getmro(cast(type, case.registered))
-    own = above[: above.index(FrameLevelModel)]
+    base = ClipNetwork if case.registry is CLIP_MODELS else FrameLevelModel
+    own = above[: above.index(base)]
     assert [model for model in own if "call" in vars(model)] == []
 
 

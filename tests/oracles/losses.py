@@ -39,6 +39,16 @@ def warp(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, margin: fl
     return losses
 
 
+def multiclass_hinge(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, margin: float) -> list[float]:
+    """The mean over labels of each one's hinge against the best of the other classes."""
+    losses = []
+    for y, f, w in zip(labels, logits.astype(np.float64), weights.astype(np.float64), strict=True):
+        positives, negatives = _parts(y, w)
+        hinges = [w[j] * max(0.0, margin - f[j] + max(f[k] for k in negatives)) for j in positives if negatives]
+        losses.append(sum(hinges) / max(len(hinges), 1))
+    return losses
+
+
 def expected_rank_weight(num_violators: int, num_negatives: int, max_trials: int) -> float:
     """The expected L(floor(n / s)), s the trial that finds the first violator, 0 if none does."""
     q = num_violators / num_negatives

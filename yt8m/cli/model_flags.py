@@ -9,7 +9,7 @@ from yt8m.arguments import typed_as
 from yt8m.catalogue import Entry
 from yt8m.config import LossTerm, ModelConfig
 from yt8m.errors import UserError
-from yt8m.registry import MODELS, RECORD_FORMATS, VIDEO_LEVEL_MODELS, Registry, models_that_read
+from yt8m.registry import MODELS, PARTS, RECORD_FORMATS, VIDEO_LEVEL_MODELS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 _CLASSIFIER = "classifier."
@@ -52,7 +52,8 @@ def resolve_model(
         model: a name or alias.
         data: tells whether the model is to read frames.
         model_flags: flags of older code bases that were given, with their values.
-        assignments: `name=value` texts, `classifier.name=value` for the classifier; they win over model flags.
+        assignments: `name=value` texts, `classifier.name=value` for the classifier, and so for other parts; they win
+            over model flags.
         precision: the type that layers compute in.
 
     Raises:
@@ -61,18 +62,35 @@ def resolve_model(
     """
     registry = _registry_of(model, data.record_format)
     name, given = given_hparams(model, data, model_flags, assignments)
-    own, inner = _split(given)
     with typed_as("--hparams=", typed_names(model, data, model_flags, assignments)):
-        hparams = complete_hparams(registry, name, own)
-        if "classifier" in hparams:
-            classifier = VIDEO_LEVEL_MODELS.resolve(hparams["classifier"])
-            with typed_as(_CLASSIFIER):
-                inner = complete_hparams(VIDEO_LEVEL_MODELS, classifier, inner)
-            hparams |= {"classifier": classifier, "classifier_hparams": inner}
-        elif inner:
-            raise UserError(f"--hparams: {name} has no classifier to pass '{next(iter(inner))}' to.")
+        hparams = _with_parts(registry, name, given)
     with typed_as("--"):
         return ModelConfig(name, hparams, precision)
+
+
+def _with_parts(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all hyper-parameters of a model, and those of the models that are parts of it under `PART_hparams`.
+
+    Args:
+        registry: has the model.
+        name: its registered name.
+        given: hyper-parameters by name, those of parts as `part.name`.
+
+    Raises:
+        UserError: if there is no such part, or a hyper-parameter is unknown or cannot be.
+    """
+    own, of_parts = _split(given)
+    hparams = complete_hparams(registry, name, own)
+    for part, inner in of_parts.items():
+        if part not in hparams and inner:
+            raise UserError(f"--hparams: {name} has no {part} to pass '{next(iter(inner))}' to.")
+        if part in hparams:
+            chosen = PARTS[part].resolve(hparams[part])
+            if hparams[part] == registry.entry(name).defaults[part]:  # its settings in this model are made for it
+                inner = {**(hparams[f"{part}_hparams"] or {}), **inner}
+            with typed_as(f"{part}."):
+                hparams |= {part: chosen, f"{part}_hparams": _with_parts(PARTS[part], chosen, inner)}
+    return hparams
 
 
 def given_hparams(
@@ -114,13 +132,15 @@ def typed_names(
 def loss_of_model(model: ModelConfig, data: DataSpec) -> str:
     """Returns the loss that a model is trained with where none is given: the one that its registration names, if any.
 
-    Else it is the one that the registration of its classifier names, if any.
+    Else it is the one that the registration of its frame-level model or its classifier names, if any.
     """
-    entries = [_registry_of(model.name, data.record_format).entry(model.name)]
-    if "classifier" in model.hparams:
-        entries.append(VIDEO_LEVEL_MODELS.entry(model.hparams["classifier"]))
-    named = [str(entry.facts["loss"]) for entry in entries if "loss" in entry.facts]
-    return named[0] if named else LossTerm().name
+    entry: Entry | None = _registry_of(model.name, data.record_format).entry(model.name)
+    hparams: Mapping[str, Any] = model.hparams
+    while entry is not None and "loss" not in entry.facts:
+        part = next((part for part in PARTS if part in hparams), None)
+        entry = PARTS[part].entry(hparams[part]) if part else None
+        hparams = hparams[f"{part}_hparams"] if part else {}
+    return LossTerm().name if entry is None else str(entry.facts["loss"])
 
 
 def complete_hparams(registry: Registry, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,10 +186,16 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts the hyper-parameters of a model from those of its classifier."""
-    own = {name: value for name, value in hparams.items() if not name.startswith(_CLASSIFIER)}
-    return own, {name.removeprefix(_CLASSIFIER): hparams[name] for name in hparams if name not in own}
+def _split(hparams: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Divides hyper-parameters into those of a model and those of each of its parts."""
+    own = dict(hparams)
+    of_parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for name, value in hparams.items():
+        part, _, rest = name.partition(".")
+        if rest and part in PARTS:
+            of_parts[part][rest] = value
+            del own[name]
+    return own, of_parts
 
 
 def _registry_of(model: str, record_format: str) -> Registry:

@@ -99,4 +99,5 @@ class Evaluator:
         results |= {"ids": rows[ID], "losses": losses}
         if self._needs_all_predictions:
             results |= {"predictions": outputs["predictions"], "labels": rows[LABELS]}
+            results |= {name: outputs[name] for name in ("clip_predictions",) if name in outputs}
         return results

@@ -107,6 +107,10 @@ class MaskedBatchNormalization(keras.layers.Layer):
             y = rows * scale + (self.beta - self.moving_mean * scale)
         return tf.cast(tf.reshape(y, tf.shape(x)), x.dtype)
 
+    def end_warm_up(self) -> None:
+        """Lets the next batch move the moving moments by 1 - momentum alone: they were read from a file."""
+        self.num_updates.assign(10.0 * self.momentum / (1.0 - self.momentum))
+
     def _follow(self, mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor) -> None:
         """Moves the moving moments towards those of a batch, unless all of its positions are masked."""
         rate = moving_rate(self.num_updates, count, self.momentum)

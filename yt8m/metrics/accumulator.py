@@ -9,7 +9,8 @@ import numpy as np
 # The results of an evaluation step on a batch of B videos, as numpy arrays: the results of `top_k_pairs`, and
 #     ids      (B,) bytes
 #     losses   (B,) float32
-#     predictions (B, C) float32 and labels (B, C) bool, if some accumulator needs all predictions.
+#     predictions (B, C) float32 and labels (B, C) bool, if some accumulator needs all predictions; then also
+#     clip_predictions (B, N, C) float32, if there are N > 1 clips per video.
 BatchResults = Mapping[str, np.ndarray]
 
 

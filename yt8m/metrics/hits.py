@@ -1,11 +1,11 @@
-"""Hits among the k best classes of each video: as a share of videos, and class by class."""
+"""Hits among the k best classes of each video or clip: as a share of videos, and class by class."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from yt8m.arguments import ArgumentError
+from yt8m.arguments import ArgumentError, check_at_least
 from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.registry import METRICS
 
@@ -45,6 +45,56 @@ class HitAtK(Accumulator):
     def result(self) -> Iterator[tuple[str, float]]:
         """Yields what `values` lists."""
         yield "hit_at_k", self._num_hits / max(self._num_examples, 1)
+
+
+@METRICS.register("clip_hits")
+class ClipHits(Accumulator):
+    """Hit@1 and Hit@k of single clips: how many clips have a label of their video among their k best classes.
+
+        clip_hit_at_k = #{clips with a label among the k best} / #{clips}
+
+    For `--eval_clips` N > 1, beside the metrics of the videos, which average the scores of their clips; else a video is
+    one clip. Among equal scores the lower class index comes first.
+
+    Args:
+        num_classes: C.
+        top_k: the number of pairs per video that batches carry; of clips all predictions are looked at.
+        k: how many classes of each clip are looked at.
+
+    Raises:
+        ArgumentError: if k is below 1.
+
+    Source: Karpathy et al. 2014, "Large-scale Video Classification with Convolutional Neural Networks": clip Hit@1,
+    video Hit@1 and video Hit@5.
+    """
+
+    values: ClassVar[Mapping[str, str]] = {
+        "clip_hit_at_one": "share of clips whose best class is a label of their video",
+        "clip_hit_at_k": "share of clips with a label of their video among their k best classes",
+    }
+    needs_all_predictions: ClassVar[bool] = True
+
+    def __init__(self, num_classes: int, top_k: int, *, k: int = 5):
+        check_at_least(1, k=k)
+        del top_k
+        self._k = min(k, num_classes)
+        self._num_clips, self._num_hits_at_one, self._num_hits = 0, 0, 0
+
+    def add_batch(self, results: BatchResults) -> None:
+        """Adds the clips of a batch: `clip_predictions` `(B, N, C)`, else `predictions` `(B, C)`; `labels` `(B, C)`."""
+        predictions, labels = results["predictions"], results["labels"]
+        scores = results.get("clip_predictions", predictions[:, np.newaxis])
+        best = np.argsort(-scores, axis=2, kind="stable")[:, :, : self._k]
+        hits = np.take_along_axis(np.broadcast_to(labels[:, np.newaxis], scores.shape), best, axis=2)
+        self._num_clips += hits.shape[0] * hits.shape[1]
+        self._num_hits_at_one += int(np.count_nonzero(hits[:, :, 0]))
+        self._num_hits += int(np.count_nonzero(hits.any(axis=2)))
+
+    def result(self) -> Iterator[tuple[str, float]]:
+        """Yields what `values` lists."""
+        count = max(self._num_clips, 1)
+        yield "clip_hit_at_one", self._num_hits_at_one / count
+        yield "clip_hit_at_k", self._num_hits / count
 
 
 @METRICS.register("class_accuracy")

@@ -1,6 +1,7 @@
 """Frames of a video file at a steady rate, upright, whatever the file's own rate and orientation."""
 
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -76,8 +77,8 @@ def _check_file(path: str) -> None:
 
 def _picture_stream(container: Any) -> Any:
     """The first stream of pictures; the cover of an album is none."""
-    covers = "attached_pic"
-    streams = [stream for stream in container.streams.video if covers not in str(stream.disposition)]
+    cover = optional_package("av").stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise VideoFaultError(f"it holds no stream of pictures, only {kinds}.")
@@ -89,19 +90,18 @@ class _Frames:
 
     def __init__(self) -> None:
         self.count = 0
-        self._end = Fraction(0)
+        self._start = self._end = Fraction(0)
 
     def of(self, container: Any, stream: Any) -> Iterator[tuple[Fraction, Fraction, Any]]:
         usual = 1 / (stream.average_rate or Fraction(25))
-        start = None
         for frame in container.decode(stream):
-            time = self._end if frame.pts is None else frame.pts * frame.time_base
-            start = time if start is None else start
+            time = self._start + self._end if frame.pts is None else frame.pts * frame.time_base
+            self._start = self._start if self.count else time
             duration = Fraction(frame.duration or 0) * (frame.time_base or 0)
             duration = duration if duration > 0 else usual
             self.count += 1
-            self._end = max(self._end, time - start + duration)
-            yield time - start, duration, frame
+            self._end = max(self._end, time - self._start + duration)
+            yield time - self._start, duration, frame
 
     def check_end(self, container: Any, stream: Any) -> None:
         """Compares what was decoded with what the file's header promises."""
@@ -109,11 +109,22 @@ class _Frames:
             raise VideoFaultError("it holds no frame that can be decoded.")
         if self.count < (1 - _LARGEST_LOSS) * stream.frames:
             raise VideoFaultError(f"it ends after {self.count} of {stream.frames} frames: it is truncated or damaged.")
-        promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        promised = _promised_seconds(stream, self._start)
         if not stream.frames and self._end < (1 - _LARGEST_LOSS) * promised:
             raise VideoFaultError(
                 f"it ends after {float(self._end):.1f} of {promised:.1f} seconds: it is truncated or damaged."
             )
+
+
+def _promised_seconds(stream: Any, start: Fraction) -> float:
+    """How long a stream is from its `start` on by the file's header; 0 if that does not say."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if clock is None:
+        return 0.0
+    hours, minutes, seconds = map(float, clock.groups())
+    return 3600 * hours + 60 * minutes + seconds - float(start)  # Matroska's counts from 0
 
 
 def _shown_at(
