@@ -82,6 +82,7 @@ def main(values: flags.FlagValues) -> None:
         configs = [load_config(train_dir) for train_dir in train_dirs]
         for config in configs:
             run_flags.check_repeated_flags(values, config)
+        configs = [run_flags.with_eval_clips(values, config) for config in configs]
 
         # 2. The models, with the weights of their newest checkpoints, and the temperatures of these.
         checkpoints = [require_checkpoint(train_dir) for train_dir in train_dirs]

@@ -7,10 +7,10 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from absl import flags
 
@@ -46,21 +46,78 @@ def define_shard_flags(values: flags.FlagValues) -> None:
     )
 
 
-def check_shard_flags(values: flags.FlagValues) -> None:
-    """Checks those flags, and that the packages are there which read videos.
+def check_video_flags(values: flags.FlagValues) -> None:
+    """Checks the flags that say which videos are read, and that the packages are there which read videos.
 
     Raises:
         UserError: if one is missing or makes no sense, or a package is not installed.
     """
     if not values.videos:
         raise UserError("--videos is missing: give a CSV with the columns path,labels, or a folder with one per class.")
-    if not values.output:
-        raise UserError("--output is missing: give how the paths of the shards begin, as in DIR/train.")
     with typed_as("--"):
         check_size(1, videos_per_shard=values.videos_per_shard, num_processes=values.num_processes)
         check_one_of(get_args(OnBadVideo), on_bad_video=values.on_bad_video)
     optional_package("av")
     optional_package("cv2")
+
+
+def check_shard_flags(values: flags.FlagValues) -> None:
+    """Checks all flags of `define_shard_flags`.
+
+    Raises:
+        UserError: as `check_video_flags` does, or if `--output` is missing.
+    """
+    check_video_flags(values)
+    if not values.output:
+        raise UserError("--output is missing: give how the paths of the shards begin, as in DIR/train.")
+
+
+class VideoReader(Generic[Read]):
+    """Reads videos in other processes, a few ahead, and keeps book of those that cannot be used.
+
+    Args:
+        values: the flags of `define_shard_flags`.
+        videos: all that will be asked for, in that order.
+        read: reads a video file in another process; returns a text if it cannot be used, which says why.
+        advance: is called after each video.
+    """
+
+    def __init__(
+        self,
+        values: flags.FlagValues,
+        videos: Sequence[Video],
+        read: Callable[[str], Read | str],
+        advance: Callable[[], None],
+    ):
+        self._on_bad_video, self._advance = values.on_bad_video, advance
+        self._results = in_order(read, [video.path for video in videos], values.num_processes)
+        self.faults: list[str] = []
+
+    def read(self, videos: Sequence[Video]) -> Iterator[tuple[Video, Read]]:
+        """Yields the next videos, each with what was read; those that cannot be used are named in the log.
+
+        Raises:
+            UserError: if one cannot be used and is not to be skipped, or a process dies.
+        """
+        for video, result in zip(videos, islice(self._results, len(videos)), strict=True):
+            if isinstance(result, str):
+                fault = f"{video.path}: {result}"
+                if self._on_bad_video == "fail":
+                    raise UserError(f"{fault} Repair it, leave it out, or pass --on_bad_video=skip.")
+                LOG.warning("%s It is skipped.", fault)
+                self.faults.append(fault)
+            else:
+                yield video, result
+            self._advance()
+
+    def check_some(self, num_videos: int) -> None:
+        """Checks that of all `num_videos` videos some could be used.
+
+        Raises:
+            UserError: if none could.
+        """
+        if self.faults and len(self.faults) == num_videos:
+            raise UserError(f"None of the {num_videos} videos can be used. {self.faults[0]}")
 
 
 def write_missing_shards(
@@ -74,7 +131,7 @@ def write_missing_shards(
     Args:
         values: the flags of `define_shard_flags`.
         settings: by flag, what else decides what the records hold.
-        read: reads a video file in another process; returns a text if it cannot be used, which says why.
+        read: reads a video file in another process, as `VideoReader` takes it.
         record_of: makes the record of a video of what was read.
 
     Raises:
@@ -104,31 +161,16 @@ def write_missing_shards(
     todo = [video for shard in missing.values() for video in shard]
 
     # 3. Other processes read the videos in this order; each shard takes its own.
-    faults: list[str] = []
-    with _progress(len(todo)) as advance:
-        results = in_order(read, [video.path for video in todo], values.num_processes)
-
-        def records(shard: list[Video]) -> Iterator[bytes]:
-            for video, result in zip(shard, islice(results, len(shard)), strict=True):
-                if isinstance(result, str):
-                    fault = f"{video.path}: {result}"
-                    if values.on_bad_video == "fail":
-                        raise UserError(f"{fault} Repair it, leave it out, or pass --on_bad_video=skip.")
-                    LOG.warning("%s It is skipped.", fault)
-                    faults.append(fault)
-                else:
-                    yield record_of(video, result)
-                advance()
-
+    with progress(len(todo)) as advance:
+        reader = VideoReader(values, todo, read, advance)
         for path, shard in missing.items():
             started = time.monotonic()
-            num_records = write_shard(path, records(shard))
+            num_records = write_shard(path, (record_of(video, result) for video, result in reader.read(shard)))
             LOG.info("%s: %d videos in %.1f seconds.", path, num_records, time.monotonic() - started)
 
     # 4. All in all.
-    if faults and len(faults) == len(videos):
-        raise UserError(f"None of the {len(videos)} videos can be used. {faults[0]}")
-    LOG.info("%d videos written, %d skipped.", len(todo) - len(faults), len(faults))
+    reader.check_some(len(videos))
+    LOG.info("%d videos written, %d skipped.", len(todo) - len(reader.faults), len(reader.faults))
 
 
 def _exists(path: str) -> bool:
@@ -156,8 +198,12 @@ def _write_classes(output: str, classes: list[str]) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """Shows a bar on a terminal; elsewhere the lines of the log are enough."""
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """Shows a bar of `total` videos on a terminal; elsewhere the lines of the log are enough.
+
+    Yields:
+        What is called when one of them is done.
+    """
     if not sys.stderr.isatty():
         yield lambda: None
         return

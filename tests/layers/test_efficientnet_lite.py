@@ -27,7 +27,7 @@ class Named:
         self.name = f"{module}\n{name}\n".encode()
 
 
-PurePickler: Any = pickle._Pickler  # type: ignore[attr-defined]
+PurePickler: Any = getattr(pickle, "_Pickler")  # noqa: B009  no stub names it
 
 
 class TorchPickler(PurePickler):

@@ -211,7 +211,7 @@ def test_flow_of_a_picture_that_moves(method: str, motion: tuple[int, int]) -> N
     y, x = np.mgrid[0:48, 0:48]
     picture = 128 + 60 * np.sin(x / 3.0) + 60 * np.cos(y / 4.0)
     images = [np.roll(picture, (t * motion[1], t * motion[0]), (0, 1)) for t in range(3)]
-    flows = flow_of([np.repeat(image[:, :, np.newaxis], 3, 2).astype(np.uint8) for image in images], method)
+    flows = list(flow_of([np.repeat(image[:, :, np.newaxis], 3, 2).astype(np.uint8) for image in images], method))
     assert len(flows) == 3
     np.testing.assert_array_equal(flows[2], flows[1])
     inside = flows[0][12:-12, 12:-12].reshape(-1, 2).astype(float)
@@ -219,6 +219,7 @@ def test_flow_of_a_picture_that_moves(method: str, motion: tuple[int, int]) -> N
 
 
 def test_flow_of_one_frame_is_none() -> None:
+    assert list(flow_of([], "dis")) == []
     (flow,) = flow_of([np.zeros((4, 6, 3), np.uint8)], "dis")
     assert flow.shape == (4, 6, 2)
     assert (flow == 128).all()

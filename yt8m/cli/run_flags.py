@@ -299,7 +299,7 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
     Raises:
         UserError: names the first flag that says something else than the run, and both values.
     """
-    given = {name: name for name in _DATA_FLAGS if values[name].present}
+    given = {name: name for name in _DATA_FLAGS if values[name].present and name != "eval_clips"}
     if values["frame_features"].present:
         given["record_format"] = "frame_features"
     for name, flag in given.items():
@@ -318,6 +318,19 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
     for term in config.loss.terms:
         for hparam, value in given_to_loss[term.name].items():
             _check_equal(f"hyper-parameter loss.{term.name}.{hparam}", value, term.hparams[hparam])
+
+
+def with_eval_clips(values: flags.FlagValues, config: RunConfig) -> RunConfig:
+    """Returns a run with as many clips per video as `--eval_clips` says, if it is given: evaluation may differ in that.
+
+    Raises:
+        UserError: if the number makes no sense.
+    """
+    if not values["eval_clips"].present:
+        return config
+    with typed_as("--"):
+        data = dataclasses.replace(config.data, eval_clips=values.eval_clips)
+    return dataclasses.replace(config, data=data)
 
 
 def _check_equal(what: str, given: Any, known: Any) -> None:

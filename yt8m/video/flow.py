@@ -1,7 +1,6 @@
 """Optical flow between the frames of a video, as bytes."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,16 @@ from yt8m.video.packages import optional_package
 FLOW_METHODS = ("none", "dis", "tvl1")
 
 
-def flow_of(images: Sequence[np.ndarray], method: str) -> list[np.ndarray]:
-    """Computes the motion from each frame to the next.
+def flow_of(images: Iterable[np.ndarray], method: str) -> Iterator[np.ndarray]:
+    """Computes the motion from each frame to the next, while the frames come in.
 
     Args:
         images: `(H, W, 3)` uint8 each, red, green and blue.
         method: `dis` (dense inverse search, its fast preset) or `tvl1`.
 
-    Returns:
-        `(H, W, 2)` uint8 each, as `flow_bytes` makes them, x and y. The last frame has the flow of the one before; a
-        single frame has none.
+    Yields:
+        `(H, W, 2)` uint8 per frame, as `flow_bytes` makes them, x and y. The last frame has the flow of the one before;
+        a single frame has none.
 
     Raises:
         VideoFaultError: if the frames are too small.
@@ -31,14 +30,21 @@ def flow_of(images: Sequence[np.ndarray], method: str) -> list[np.ndarray]:
     """
     cv2 = optional_package("cv2")
     estimator = _estimator(cv2, method)
-    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
-    try:
-        flows = [flow_bytes(estimator.calc(before, after, None)) for before, after in pairwise(grey)]
-    except cv2.error as error:
-        height, width = grey[0].shape
-        raise VideoFaultError(f"its frames of {width} x {height} are too small for optical flow.") from error
-    still = np.full((*grey[0].shape, 2), FLOW_ZERO, np.uint8)
-    return [*flows, flows[-1] if flows else still]
+    before = flow = None
+    for image in images:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if before is None:
+            flow = np.full((*grey.shape, 2), FLOW_ZERO, np.uint8)
+        else:
+            try:
+                flow = flow_bytes(estimator.calc(before, grey, None))
+            except cv2.error as error:
+                height, width = grey.shape
+                raise VideoFaultError(f"its frames of {width} x {height} are too small for optical flow.") from error
+            yield flow
+        before = grey
+    if flow is not None:
+        yield flow
 
 
 def _estimator(cv2: Any, method: str) -> Any:

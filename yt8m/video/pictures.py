@@ -1,5 +1,7 @@
 """A video file as JPEGs: what a record of the format `clip` is made of."""
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +41,20 @@ def clip_jpegs(path: str, options: ClipOptions) -> dict[str, list[bytes]] | str:
         The JPEG of every frame, by the name of the feature: `rgb`, and `flow` if it is asked for, of which the x
         component is above the y component. Or what is wrong with the file.
     """
+    jpegs: dict[str, list[bytes]] = {"rgb": []}
+
+    def images() -> Iterator[np.ndarray]:
+        """The frames one by one, each stored in passing: a film of large frames does not fit into memory."""
+        for image in decoded_frames(path, options.fps, options.max_frames):
+            small = scaled(image, options.size)
+            jpegs["rgb"].append(_jpeg(small[:, :, ::-1], options.quality))
+            yield small
+
     try:
-        frames = decoded_frames(path, options.fps, options.max_frames)
-        images = [scaled(image, options.size) for image in frames]
-        jpegs = {"rgb": [_jpeg(image[:, :, ::-1], options.quality) for image in images]}
-        if options.flow != "none":
-            flows = flow_of(images, options.flow)
+        if options.flow == "none":
+            deque(images(), maxlen=0)
+        else:
+            flows = flow_of(images(), options.flow)
             jpegs["flow"] = [_jpeg(np.concatenate([x[:, :, 0], x[:, :, 1]]), options.quality) for x in flows]
     except VideoFaultError as fault:
         return str(fault)

@@ -51,8 +51,12 @@ def in_order(work: Callable[[str], Result], paths: Iterable[str], num_processes:
                     "memory enough? Try fewer --num_processes; the shards that are finished are kept."
                 ) from error
             yield result
+    except BaseException:  # also if nobody wants the rest: what is being worked on is of no use
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _ignore_interrupts() -> None:
