@@ -12,6 +12,7 @@ PINS = {
     "requirements-newest.txt": "requirements.in",
     "requirements-dev.txt": "requirements-dev.in",
     "requirements-video.txt": "requirements-video.in",
+    "requirements-remote.txt": "requirements-remote.in",
 }
 
 
