@@ -60,6 +60,7 @@ _PARALLEL_PARSES = min(os.cpu_count() or 1, 4)
 _BATCHES_AHEAD = 2
 # Records that are shuffled at a time: as many as fit into 128 MiB if all videos had `max_frames`, within limits.
 _WINDOW_BYTES = 1 << 27
+_MOST_BYTES = 1 << 29  # where the smallest window would have more, as of clips
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 512, 16384
 _FILES_OF_A_COUNT = 16
 _RECORDS_OF_A_COUNT = 256
@@ -322,7 +323,9 @@ def _records_and_bytes(shard: Shard) -> tuple[int, int]:
 
 
 def _default_window(spec: DataSpec) -> int:
-    return min(max(_WINDOW_BYTES // format_of(spec).largest_record(spec), _SMALLEST_WINDOW), _LARGEST_WINDOW)
+    largest = format_of(spec).largest_record(spec)
+    smallest = max(min(_SMALLEST_WINDOW, _MOST_BYTES // largest), 1)
+    return min(max(_WINDOW_BYTES // largest, smallest), _LARGEST_WINDOW)
 
 
 def _parsed(batches: tf.data.Dataset, parse: Callable[..., Batch]) -> tf.data.Dataset:
