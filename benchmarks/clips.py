@@ -4,7 +4,7 @@
 
 A step is the loss and the gradients of all weights, without their update, of clips of random pixels. The gradients of
 rank pooling, exact and diagonal, take turns with average pooling, round by round, and ratios are medians of the rounds'
-ratios. Fernando & Gould 2016 state that with their exact gradient a step is ten times as slow as with the diagonal one.
+ratios of CPU seconds of all threads. Fernando & Gould 2016 state that with their exact gradient a step is ten times as slow as with the diagonal one.
 
 Peak memory is that of a process that makes two steps, above what it had when TensorFlow was loaded; batch normalisation
 is by the moving moments, with which the network may compute its frames in chunks.
@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import interleaved, median_ratio, peak_gigabytes
+from timing import interleaved_clocks, median_ratio, peak_gigabytes
 
 from yt8m.models.clips import ClipModel
 from yt8m.schema import DataSpec
@@ -67,16 +67,21 @@ def compare_speed(arguments: argparse.Namespace) -> None:
     programs = {pooling: step_program(arguments, pooling) for pooling in POOLINGS}
     for program in programs.values():
         program()
-    seconds = interleaved(programs, arguments.rounds)
-    diagonal = seconds["rank pooling, diagonal"]
+    clocks = interleaved_clocks(programs, arguments.rounds)
+    cpu = {pooling: [seconds for seconds, _ in values] for pooling, values in clocks.items()}
     num_frames = arguments.videos * arguments.frames
-    print(f"\n{describe(arguments)}\n\n| step | frames/s | speed beside the diagonal gradient |\n| --- | --- | --- |")
-    for pooling, values in seconds.items():
-        print(f"| {pooling} | {num_frames / statistics.median(values):.0f} | {median_ratio(diagonal, values):.2f} |")
+    print(f"\n{describe(arguments)}\n\n| step | frames per second | per CPU second | speed beside diagonal |")
+    print("| --- | --- | --- | --- |")
+    for pooling, values in clocks.items():
+        wall = statistics.median(seconds for _, seconds in values)
+        ratio = median_ratio(cpu["rank pooling, diagonal"], cpu[pooling])
+        print(
+            f"| {pooling} | {num_frames / wall:.0f} | {num_frames / statistics.median(cpu[pooling]):.0f} | {ratio:.2f} |"
+        )
 
 
 def compare_memory(arguments: argparse.Namespace) -> None:
-    print(f"\n{describe(arguments)}\n\n| frames at a time | seconds per step | peak MB |\n| --- | --- | --- |")
+    print(f"\n{describe(arguments)}\n\n| frames at a time | CPU seconds per step | peak MB |\n| --- | --- | --- |")
     for chunk_size in CHUNKS:
         line = subprocess.run(
             [sys.executable, *sys.argv, "--measure", str(chunk_size)], check=True, capture_output=True, text=True
@@ -88,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> None:
     before = peak_gigabytes()
     step = step_program(arguments, "rank pooling, exact", freeze_moments=True, chunk_size=arguments.measure)
     step()
-    seconds = interleaved({"step": step}, 1)["step"][0]
+    ((seconds, _),) = interleaved_clocks({"step": step}, 1)["step"]
     print(f"{seconds:.2f} | {1000 * (peak_gigabytes() - before):.0f}")
 
 

@@ -11,6 +11,10 @@ import tensorflow as tf
 from layer_checks import randomise
 
 from yt8m.arguments import ArgumentError
+from yt8m.config import OptimizationConfig
+from yt8m.distribution import build_strategy
+from yt8m.engine.optimization import build_optimizer
+from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.layers import inception
 from yt8m.layers.frames import valid_frames
@@ -217,6 +221,36 @@ def test_i3d_starts_with_a_file_per_stream(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, expected)
     with pytest.raises(ArgumentError, match=r"^inception_weights=a: expected as many files as there are features, 2,"):
         I3dModel(BOTH, inception_weights="a")
+
+
+def trained(num_devices: int, **hparams: Any) -> list[np.ndarray]:
+    """The weights of a small model after two steps on three videos."""
+    strategy = build_strategy(num_devices)
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = CLIP_MODELS["ClipModel"](SPEC, **NARROW, **hparams)
+        model.build()
+        settings = OptimizationConfig(optimizer="GradientDescentOptimizer", base_learning_rate=0.1)
+        state = TrainState(model, lambda seen: build_optimizer(settings, seen, run_examples=1000))
+    rows = batch() | {"labels": tf.eye(3, 4) > 0, "position": tf.zeros([7], tf.int64)}
+    batches = tf.data.Dataset.from_tensors(rows).repeat(2)
+    step = TrainStep(
+        strategy,
+        state,
+        LOSSES["CrossEntropyLoss"],
+        regularization_penalty=1.0,
+        clip_gradient_norm=1.0,
+        top_k=1,
+        batch_spec=batches.element_spec,
+    )
+    assert step.run(iter(batches), 2) is not None
+    return [weight.numpy() for weight in model.weights]
+
+
+@pytest.mark.parametrize("hparams", [{}, {"chunk_size": 2, "freeze_moments": True}], ids=["moments", "chunks"])
+def test_two_devices_reach_the_weights_of_one(hparams: dict[str, Any]) -> None:
+    for one, two in zip(trained(1, **hparams), trained(2, **hparams), strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

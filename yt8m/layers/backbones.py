@@ -63,7 +63,7 @@ class Backbone(keras.layers.Layer):
 
     With `chunk_size` the network computes so many frames at a time and keeps nothing of them but y. For the gradient
     each chunk is computed once more. Memory is then that of one chunk, and y and the gradients are the same up to
-    rounding; training takes about a third longer.
+    rounding.
 
     Args:
         name: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or `SmallCnn`,

@@ -65,11 +65,7 @@ class SpaceTimeConv(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the kernel W `(time, height, width, D, filters)`, and the batch normalisation."""
-        self.kernel = self.add_weight(
-            shape=(*self.extent, input_shape[-1], self.filters),
-            initializer=keras.initializers.HeNormal(),
-            name="kernel",
-        )
+        self.kernel = self.add_weight(shape=(*self.extent, input_shape[-1], self.filters), name="kernel")
         self.batch_norm.build((*input_shape[:-1], self.filters))
 
     def call(self, frames: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
