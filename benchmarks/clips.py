@@ -4,7 +4,8 @@
 
 A step is the loss and the gradients of all weights, without their update, of clips of random pixels. The gradients of
 rank pooling, exact and diagonal, take turns with average pooling, round by round, and ratios are medians of the rounds'
-ratios of CPU seconds of all threads. Fernando & Gould 2016 state that with their exact gradient a step is ten times as slow as with the diagonal one.
+ratios of CPU seconds of all threads. Fernando & Gould 2016 state that with their exact gradient a step is ten times as
+slow as with the diagonal one.
 
 Peak memory is that of a process that makes two steps, above what it had when TensorFlow was loaded; batch normalisation
 is by the moving moments, with which the network may compute its frames in chunks.
@@ -75,9 +76,8 @@ def compare_speed(arguments: argparse.Namespace) -> None:
     for pooling, values in clocks.items():
         wall = statistics.median(seconds for _, seconds in values)
         ratio = median_ratio(cpu["rank pooling, diagonal"], cpu[pooling])
-        print(
-            f"| {pooling} | {num_frames / wall:.0f} | {num_frames / statistics.median(cpu[pooling]):.0f} | {ratio:.2f} |"
-        )
+        per_cpu_second = num_frames / statistics.median(cpu[pooling])
+        print(f"| {pooling} | {num_frames / wall:.0f} | {per_cpu_second:.0f} | {ratio:.2f} |")
 
 
 def compare_memory(arguments: argparse.Namespace) -> None:

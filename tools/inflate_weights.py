@@ -81,8 +81,8 @@ def frame_network(path: str, width: float) -> Inception:
     config = load_config(path)
     if config.model.hparams.get("backbone") != "InceptionV1":
         raise UserError(
-            f"--input={path} holds a run of {config.model.name} without InceptionV1. Give one that train.py trained with "
-            "--hparams=backbone=InceptionV1."
+            f"--input={path} holds a run of {config.model.name} without InceptionV1. Give one that train.py trained "
+            "with --hparams=backbone=InceptionV1."
         )
     with typed_as(f"{CONFIG.path(path)}: "):
         model = experiment.build_model(config)
