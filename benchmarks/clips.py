@@ -74,10 +74,9 @@ def compare_speed(arguments: argparse.Namespace) -> None:
     print(f"\n{describe(arguments)}\n\n| step | frames per second | per CPU second | speed beside diagonal |")
     print("| --- | --- | --- | --- |")
     for pooling, values in clocks.items():
-        wall = statistics.median(seconds for _, seconds in values)
+        per_cpu_second, per_second = (num_frames / statistics.median(column) for column in zip(*values, strict=True))
         ratio = median_ratio(cpu["rank pooling, diagonal"], cpu[pooling])
-        per_cpu_second = num_frames / statistics.median(cpu[pooling])
-        print(f"| {pooling} | {num_frames / wall:.0f} | {per_cpu_second:.0f} | {ratio:.2f} |")
+        print(f"| {pooling} | {per_second:.0f} | {per_cpu_second:.0f} | {ratio:.2f} |")
 
 
 def compare_memory(arguments: argparse.Namespace) -> None:
