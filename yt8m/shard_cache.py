@@ -6,6 +6,7 @@ other epochs, runs and programs. The copies that were not used for longest go wh
 """
 
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from yt8m.files import delete_abandoned
 DEFAULT_FOLDER = "~/.cache/yt8m"
 DEFAULT_MAX_GB = 100.0
 
+_NAME = re.compile(r".+\.[0-9a-f]{8}")  # of a copy: that of its file, and a checksum of its version
 _COPIED_AT_ONCE = 8
 _COPIED_AHEAD = 4  # files after one that is opened
 
@@ -107,7 +109,7 @@ class ShardCache:
         """Deletes the copies that were not used for longest; whoever has opened one can read it to its end."""
         with self._room:
             self._arriving[arriving] = num_bytes
-            copies = {path: path.stat() for path in self._folder.rglob("*.????????") if path.is_file()}
+            copies = self._existing()
             total = sum(self._arriving.values()) + sum(status.st_size for status in copies.values())
             for path in sorted(copies, key=lambda path: copies[path].st_atime_ns):
                 if total > self._num_bytes:
@@ -117,6 +119,16 @@ class ShardCache:
             yield
         finally:
             del self._arriving[arriving]
+
+    def _existing(self) -> dict[Path, os.stat_result]:
+        """The copies that there are; other files of the folder are not ours."""
+        found = {}
+        for kind in (*storage.OBSTORE_SCHEMES, *storage.TENSORFLOW_IO_SCHEMES):
+            for path in (self._folder / kind).rglob("*"):
+                with suppress(FileNotFoundError):  # another program may delete copies too
+                    if _NAME.fullmatch(path.name) and path.is_file():
+                        found[path] = path.stat()
+        return found
 
 
 _cache = ShardCache()

@@ -171,7 +171,7 @@ def _reading(path: str) -> Iterator[None]:
         yield
     except InterruptedError:
         raise
-    except (OSError, tf.errors.OpError, *_obstore_errors()) as error:
+    except (OSError, ValueError, tf.errors.OpError, *_obstore_errors()) as error:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}). Check the address, the credentials in the environment "
             "(docs/data.md) and the network."

@@ -167,15 +167,25 @@ def test_a_copy_serves_later_programs_until_the_file_changes(server: Server, tmp
 def test_copies_that_were_not_used_for_longest_go(server: Server, tmp_path: Path) -> None:
     _, remote = files_of(server)
     size = (server.folder / "train0.tfrecord").stat().st_size
+    theirs = [tmp_path / "small" / name for name in ("mine.tfrecord", "x.0123abcd", "http/mine.tfrecord")]
+    (tmp_path / "small/http").mkdir(parents=True)
+    for path in theirs:
+        path.write_bytes(bytes(4 * size))
     cache = ShardCache(str(tmp_path / "small"), 3.5 * size / 1e9)
     for file in [*remote[:3], remote[0], remote[3]]:
         cache.local_path(file)
-        kept = list((tmp_path / "small").rglob("*.????????"))
+        kept = list((tmp_path / "small").rglob("train*"))
         assert sum(path.stat().st_size for path in kept) <= 3.5 * size
     assert sorted(path.name.partition(".")[0] for path in kept) == ["train0", "train2", "train3"]
     assert Path(cache.local_path(remote[1])).exists()  # made again
+    assert all(path.exists() for path in theirs)
     with pytest.raises(UserError, match=r"--cache_max_gb=1e-07: .*train0\.tfrecord alone has .* GB\. Allow more\."):
         ShardCache(str(tmp_path / "tiny"), 1e-7).local_path(remote[0])
+
+
+def test_an_address_that_leads_elsewhere_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read \(.*illegal character sequence"):
+        ShardCache(str(tmp_path / "inside")).local_path(server.url("x/../../../train0.tfrecord"))
 
 
 def test_what_comes_next_is_copied_ahead(server: Server, tmp_path: Path) -> None:
