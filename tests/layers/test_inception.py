@@ -122,9 +122,10 @@ def pair(width: float, channels: int = 3) -> tuple[Inception, Inception]:
     frames, inflated = Inception(width=width), Inception(inflated=True, width=width)
     frames.build((None, None, 32, 32, 3))
     inflated.build((None, None, 32, 32, channels))
+    ranges = {"gamma": (1.5, 2.5), "beta": (-0.2, 0.2), "moving_mean": (-0.2, 0.2), "moving_variance": (0.5, 1.0)}
     for index, weight in enumerate(frames.weights):
-        if weight.name != "kernel":
-            weight.assign(np.random.default_rng(index).uniform(0.5, 1.5, weight.shape))
+        if weight.name in ranges:
+            weight.assign(np.random.default_rng(index).uniform(*ranges[weight.name], weight.shape))
     inflated.inflate(frames)
     return frames, inflated
 

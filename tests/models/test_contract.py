@@ -104,7 +104,7 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NUM_CLASSES = 6
 FRAME_SPEC = DataSpec(("rgb", "audio"), (16, 8), NUM_CLASSES, record_format="frame", max_frames=8)
 VIDEO_SPEC = DataSpec(("mean_rgb", "mean_audio"), (16, 8), NUM_CLASSES)
-CLIP_SPEC = DataSpec(("rgb", "flow"), (3, 2), NUM_CLASSES, record_format="clip", max_frames=8, clip_size=16)
+CLIP_SPEC = DataSpec(("rgb", "flow"), (3, 2), NUM_CLASSES, record_format="clip", max_frames=8, clip_size=8)
 SPECS = {VIDEO_LEVEL_MODELS: VIDEO_SPEC, FRAME_LEVEL_MODELS: FRAME_SPEC, CLIP_MODELS: CLIP_SPEC}
 
 Batch = dict[str, tf.Tensor]
