@@ -74,7 +74,7 @@ def frame_network(path: str, width: float) -> Inception:
         UserError: if there is neither, or it holds another network.
     """
     if not Path(path).is_dir():
-        backbone = Backbone("InceptionV1", _SIZE, width=width)
+        backbone = Backbone("InceptionV1", _SIZE, backbone_width=width)
         with typed_as("", {"backbone_weights": "--input"}):
             backbone.load(path)
         return backbone.network.layers[-1].inception

@@ -34,7 +34,7 @@ def gradients(network: Backbone, frames: tf.Tensor) -> tuple[tf.Tensor, list[tf.
 
 
 def test_a_vector_is_the_mean_of_the_map_or_the_map_and_padding_is_0() -> None:
-    mean, whole = (Backbone("SmallCnn", SIZE, features=features) for features in ("average", "map"))
+    mean, whole = (Backbone("SmallCnn", SIZE, frame_features=features) for features in ("average", "map"))
     whole.network.set_weights(mean.network.get_weights())
     assert (mean.width, whole.width, whole.map_shape) == (64, 2 * 2 * 64, (2, 2, 64))
     vectors, maps = mean(clips(), VALID), whole(clips(), VALID)
@@ -161,17 +161,20 @@ def test_a_network_of_keras_is_its_own_at_evaluation_and_draws_nothing(keras_net
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "MobileNet2"}, r"backbone=MobileNet2: there is no such choice\. Did you mean MobileNetV2"),
-        ({"name": "VGG16"}, r"backbone=VGG16: it is not for frames of 16 x 16 \(Input size must be at least 32x32"),
-        ({"name": "MobileNetV2", "size": 32, "width": 0.5}, r"backbone_width=0\.5: MobileNetV2 has one width\."),
-        ({"width": 0.0}, r"backbone_width=0\.0: expected a number above 0, at most 16\."),
-        ({"features": "sum"}, r"frame_features=sum: there is no such choice\."),
+        ({"backbone": "MobileNet2"}, r"backbone=MobileNet2: there is no such choice\. Did you mean MobileNetV2"),
+        ({"backbone": "VGG16"}, r"backbone=VGG16: it is not for frames of 16 x 16 \(Input size must be at least 32x32"),
+        (
+            {"backbone": "MobileNetV2", "size": 32, "backbone_width": 0.5},
+            r"backbone_width=0\.5: MobileNetV2 has one width\.",
+        ),
+        ({"backbone_width": 0.0}, r"backbone_width=0\.0: expected a number above 0, at most 16\."),
+        ({"frame_features": "sum"}, r"frame_features=sum: there is no such choice\."),
         ({"chunk_size": -1}, r"chunk_size=-1: expected at least 0\."),
         ({"chunk_size": 4}, r"chunk_size=4: every chunk of frames would be normalised by its own moments\. Add freeze"),
     ],
 )
 def test_what_cannot_be_is_named(arguments: dict[str, Any], message: str) -> None:
-    all_arguments: dict[str, Any] = {"name": "SmallCnn", "size": SIZE} | arguments
+    all_arguments: dict[str, Any] = {"backbone": "SmallCnn", "size": SIZE} | arguments
     with pytest.raises(ArgumentError, match=f"^{message}"):
         Backbone(**all_arguments)
 
@@ -181,7 +184,7 @@ def test_files_that_hold_no_such_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^backbone_weights=.*none\.h5: there is no such file\.$"):
         network.load(str(tmp_path / "none.h5"))
     (tmp_path / "text.weights.h5").write_text("text")
-    Backbone("SmallCnn", SIZE, width=2.0).network.save_weights(tmp_path / "wide.weights.h5")
+    Backbone("SmallCnn", SIZE, backbone_width=2.0).network.save_weights(tmp_path / "wide.weights.h5")
     make_keras_network(SIZE).save_weights(tmp_path / "other.weights.h5")
     for name in ("text", "wide", "other"):
         with pytest.raises(ArgumentError, match=rf"^backbone_weights=.*{name}\S+: it does not hold the weights of"):

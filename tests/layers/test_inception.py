@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,6 +120,7 @@ def test_numbers_of_parameters(inflated: bool, channels: int, expected: int) -> 
 
 def pair(width: float, channels: int = 3) -> tuple[Inception, Inception]:
     """A network of frames with random weights, and what it is inflated to."""
+    keras.utils.set_random_seed(1)
     frames, inflated = Inception(width=width), Inception(inflated=True, width=width)
     frames.build((None, None, 32, 32, 3))
     inflated.build((None, None, 32, 32, channels))
@@ -141,7 +143,8 @@ def test_a_clip_that_does_not_change_has_the_answer_of_its_frame() -> None:
     scale = np.max(np.abs(expected))
     for video, time in ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0)):
         np.testing.assert_allclose(seen[video, time] / scale, expected[video, 0] / scale, rtol=0, atol=1e-5)
-    assert np.max(np.abs(expected[0] - expected[1])) > 0.01 * scale
+    # Other pictures have answers that differ by far more than the tolerance.
+    assert np.max(np.abs(expected[0] - expected[1])) > 1e-3 * scale
 
 
 def test_flow_is_read_by_the_mean_of_the_kernels_over_colours(one_module: None) -> None:
@@ -167,7 +170,7 @@ def inflated_file(**arguments: Any) -> None:
 
 
 def test_a_file_of_weights_is_inflated(one_module: None, tmp_path: Path) -> None:
-    backbone = Backbone("InceptionV1", 32, width=1 / 16)
+    backbone = Backbone("InceptionV1", 32, backbone_width=1 / 16)
     backbone.network.save_weights(tmp_path / "2d.weights.h5")
     inflated_file(input=tmp_path / "2d.weights.h5", output=tmp_path / "3d.weights.h5", width=1 / 16)
     network = Inception(inflated=True, width=1 / 16)

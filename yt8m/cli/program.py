@@ -188,7 +188,7 @@ def _exit_status(main: Main) -> int | None:
         status = start(main, flags.FLAGS)
     except UserError as error:
         status = _show_error(str(error))
-    if "tensorflow_io" in sys.modules:
+    if sys.modules.get("tensorflow_io"):
         # Its client of s3:// aborts the process while Python ends it ("pure virtual method called").
         logging.shutdown()
         sys.stdout.flush()

@@ -66,11 +66,11 @@ class Backbone(keras.layers.Layer):
     rounding.
 
     Args:
-        name: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or `SmallCnn`,
+        backbone: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or `SmallCnn`,
             three convolutions with 16, 32 and 64 channels.
         size: S, the height and width of the frames.
-        width: a factor of the numbers of channels, for networks that have widths.
-        features: `average`, the mean of the map's places; or `map`, the whole map.
+        backbone_width: a factor of the numbers of channels, for networks that have widths.
+        frame_features: `average`, the mean of the map's places; or `map`, the whole map.
         frozen: whether the network is not trained; its moments are then frozen too.
         freeze_moments: whether batch normalisation in training is by the moving moments, as at evaluation, which then
             stay as they are.
@@ -86,26 +86,27 @@ class Backbone(keras.layers.Layer):
 
     def __init__(
         self,
-        name: str,
+        backbone: str,
         size: int,
         *,
-        width: float = 1.0,
-        features: str = "average",
+        backbone_width: float = 1.0,
+        frame_features: str = "average",
         frozen: bool = False,
         freeze_moments: bool = False,
         chunk_size: int = 0,
         **kwargs: Any,
     ):
-        check_one_of(backbone_names(), backbone=name)
-        check_width(backbone_width=width)
-        check_one_of(FRAME_FEATURES, frame_features=features)
+        check_one_of(backbone_names(), backbone=backbone)
+        check_width(backbone_width=backbone_width)
+        check_one_of(FRAME_FEATURES, frame_features=frame_features)
+        check_at_least(1, size=size)
         check_at_least(0, chunk_size=chunk_size)
-        kind = networks()[name]
-        if width != 1.0 and not kind.has_width:
-            raise ArgumentError(f"backbone_width={width}: {name} has one width. Leave it out.")
+        kind = networks()[backbone]
+        if backbone_width != 1.0 and not kind.has_width:
+            raise ArgumentError(f"backbone_width={backbone_width}: {backbone} has one width. Leave it out.")
         super().__init__(autocast=False, **kwargs)
-        self.kind, self.size, self.features_of = kind, size, features
-        self.make_network = partial(_built, kind, name, size, width)
+        self.kind, self.size, self.frame_features = kind, size, frame_features
+        self.make_network = partial(_built, kind, backbone, size, backbone_width)
         self.network = _without_chance(self.make_network())
         # Checkpoints do not follow a model made of layers; the attributes of this list are their names there.
         self.members = LayerList(self, "part", [layer for layer in self.network.layers if layer.weights])
@@ -129,7 +130,7 @@ class Backbone(keras.layers.Layer):
     @property
     def width(self) -> int:
         """The number of features per frame."""
-        return int(np.prod(self.map_shape)) if self.features_of == "map" else self.map_shape[-1]
+        return int(np.prod(self.map_shape)) if self.frame_features == "map" else self.map_shape[-1]
 
     def build(self, input_shape: Any = None) -> None:
         """Creates nothing: the network has its weights from the start."""
@@ -160,7 +161,7 @@ class Backbone(keras.layers.Layer):
     def vectors(self, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps frames `(N, S, S, channels)` uint8 to their features `(N, width)` float32."""
         maps = self.maps(frames, training=training)
-        if self.features_of == "map":
+        if self.frame_features == "map":
             return tf.reshape(maps, (tf.shape(maps)[0], self.width))
         return tf.reduce_mean(maps, axis=(1, 2))
 

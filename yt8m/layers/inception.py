@@ -44,11 +44,16 @@ class InceptionModule(keras.layers.Layer):
         widths: the numbers of kernels, as in `(64, (96, 128), (16, 32), 32)`.
         extent: the frames that C3 and the maximum span: 1 or 3.
 
+    Raises:
+        UserError: if `extent` is neither.
+
     Source: Szegedy et al. 2015, "Going deeper with convolutions"; the third branch with 3 x 3 in place of 5 x 5 as in
     the released code of Inception-v1 and of I3D.
     """
 
     def __init__(self, widths: tuple[Any, ...], extent: int, **kwargs: Any):
+        if extent not in (1, 3):
+            raise ArgumentError(f"extent={extent}: expected 1 or 3 frames.")
         super().__init__(**kwargs)
         self.extent, self.strides = extent, (1, 1, 1)
         first, *(second, third), last = widths

@@ -142,8 +142,8 @@ class BackboneModel(ClipNetwork):
             Backbone(
                 backbone,
                 spec.clip_size,
-                width=backbone_width,
-                features=features,
+                backbone_width=backbone_width,
+                frame_features=features,
                 frozen=not train_backbone,
                 freeze_moments=freeze_moments,
                 chunk_size=chunk_size,
