@@ -66,8 +66,8 @@ class Backbone(keras.layers.Layer):
     rounding.
 
     Args:
-        backbone: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or `SmallCnn`,
-            three convolutions with 16, 32 and 64 channels.
+        backbone: a model of `keras.applications`, such as `MobileNetV2`; `EfficientNetLite0`; `InceptionV1`; or
+            `SmallCnn`, three convolutions with 16, 32 and 64 channels.
         size: S, the height and width of the frames.
         backbone_width: a factor of the numbers of channels, for networks that have widths.
         frame_features: `average`, the mean of the map's places; or `map`, the whole map.
