@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,17 @@ def test_a_process_that_dies_is_an_error_that_names_the_place(files: list[str]) 
     with pytest.raises(UserError, match=r"^A process died while it worked on .* or one of the next \d files\."):
         list(in_order(die, files, 2))
     assert not multiprocessing.active_children()
+
+
+def test_a_process_that_died_before_the_next_file_is_given_out(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(pool: ProcessPoolExecutor, work: object, path: str) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(UserError, match=rf"^A process died while it worked on {files[0]} or one of the next 0 files\."):
+        list(in_order(length, files, 2))
 
 
 def test_who_asks_for_no_more_leaves_no_process_behind(files: list[str]) -> None:

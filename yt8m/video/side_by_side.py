@@ -42,15 +42,15 @@ def in_order(work: Callable[[str], Result], paths: Iterable[str], num_processes:
                 waiting.append((path, pool.submit(work, path)))
             if not waiting:
                 return
-            path, future = waiting.popleft()
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                raise UserError(
-                    f"A process died while it worked on {path} or one of the next {len(waiting)} files. Is there "
-                    "memory enough? Try fewer --num_processes; the shards that are finished are kept."
-                ) from error
+            result = waiting[0][1].result()
+            waiting.popleft()
             yield result
+    except BrokenProcessPool as error:  # whether a result was waited for or another file was given out
+        unfinished = [path for path, _ in waiting] or [path]
+        raise UserError(
+            f"A process died while it worked on {unfinished[0]} or one of the next {len(unfinished) - 1} files. Is "
+            "there memory enough? Try fewer --num_processes; the shards that are finished are kept."
+        ) from error
     except BaseException:  # also if nobody wants the rest: what is being worked on is of no use
         for process in multiprocessing.active_children():
             process.terminate()
