@@ -118,7 +118,8 @@ class ShardCache:
         try:
             yield
         finally:
-            del self._arriving[arriving]
+            with self._room:  # another thread may be adding up what arrives
+                del self._arriving[arriving]
 
     def _existing(self) -> dict[Path, os.stat_result]:
         """The copies that there are; other files of the folder are not ours."""

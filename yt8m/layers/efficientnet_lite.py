@@ -153,7 +153,7 @@ class _TensorUnpickler(pickle.Unpickler):
     """Unpickles dictionaries of tensors. Nothing that a file names is imported or called but what is listed here."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name in the file: two harmless constructors, or a type of numbers."""
+        """Returns the object for a name in the file: one of two harmless constructors, or a number type."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
