@@ -17,7 +17,6 @@ from yt8m.data.example_weights import missing_weight, read_example_weights, with
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
 from yt8m.engine.evaluation import Evaluator
-from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState
 from yt8m.engine.teacher import ModelTeacher, PredictionTable, Teacher
 from yt8m.engine.weight_averages import load_weights
@@ -118,11 +117,7 @@ def _check_reads_the_same(teacher: DataSpec, student: DataSpec, path: str) -> No
 def build_train_state(config: RunConfig, run_examples: int) -> TrainState:
     """Builds a run's model, optimizer and counters as they are before the first step, all decided by the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    return TrainState(
-        build_model(config),
-        lambda examples_seen: build_optimizer(config.optimization, examples_seen, run_examples),
-        config.optimization.weights_halflife,
-    )
+    return TrainState(build_model(config), config.optimization, run_examples)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def main(values: flags.FlagValues) -> int:
         experiment.build_loss(config),
         regularization_penalty=config.optimization.regularization_penalty,
         clip_gradient_norm=config.optimization.clip_gradient_norm,
+        clip_gradient_scope=config.optimization.clip_gradient_scope,
+        accumulate_steps=config.training.accumulate_steps,
         top_k=values.top_k,
         batch_spec=data.batches.element_spec,
         teacher=teacher,

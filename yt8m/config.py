@@ -27,8 +27,11 @@ from yt8m.registry import LOSSES, MODELS, PARTS, Registry, models_that_read
 from yt8m.schema import DataSpec
 
 OnBadRecord = Literal["error", "skip"]
-LearningRateSchedule = Literal["staircase", "cosine"]
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # flag value -> Keras dtype policy
+LearningRateSchedule = Literal["staircase", "cosine", "polynomial"]
+Decayed = Literal["kernels", "all"]
+Clipped = Literal["variable", "global"]
+# Flag value -> Keras dtype policy.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 RECORDS_TEACH = "records"  # value of `teacher`
 LARGEST_SEED = 2**32 - 1  # of NumPy's global generator, which Keras seeds too
 
@@ -116,17 +119,23 @@ class OptimizationConfig:
         optimizer: name of the optimizer.
         base_learning_rate: the rate before any decay.
         learning_rate_schedule: `staircase` multiplies it by `learning_rate_decay` every `learning_rate_decay_examples`
-            examples; `cosine` lets it fall to 0 at the end of the run along half a cosine.
+            examples; `cosine` lets it fall to 0 at the end of the run along half a cosine; `polynomial` along
+            (1 - share of the run) ** `learning_rate_power`.
         learning_rate_decay: the factor of one `staircase` decay.
         learning_rate_decay_examples: the number of training examples between two `staircase` decays.
+        learning_rate_power: the exponent of `polynomial`; 1 falls along a line.
         learning_rate_warmup: the share of the run in which the rate climbs from 0, whatever the schedule.
-        clip_gradient_norm: largest L2 norm of the gradient of one variable; 0 does not clip.
+        clip_gradient_norm: largest L2 norm of a gradient; 0 does not clip.
+        clip_gradient_scope: whose norm that is: of the gradient of each `variable`, or of all together, `global`.
+        weight_decay: what AdamW and Lion subtract, times the learning rate, as a share of a weight in each step.
+        weight_decay_of: which weights decay: `kernels` are the matrices and tensors that are multiplied with features,
+            so neither biases, scales and shifts of normalisations nor cluster centres; or `all`.
         class_prior_examples: how many training examples the class prior is taken from at which the output biases start;
             0 leaves the biases at zero.
         weights_halflife: half-life in steps of an average of the weights, which is evaluated in their place; 0: none.
 
     Raises:
-        UserError: if a number is out of range, or the schedule is neither of the two.
+        UserError: if a number is out of range, or a word is none of those that are known.
     """
 
     regularization_penalty: float = 1.0
@@ -135,22 +144,33 @@ class OptimizationConfig:
     learning_rate_schedule: LearningRateSchedule = "staircase"
     learning_rate_decay: float = 0.95
     learning_rate_decay_examples: int = 4_000_000
+    learning_rate_power: float = 1.0
     learning_rate_warmup: float = 0.0
     clip_gradient_norm: float = 1.0
+    clip_gradient_scope: Clipped = "variable"
+    weight_decay: float = 0.004
+    weight_decay_of: Decayed = "kernels"
     class_prior_examples: int = 10_000
     weights_halflife: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive(base_learning_rate=self.base_learning_rate, learning_rate_decay=self.learning_rate_decay)
+        check_positive(
+            base_learning_rate=self.base_learning_rate,
+            learning_rate_decay=self.learning_rate_decay,
+            learning_rate_power=self.learning_rate_power,
+        )
         check_count(1, learning_rate_decay_examples=self.learning_rate_decay_examples)
         check_count(0, class_prior_examples=self.class_prior_examples)
         check_at_least(
             0,
             regularization_penalty=self.regularization_penalty,
             clip_gradient_norm=self.clip_gradient_norm,
+            weight_decay=self.weight_decay,
             weights_halflife=self.weights_halflife,
         )
         check_one_of(get_args(LearningRateSchedule), learning_rate_schedule=self.learning_rate_schedule)
+        check_one_of(get_args(Clipped), clip_gradient_scope=self.clip_gradient_scope)
+        check_one_of(get_args(Decayed), weight_decay_of=self.weight_decay_of)
         check_share(learning_rate_warmup=self.learning_rate_warmup)
 
 
@@ -161,6 +181,7 @@ class TrainingConfig:
     Attributes:
         train_data_pattern: comma-separated patterns of the training shards.
         batch_size: examples per step, over all devices and workers.
+        accumulate_steps: the parts in which a device computes the gradient of its share of a batch, one after another.
         num_epochs: passes over the data; 0 repeats it until `max_steps`.
         max_steps: the step to stop at; 0 stops at the end of the data.
         seed: decides initial weights, order, sampled frames and dropout.
@@ -178,6 +199,7 @@ class TrainingConfig:
 
     train_data_pattern: str = ""
     batch_size: int = 1024
+    accumulate_steps: int = 1
     num_epochs: int = 5
     max_steps: int = 0
     seed: int = 0
@@ -189,7 +211,7 @@ class TrainingConfig:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        check_size(1, batch_size=self.batch_size, num_readers=self.num_readers)
+        check_size(1, batch_size=self.batch_size, accumulate_steps=self.accumulate_steps, num_readers=self.num_readers)
         check_count(0, num_epochs=self.num_epochs, max_steps=self.max_steps, bagging_seed=self.bagging_seed)
         check_at_least(0, mixup=self.mixup)
         if not self.num_epochs and not self.max_steps:

@@ -1,5 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
+Format 6 holds weight decay, the scope of clipping, the power of the learning rate, and the parts of a batch.
 Format 5 holds mixup, and how clips are cut out of videos.
 Format 4 holds the weights of examples.
 Format 3 holds the teacher, and CrossEntropyLoss has hyper-parameters.
@@ -17,7 +18,7 @@ from typing import Any
 
 from yt8m.registry import MODELS
 
-CURRENT = 5
+CURRENT = 6
 
 _ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
 _ADDED_TO_MODELS = {
@@ -117,9 +118,20 @@ def _from_4_to_5(content: dict[str, Any]) -> None:
     content["data"] |= _CLIPS_BEFORE_5
 
 
+def _from_5_to_6(content: dict[str, Any]) -> None:
+    content["training"]["accumulate_steps"] = 1
+    content["optimization"] |= {
+        "clip_gradient_scope": "variable",
+        "learning_rate_power": 1.0,
+        "weight_decay": 0.004,
+        "weight_decay_of": "all",
+    }
+
+
 _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {
     1: _from_1_to_2,
     2: _from_2_to_3,
     3: _from_3_to_4,
     4: _from_4_to_5,
+    5: _from_5_to_6,
 }

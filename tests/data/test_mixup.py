@@ -9,10 +9,10 @@ import tensorflow as tf
 from programs import run
 
 from yt8m.batch import EXAMPLE_WEIGHTS, MIXUP_SHARE, PARTNER_LABEL_WEIGHTS, PARTNER_LABELS
+from yt8m.config import OptimizationConfig
 from yt8m.data.mixup import mixed, partners
 from yt8m.data.synthetic import write_frame_shards, write_video_shards
 from yt8m.distribution import one_device_strategy
-from yt8m.engine.optimization import SGD
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.randomness import symmetric_beta, uniform
@@ -119,7 +119,7 @@ def test_the_loss_is_that_of_mixed_labels_with_the_weights_of_each() -> None:
     data = tf.data.Dataset.from_tensors(batch)
     step = TrainStep(
         one_device_strategy(),
-        TrainState(model, lambda _: SGD(1.0)),
+        TrainState(model, OptimizationConfig(optimizer="SGD", base_learning_rate=1.0), run_examples=1),
         cross_entropy_loss,
         regularization_penalty=1.0,
         clip_gradient_norm=0.0,

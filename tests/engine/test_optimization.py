@@ -1,6 +1,7 @@
 """The fused update is Keras' own: the same weights after many steps, the same variables in a checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
-from yt8m.engine.optimization import build_optimizer, clip_each, squared_norms
+from yt8m.engine.optimization import build_optimizer, clip, loss_scale, squared_norms
 from yt8m.engine.penalties import Penalties
 
 RATE, NUM_STEPS = 0.05, 50
@@ -29,13 +30,19 @@ KERAS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "AdamWOptimizer": lambda: keras.optimizers.AdamW(Constant(), epsilon=1e-8),
     "MomentumOptimizer": lambda: keras.optimizers.SGD(Constant(), momentum=0.9),
     "GradientDescentOptimizer": lambda: keras.optimizers.SGD(Constant()),
+    "SGD": lambda: keras.optimizers.SGD(Constant()),
+    "Lion": lambda: keras.optimizers.Lion(Constant(), weight_decay=0.004),
 }
 every_optimizer = pytest.mark.parametrize("name", KERAS)
 
 
-def fused(name: str) -> keras.optimizers.Optimizer:
-    seen = tf.Variable(0, dtype=tf.int64)
-    return build_optimizer(OptimizationConfig(optimizer=name, base_learning_rate=RATE), seen, 1000)
+def fused(
+    name: str, weights: Sequence[keras.Variable], *, scales_loss: bool = False, **settings: Any
+) -> keras.optimizers.Optimizer:
+    """Every weight decays, as in Keras, if the settings do not say otherwise."""
+    every: dict[str, Any] = {"weight_decay_of": "all"}
+    config = OptimizationConfig(optimizer=name, base_learning_rate=RATE, **every | settings)
+    return build_optimizer(config, tf.Variable(0, dtype=tf.int64), 1000, weights, scales_loss=scales_loss)
 
 
 def make_model() -> keras.Model:
@@ -56,11 +63,23 @@ def apply(optimizer: keras.optimizers.Optimizer, model: keras.Model, first: int,
         optimizer.apply(gradients_of_step(step, model.trainable_variables), model.trainable_variables)
 
 
-def after_steps(optimizer: keras.optimizers.Optimizer, num_steps: int = NUM_STEPS) -> keras.Model:
+def after_steps(
+    build: Callable[[Sequence[keras.Variable]], keras.optimizers.Optimizer], num_steps: int = NUM_STEPS
+) -> keras.Model:
     model = make_model()
-    optimizer.build(model.trainable_variables)
-    apply(optimizer, model, 0, num_steps)
+    apply(build(model.trainable_variables), model, 0, num_steps)
     return model
+
+
+def by_keras(name: str) -> Callable[[Sequence[keras.Variable]], keras.optimizers.Optimizer]:
+    """Builds the optimizer that Keras has by that name."""
+
+    def build(weights: Sequence[keras.Variable]) -> keras.optimizers.Optimizer:
+        optimizer = KERAS[name]()
+        optimizer.build(weights)
+        return optimizer
+
+    return build
 
 
 def assert_equal_after(num_steps: int, ours: keras.Model, theirs: keras.Model) -> None:
@@ -71,13 +90,13 @@ def assert_equal_after(num_steps: int, ours: keras.Model, theirs: keras.Model) -
 
 @every_optimizer
 def test_fifty_steps_reach_the_weights_of_keras(name: str) -> None:
-    assert_equal_after(NUM_STEPS, after_steps(fused(name)), after_steps(KERAS[name]()))
+    assert_equal_after(NUM_STEPS, after_steps(partial(fused, name)), after_steps(by_keras(name)))
 
 
 @pytest.mark.parametrize("name", ["AdamOptimizer", "AdamWOptimizer"])
 def test_fifty_steps_of_adam_by_definition(name: str) -> None:
     """In float64, with the b1 and b2 that float32 has: a difference of float32's rounding in each of the updates."""
-    ours, start = after_steps(fused(name)), make_model()
+    ours, start = after_steps(partial(fused, name)), make_model()
     b1, b2 = (float(np.float32(b)) for b in (0.9, 0.999))
     decay = 0.004 if name == "AdamWOptimizer" else 0.0
     for index, found in enumerate(ours.trainable_variables):
@@ -106,8 +125,8 @@ def test_fifty_steps_of_adam_by_definition(name: str) -> None:
 )
 def test_two_updates_by_hand(name: str, by_hand: float) -> None:
     """The weight 2 has the gradients 2 and then -1."""
-    optimizer, weight = fused(name), keras.Variable([2.0])
-    optimizer.build([weight])
+    weight = keras.Variable([2.0])
+    optimizer = fused(name, [weight])
     for gradient in (2.0, -1.0):
         optimizer.apply([tf.constant([gradient])], [weight])
     assert float(weight[0]) == pytest.approx(by_hand, abs=2e-6)
@@ -115,11 +134,11 @@ def test_two_updates_by_hand(name: str, by_hand: float) -> None:
 
 @every_optimizer
 def test_two_devices_reach_the_weights_of_one(name: str) -> None:
-    one = after_steps(fused(name))
+    one = after_steps(partial(fused, name))
     strategy = build_strategy(2)
     with strategy.scope():
-        optimizer, model = fused(name), make_model()
-        optimizer.build(model.trainable_variables)
+        model = make_model()
+        optimizer = fused(name, model.trainable_variables)
 
     @tf.function
     def step(gradients: list[tf.Tensor]) -> None:
@@ -134,11 +153,12 @@ def test_two_devices_reach_the_weights_of_one(name: str) -> None:
 
 @every_optimizer
 def test_a_checkpoint_of_keras_is_continued(name: str, tmp_path: Path) -> None:
-    theirs = KERAS[name]()
-    model = after_steps(theirs, 10)
+    model = make_model()
+    theirs = by_keras(name)(model.trainable_variables)
+    apply(theirs, model, 0, 10)
     path = tf.train.Checkpoint(model=model, optimizer=theirs).write(str(tmp_path / "ckpt"))
-    ours, resumed = fused(name), make_model()
-    ours.build(resumed.trainable_variables)
+    resumed = make_model()
+    ours = fused(name, resumed.trainable_variables)
     tf.train.Checkpoint(model=resumed, optimizer=ours).read(path).assert_consumed()
     for a, b in zip(ours.variables, theirs.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
@@ -152,17 +172,58 @@ def test_norms_and_clipping_by_definition() -> None:
     shapes_and_sizes = (((300, 300), 1), ((300, 300), 1e-3), ((4,), 0.1), ((4,), 9.0))
     gradients = [tf.constant(rng.normal(size=shape) * size, tf.float32) for shape, size in shapes_and_sizes]
     squares = squared_norms(gradients)
-    for gradient, square, clipped in zip(gradients, squares, clip_each(gradients, squares, 1.0), strict=True):
-        exact = float(np.sum(gradient.numpy().astype(np.float64) ** 2))
-        assert float(square) == pytest.approx(exact, rel=1e-5)
-        np.testing.assert_allclose(clipped, gradient / max(1.0, np.sqrt(exact)), rtol=1e-5)
-    assert clip_each(gradients, squares, 0.0) == gradients
+    exact = [float(np.sum(gradient.numpy().astype(np.float64) ** 2)) for gradient in gradients]
+    assert [float(square) for square in squares] == pytest.approx(exact, rel=1e-5)
+    of_all = np.sqrt(sum(exact))
+    for gradient, square, clipped in zip(gradients, exact, clip(gradients, squares, 1.0, "variable"), strict=True):
+        np.testing.assert_allclose(clipped, gradient / max(1.0, np.sqrt(square)), rtol=1e-5)
+    for gradient, clipped in zip(gradients, clip(gradients, squares, 1.0, "global"), strict=True):
+        np.testing.assert_allclose(clipped, gradient / of_all, rtol=1e-5)
+    for gradient, clipped in zip(gradients, clip(gradients, squares, 2 * of_all, "global"), strict=True):
+        np.testing.assert_array_equal(clipped, gradient)
 
 
 @pytest.mark.parametrize("size", [3, 300 * 300])
 def test_a_gradient_of_zeros_stays_zero(size: int) -> None:
     zeros = [tf.zeros([size])]
-    assert not np.any(clip_each(zeros, squared_norms(zeros), 1.0)[0])
+    for scope in ("variable", "global"):
+        assert not np.any(clip(zeros, squared_norms(zeros), 1.0, scope)[0])
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+def test_kernels_decay_and_biases_norms_and_centres_do_not(name: str) -> None:
+    """Without gradients a weight is multiplied by 1 - .05 * .1 in each update, or stays."""
+    model = make_model()
+    centres = keras.Variable(np.ones((4, 3), np.float32), name="centres")
+    weights = [*model.trainable_variables, centres]
+    for weight in weights:
+        weight.assign(np.ones(weight.shape))
+    optimizer = fused(name, weights, weight_decay=0.1, weight_decay_of="kernels")
+    optimizer.apply([tf.zeros(weight.shape) for weight in weights], weights)
+    found = {weight.path: float(np.ravel(weight.numpy())[0]) for weight in weights}
+    assert found == {path: pytest.approx(0.995 if path.endswith("kernel") else 1.0) for path in found}
+    assert sum(value < 1 for value in found.values()) == 2
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_an_update_that_overflows_is_left_out_and_the_scale_falls(num_devices: int) -> None:
+    """The weight 2 has the gradients 2, infinity and -1, scaled; without the second it is the case by hand of Adam."""
+    strategy = build_strategy(num_devices)
+    with strategy.scope():
+        weight = keras.Variable([2.0])
+        optimizer = fused("AdamOptimizer", [weight], scales_loss=True)
+
+    @tf.function(autograph=False)
+    def step(gradient: tf.Tensor) -> None:
+        strategy.run(lambda: optimizer.apply([gradient * loss_scale(optimizer)], [weight]))
+
+    scales = []
+    for gradient in (2.0, np.inf, -1.0):
+        step(tf.constant([gradient], tf.float32))
+        scales.append(float(optimizer.dynamic_scale.value.numpy()))
+    assert scales == [2.0**15, 2.0**14, 2.0**14]
+    assert float(weight[0]) == pytest.approx(1.9366828, abs=2e-6)
+    assert loss_scale(fused("AdamOptimizer", [keras.Variable([2.0])])) == 1.0
 
 
 class Penalised(keras.Model):
@@ -201,3 +262,6 @@ def test_penalties_and_their_gradients_are_those_of_differentiation() -> None:
     assert float(differentiated + penalties.l2()) == pytest.approx(float(expected), rel=1e-6)
     for found, wanted in zip(penalties.add_l2_gradients(gradients), expected_gradients, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+    scaled = penalties.add_l2_gradients([8.0 * gradient for gradient in gradients], tf.constant(8.0))
+    for found, wanted in zip(scaled, expected_gradients, strict=True):
+        np.testing.assert_allclose(found, 8.0 * wanted, rtol=1e-5, atol=1e-6)

@@ -15,8 +15,8 @@ from yt8m.classifiers.base import Outputs, outputs_from_logits
 from yt8m.config import OptimizationConfig
 from yt8m.data.example_weights import with_example_weights
 from yt8m.distribution import Workers, build_strategy
-from yt8m.engine.loop import LoopSettings, train
-from yt8m.engine.optimization import LearningRate, build_optimizer
+from yt8m.engine.loop import LoopSettings, _check_finite, train
+from yt8m.engine.optimization import LearningRate
 from yt8m.engine.step import Measures, TrainState, TrainStep, explained_compilation
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
@@ -28,6 +28,7 @@ from yt8m.runs.directory import require_checkpoint
 from losses import cross_entropy_loss
 
 NUM_CLASSES, SIZE, NUM_VIDEOS = 5, 6, 50
+AVERAGED = {"weights_halflife": 3.0}
 
 
 class NormalisedLogistic(keras.Model):
@@ -41,6 +42,13 @@ class NormalisedLogistic(keras.Model):
     def call(self, batch: dict[str, tf.Tensor], training: bool = False) -> Outputs:
         x = self.normalise(batch["mean_rgb"], training=training)
         return outputs_from_logits(self.output_layer(x))
+
+
+class Logistic(NormalisedLogistic):
+    """The same without statistics over the batch."""
+
+    def call(self, batch: dict[str, tf.Tensor], training: bool = False) -> Outputs:
+        return outputs_from_logits(self.output_layer(self.normalise(batch["mean_rgb"], training=False)))
 
 
 def make_batches(
@@ -82,7 +90,8 @@ class Run:
         num_devices: int = 1,
         order: str = "a",
         decay_examples: int = 10**6,
-        halflife: float = 0.0,
+        accumulate_steps: int = 1,
+        optimization: dict[str, Any] | None = None,
         model_class: type[keras.Model] = NormalisedLogistic,
         jit_compile: bool = False,
         **data: Any,
@@ -91,12 +100,15 @@ class Run:
         self.workers = Workers(self.strategy)
         keras.utils.set_random_seed(1)
         config = OptimizationConfig(
-            base_learning_rate=0.05, learning_rate_decay=0.5, learning_rate_decay_examples=decay_examples
+            base_learning_rate=0.05,
+            learning_rate_decay=0.5,
+            learning_rate_decay_examples=decay_examples,
+            **optimization or {},
         )
         with self.strategy.scope():
             model = model_class()
             model({"mean_rgb": tf.zeros([1, SIZE])})
-            self.state = TrainState(model, lambda seen: build_optimizer(config, seen, run_examples=1000), halflife)
+            self.state = TrainState(model, config, run_examples=1000)
         batches = make_batches(**data)
         self.checkpoints = Checkpoints(str(directory), self.state, 3, order)
         self.start = self.checkpoints.restore(examples_per_epoch=NUM_VIDEOS)
@@ -106,7 +118,9 @@ class Run:
             self.state,
             cross_entropy_loss,
             regularization_penalty=1.0,
-            clip_gradient_norm=1.0,
+            clip_gradient_norm=config.clip_gradient_norm,
+            clip_gradient_scope=config.clip_gradient_scope,
+            accumulate_steps=accumulate_steps,
             top_k=3,
             batch_spec=batches.element_spec,
             jit_compile=jit_compile,
@@ -257,7 +271,7 @@ def averages_by_hand(values: list[np.ndarray], halflife: float) -> np.ndarray:
 
 
 def test_averages_of_all_weights_are_evaluated_and_training_goes_on_without_them(tmp_path: Path) -> None:
-    run, plain = Run(tmp_path / "averaged", halflife=3.0), Run(tmp_path / "plain")
+    run, plain = Run(tmp_path / "averaged", optimization=AVERAGED), Run(tmp_path / "plain")
     history: list[list[np.ndarray]] = []
     run.train(12, log_steps=1, on_report=lambda step: history.append(run.weights()))
     plain.train(12)
@@ -275,9 +289,12 @@ def test_averages_of_all_weights_are_evaluated_and_training_goes_on_without_them
 
 
 def test_averages_on_two_devices_and_in_two_parts_are_the_same(tmp_path: Path) -> None:
-    whole, two = Run(tmp_path / "whole", halflife=3.0), Run(tmp_path / "two", num_devices=2, halflife=3.0)
-    Run(tmp_path / "parts", halflife=3.0).train(5)
-    parts = Run(tmp_path / "parts", halflife=3.0)
+    whole, two = (
+        Run(tmp_path / "whole", optimization=AVERAGED),
+        Run(tmp_path / "two", num_devices=2, optimization=AVERAGED),
+    )
+    Run(tmp_path / "parts", optimization=AVERAGED).train(5)
+    parts = Run(tmp_path / "parts", optimization=AVERAGED)
     for run in (whole, two, parts):
         run.train(10)
     with whole.state.evaluated_weights(), two.state.evaluated_weights(), parts.state.evaluated_weights():
@@ -288,7 +305,7 @@ def test_averages_on_two_devices_and_in_two_parts_are_the_same(tmp_path: Path) -
 
 def test_averages_may_begin_when_a_run_is_resumed(tmp_path: Path) -> None:
     Run(tmp_path).train(5)
-    resumed = Run(tmp_path, halflife=3.0)
+    resumed = Run(tmp_path, optimization=AVERAGED)
     own = resumed.weights()
     with resumed.state.evaluated_weights():
         for a, b in zip(own, resumed.weights(), strict=True):
@@ -316,6 +333,79 @@ def test_learning_rate_counts_examples(tmp_path: Path) -> None:
     run.train(11, log_steps=1)
     rates = [measures.scalars["learning_rate"] for _, _, measures in run.reports]
     assert rates == pytest.approx([0.05] * 5 + [0.025] * 5 + [0.0125])
+
+
+def test_a_batch_in_parts_reaches_the_weights_of_the_whole(tmp_path: Path) -> None:
+    """Three parts of 8 videos, or of the 4 of each of two devices, of a model without batch moments."""
+    whole = Run(tmp_path / "whole", model_class=Logistic)
+    parts = Run(tmp_path / "parts", model_class=Logistic, accumulate_steps=3)
+    on_two = Run(tmp_path / "on two", model_class=Logistic, accumulate_steps=3, num_devices=2)
+    for run in (whole, parts, on_two):
+        run.train(20)
+    for a, b, c in zip(whole.weights(), parts.weights(), on_two.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, c, rtol=1e-5, atol=1e-6)
+    for (*_, ours), (*_, theirs) in zip(whole.reports, parts.reports, strict=True):
+        assert ours.scalars == pytest.approx(theirs.scalars, rel=1e-5)
+        assert ours.metrics == pytest.approx(theirs.metrics)
+
+
+def test_a_part_may_be_empty_and_has_batch_moments_of_its_own(tmp_path: Path) -> None:
+    """Two videos in three parts: the moving moments follow those of the two parts with a video."""
+    run = Run(tmp_path, accumulate_steps=3, batch_size=2)
+    run.train(1)
+    assert float(run.state.model.normalise.num_updates) == 2.0
+    assert all(np.all(np.isfinite(values)) for values in run.weights())
+
+
+def test_float16_reaches_the_weights_of_float32_within_its_digits(tmp_path: Path) -> None:
+    exact = Run(tmp_path / "exact", optimization={"clip_gradient_scope": "global"})
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = Run(tmp_path / "half", optimization={"clip_gradient_scope": "global"})
+        half.train(20)
+        resumed = Run(tmp_path / "half", optimization={"clip_gradient_scope": "global"})
+    finally:
+        keras.config.set_dtype_policy("float32")
+    exact.train(20)
+    for a, b, c in zip(exact.weights(), half.weights(), resumed.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
+        np.testing.assert_array_equal(b, c)
+    scalars = half.reports[-1][2].scalars
+    assert scalars["loss_scale"] == 2.0**15
+    assert scalars["gradient_norm"] == pytest.approx(exact.reports[-1][2].scalars["gradient_norm"], rel=0.05)
+
+
+def test_gradients_that_overflow_at_every_scale_stop_the_run(tmp_path: Path) -> None:
+    """A scale that has fallen to 1 cannot be the reason; before, an update is left out and the run goes on."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        run = Run(tmp_path, poison_at=5)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    scalars = {"label_loss": 1.0, "reg_loss": 0.0, "gradient_norm": float("inf"), "num_examples": 8.0}
+    for scale in (2.0**15, 2.0):
+        _check_finite(Measures(scalars | {"loss_scale": scale}, {}, Position()), 1, 2, 0)
+    with pytest.raises(UserError, match="Gradient became inf between steps 1 and 2"):
+        _check_finite(Measures(scalars | {"loss_scale": 1.0}, {}, Position()), 1, 2, 0)
+    with pytest.raises(UserError, match="Loss became nan"):
+        run.train(8, log_steps=1)
+
+
+def test_polynomial_by_hand() -> None:
+    """A fifth of 500 examples to climb, then (1 - share) ** 2."""
+    seen = tf.Variable(0, dtype=tf.int64)
+    config = OptimizationConfig(
+        base_learning_rate=0.1,
+        learning_rate_schedule="polynomial",
+        learning_rate_power=2.0,
+        learning_rate_warmup=0.2,
+    )
+    rate = LearningRate(config, seen, run_examples=500)
+    by_hand = {0: 0.0, 50: 0.1 * 0.5 * 0.81, 100: 0.1 * 0.64, 250: 0.1 * 0.25, 500: 0.0, 900: 0.0}
+    for examples, expected in by_hand.items():
+        seen.assign(examples)
+        assert float(rate(tf.constant(0))) == pytest.approx(expected, abs=1e-8)
 
 
 def test_cosine_with_warmup_by_hand() -> None:

@@ -13,7 +13,6 @@ from layer_checks import randomise
 from yt8m.arguments import ArgumentError
 from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
-from yt8m.engine.optimization import build_optimizer
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.layers import inception
@@ -231,7 +230,7 @@ def trained(num_devices: int, **hparams: Any) -> list[np.ndarray]:
         model = CLIP_MODELS["ClipModel"](SPEC, **NARROW, **hparams)
         model.build()
         settings = OptimizationConfig(optimizer="GradientDescentOptimizer", base_learning_rate=0.1)
-        state = TrainState(model, lambda seen: build_optimizer(settings, seen, run_examples=1000))
+        state = TrainState(model, settings, run_examples=1000)
     rows = batch() | {"labels": tf.eye(3, 4) > 0, "position": tf.zeros([7], tf.int64)}
     batches = tf.data.Dataset.from_tensors(rows).repeat(2)
     step = TrainStep(

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from yt8m.config import OptimizationConfig
 from yt8m.distribution import one_device_strategy
-from yt8m.engine.optimization import Adam
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.layers import inception
@@ -388,7 +388,7 @@ def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras
     }
     step = TrainStep(
         one_device_strategy(),
-        TrainState(model, lambda _: Adam(0.02)),
+        TrainState(model, OptimizationConfig(base_learning_rate=0.02), run_examples=1),
         cross_entropy_loss,
         regularization_penalty=1.0,
         clip_gradient_norm=1.0,

@@ -27,7 +27,7 @@ from layer_checks import (
 )
 
 from yt8m.errors import UserError
-from yt8m.layers.assignment import cluster_mass
+from yt8m.layers.assignment import cluster_mass, residual_sums
 from yt8m.layers.dbof import GatedBagOfFrames, MeanAndMaxBagOfFrames, SoftBagOfFrames
 from yt8m.layers.fisher import NetFV
 from yt8m.layers.frames import dequantise
@@ -108,6 +108,16 @@ class TestVLAD:
     def test_mass_counts_beyond_bfloat16(self) -> None:
         # In bfloat16 256 + 1 is 256.
         assert cluster_mass(tf.ones((1, 300, 1), tf.bfloat16)).numpy() == 300.0
+
+    def test_residuals_keep_their_digits_where_sums_cancel(self) -> None:
+        # 300 frames of 1.5 and a centre of 1.484375, all exact in bfloat16: 300 / 64 = 4.6875, but 450 and 445.3125
+        # are 450 and 446 there, with a difference of 4.
+        frames, shares = tf.fill((1, 300, 1), 1.5), tf.ones((1, 300, 1))
+        residuals = residual_sums(
+            tf.cast(shares, tf.bfloat16), tf.cast(frames, tf.bfloat16), tf.constant([[1.484375]], tf.bfloat16)
+        )
+        assert residuals.dtype == tf.bfloat16
+        assert float(residuals[0, 0, 0]) == 4.6875
 
     def test_clusters_are_needed(self) -> None:
         with pytest.raises(UserError, match="cluster_size=0"):

@@ -61,7 +61,7 @@ def define_model_flags(values: flags.FlagValues) -> None:
         "A hyper-parameter of the model as name=value, classifier.name=value for its classifier, loss.name=value for "
         "the loss.",
     )
-    define.text("precision", "float32", "float32, or bfloat16 to compute layers in half the width.")
+    define.text("precision", "float32", "float32, or bfloat16 or float16 to compute layers in half the width.")
     for flag in known_model_flags().values():
         define.of_kind(flag.kind, flag.name, f"Sets {flag.hyper_parameter} of {', '.join(flag.models)}.")
 
@@ -73,6 +73,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.integer("num_epochs", run.num_epochs, "Passes over the training data; 0 repeats it until --max_steps.")
     define.integer("max_steps", None, "Step to stop at; without it the end of the data decides.")
     flags.DEFINE_alias("max_step", "max_steps", flag_values=values)
+    define.integer(
+        "accumulate_steps",
+        run.accumulate_steps,
+        "Parts of a batch whose gradients are computed one after another, for batches that do not fit in memory.",
+    )
     define.integer("num_readers", run.num_readers, "Shards that are read side by side.")
     define.integer("seed", run.seed, "Decides initial weights, order of examples, sampled frames and dropout.")
     define.text(
@@ -91,15 +96,23 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
     define.number("mixup", run.mixup, "Alpha of the shares by which vectors of training videos are mixed; 0: none are.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
-    define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, ...")
+    define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, AdamW, Lion, SGD, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
     define.text(
-        "learning_rate_schedule", opt.learning_rate_schedule, "staircase, or cosine: to 0 at the end of the run."
+        "learning_rate_schedule",
+        opt.learning_rate_schedule,
+        "staircase; or to 0 at the end of the run: cosine, polynomial.",
     )
     define.number("learning_rate_decay", opt.learning_rate_decay, "Factor of a step of the staircase.")
     define.integer("learning_rate_decay_examples", opt.learning_rate_decay_examples, "Examples between two such steps.")
     define.number("learning_rate_warmup", opt.learning_rate_warmup, "Share of the run in which the rate climbs from 0.")
-    define.number("clip_gradient_norm", opt.clip_gradient_norm, "Largest gradient norm of a variable; 0: no limit.")
+    define.number("learning_rate_power", opt.learning_rate_power, "Exponent of the polynomial: 1 falls along a line.")
+    define.number("clip_gradient_norm", opt.clip_gradient_norm, "Largest gradient norm; 0: no limit.")
+    define.text(
+        "clip_gradient_scope", opt.clip_gradient_scope, "Clip the gradient of each variable, or global: of all."
+    )
+    define.number("weight_decay", opt.weight_decay, "What AdamW and Lion take off a weight per step, times the rate.")
+    define.text("weight_decay_of", opt.weight_decay_of, "kernels: not biases, norms and centres; all: every weight.")
     define.integer(
         "class_prior_examples",
         opt.class_prior_examples,

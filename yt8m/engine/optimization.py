@@ -53,7 +53,7 @@ class Adam(_FusedAdam, keras.optimizers.Adam):
 
 
 class AdamW(_FusedAdam, keras.optimizers.AdamW):
-    """AdamW with a fused update. Every weight decays, biases too, which is the default of Keras."""
+    """AdamW with a fused update."""
 
 
 class SGD(keras.optimizers.SGD):
@@ -73,19 +73,28 @@ class SGD(keras.optimizers.SGD):
         )
 
 
+# A weight decays by this rule under `weight_decay_of="kernels"`: biases, scales and shifts are vectors.
+def _is_kernel(variable: keras.Variable) -> bool:
+    return len(variable.shape) >= 2 and variable.name != "centres"
+
+
 # The names that TensorFlow 1 gave, and with them the old command lines, mean what Keras calls by the shorter name. Adam
 # keeps the epsilon of TensorFlow 1 (1e-8; Keras has 1e-7), because published learning rates were found with it.
 _OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "Adam": lambda rate: Adam(rate, epsilon=1e-8),
-    "AdamW": lambda rate: AdamW(rate, epsilon=1e-8),
     "Adagrad": keras.optimizers.Adagrad,
     "Adadelta": keras.optimizers.Adadelta,
     "Ftrl": keras.optimizers.Ftrl,
     "GradientDescent": SGD,
+    "SGD": SGD,
     "Momentum": lambda rate: SGD(rate, momentum=0.9),
     "RMSProp": keras.optimizers.RMSprop,
 }
-OPTIMIZER_NAMES = tuple(f"{name}Optimizer" for name in _OPTIMIZERS)
+_DECAYING_OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "AdamW": lambda rate, decay: AdamW(rate, weight_decay=decay, epsilon=1e-8),
+    "Lion": lambda rate, decay: keras.optimizers.Lion(rate, weight_decay=decay),
+}
+OPTIMIZER_NAMES = tuple(f"{name}Optimizer" for name in (*_OPTIMIZERS, *_DECAYING_OPTIMIZERS))
 
 
 class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -93,7 +102,9 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
         rate = base_learning_rate * climb * fall
         climb = min(share / learning_rate_warmup, 1),   share = min(examples_seen / run_examples, 1)
-        fall = decay ** floor(examples_seen / decay_examples)   (staircase)   or   (1 + cos(pi * share)) / 2   (cosine)
+        fall = decay ** floor(examples_seen / decay_examples)   (staircase)
+               (1 + cos(pi * share)) / 2                        (cosine)
+               (1 - share) ** learning_rate_power               (polynomial)
 
     It counts examples, not steps, so that it means the same whatever the batch size, also when that changes on the way.
 
@@ -110,7 +121,9 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         self._config = config
         self._examples_seen = examples_seen
         self._run_examples = max(run_examples, 1)
-        self._fall = {"staircase": self._staircase, "cosine": self._cosine}[config.learning_rate_schedule]
+        self._fall = {"staircase": self._staircase, "cosine": self._cosine, "polynomial": self._polynomial}[
+            config.learning_rate_schedule
+        ]
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate at this moment of the run; `step` is not asked, because examples are counted instead."""
@@ -125,6 +138,9 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     def _cosine(self) -> tf.Tensor:
         return (1.0 + tf.cos(math.pi * self._share())) / 2.0
 
+    def _polynomial(self) -> tf.Tensor:
+        return tf.pow(1.0 - self._share(), self._config.learning_rate_power)
+
     def _share(self) -> tf.Tensor:
         share = tf.cast(self._examples_seen.read_value(), tf.float64) / self._run_examples
         return tf.cast(tf.minimum(share, 1.0), tf.float32)
@@ -135,7 +151,12 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(
-    config: OptimizationConfig, examples_seen: tf.Variable, run_examples: int
+    config: OptimizationConfig,
+    examples_seen: tf.Variable,
+    run_examples: int,
+    weights: Sequence[keras.Variable],
+    *,
+    scales_loss: bool = False,
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of a run. It takes gradients that are summed over the replicas, and clipped, already.
 
@@ -143,21 +164,42 @@ def build_optimizer(
         config: its name and the schedule of its learning rate.
         examples_seen: int64 scalar variable that the training loop advances.
         run_examples: how many examples the run will see.
+        weights: what it will train.
+        scales_loss: whether it takes gradients of `loss_scale(optimizer)` times the loss, which float16 needs: with a
+            factor of 2^15 small gradients do not become 0. An update whose gradients overflow is left out and halves
+            the factor; 2000 updates in a row double it.
 
     Raises:
         UserError: if there is no optimizer of that name; the message offers the closest one.
+
+    Source: Micikevicius et al. 2018, "Mixed precision training" (`scales_loss`).
     """
     name = config.optimizer.removesuffix("Optimizer")
-    if name not in _OPTIMIZERS:
+    rate = LearningRate(config, examples_seen, run_examples)
+    if name in _OPTIMIZERS:
+        optimizer = _OPTIMIZERS[name](rate)
+    elif name in _DECAYING_OPTIMIZERS:
+        optimizer = _DECAYING_OPTIMIZERS[name](rate, config.weight_decay)
+        if config.weight_decay_of == "kernels":
+            optimizer.exclude_from_weight_decay([weight for weight in weights if not _is_kernel(weight)])
+    else:
         hint = did_you_mean(config.optimizer, OPTIMIZER_NAMES)
         raise UserError(
             f"--optimizer={config.optimizer}: there is no such optimizer.{hint} Known: {', '.join(OPTIMIZER_NAMES)}."
         )
-    optimizer = _OPTIMIZERS[name](LearningRate(config, examples_seen, run_examples))
     # Keras would sum the gradients over the replicas. The loop has done so before it clipped them: only the sum that
     # one device would have computed may be clipped.
     optimizer._all_reduce_sum_gradients = list
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scales_loss else optimizer
+    optimizer.build(weights)
     return optimizer
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | float:
+    """Returns the factor of the loss whose gradients an optimizer takes: a scalar float32, or 1.0 if it scales none."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return tf.convert_to_tensor(optimizer.dynamic_scale.value)
+    return 1.0
 
 
 def squared_norms(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -165,22 +207,26 @@ def squared_norms(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [2.0 * tf.nn.l2_loss(gradient) for gradient in gradients]
 
 
-def clip_each(gradients: Sequence[tf.Tensor], squares: Sequence[tf.Tensor], largest_norm: float) -> list[tf.Tensor]:
-    """Scales every gradient down to an L2 norm of at most `largest_norm`, in the shape of each; 0 changes nothing.
-
-    Each variable on its own, not all together: what the starter and every published recipe did.
+def clip(
+    gradients: Sequence[tf.Tensor], squares: Sequence[tf.Tensor], largest_norm: float | tf.Tensor, scope: str
+) -> list[tf.Tensor]:
+    """Scales gradients down to an L2 norm of at most `largest_norm`, in the shape of each.
 
     Args:
         gradients: one per variable, of static shapes.
         squares: their squared norms.
-        largest_norm: the limit of each.
+        largest_norm: the limit.
+        scope: whose norm that is: `variable`, of each on its own, as in the starter and every published recipe; or
+            `global`, of all together, which keeps the direction of the step.
     """
-    if not largest_norm:
-        return list(gradients)
-    return [_clip(gradient, tf.sqrt(square), largest_norm) for gradient, square in zip(gradients, squares, strict=True)]
+    if scope == "global":
+        norms = [tf.sqrt(tf.add_n([tf.zeros([]), *squares]))] * len(gradients)
+    else:
+        norms = [tf.sqrt(square) for square in squares]
+    return [_clip(gradient, norm, largest_norm) for gradient, norm in zip(gradients, norms, strict=True)]
 
 
-def _clip(gradient: tf.Tensor, norm: tf.Tensor, largest_norm: float) -> tf.Tensor:
+def _clip(gradient: tf.Tensor, norm: tf.Tensor, largest_norm: float | tf.Tensor) -> tf.Tensor:
     is_long = norm > largest_norm
     scale = tf.where(is_long, largest_norm / norm, 1.0)
     if gradient.shape.num_elements() < _WORTH_A_BRANCH:

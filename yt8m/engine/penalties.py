@@ -46,10 +46,13 @@ class Penalties:
         terms = [2.0 * scale * tf.nn.l2_loss(weights[index].value) for index, scale in self._l2.items()]
         return tf.add_n([tf.zeros([]), *terms])
 
-    def add_l2_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Adds the gradients of `l2()` to those of all trainable weights, each of its weight's shape `(...)`."""
+    def add_l2_gradients(self, gradients: Sequence[tf.Tensor], scale: tf.Tensor | float = 1.0) -> list[tf.Tensor]:
+        """Adds those of `scale * l2()` to the `gradients` of all trainable weights, each of its weight's shape `(...)`.
+
+        `scale` is a scalar float32.
+        """
         weights = self._model.trainable_variables
         return [
-            gradient + 2.0 * self._l2[index] * weights[index].value if self._l2.get(index) else gradient
+            gradient + 2.0 * self._l2[index] * scale * weights[index].value if self._l2.get(index) else gradient
             for index, gradient in enumerate(gradients)
         ]

@@ -24,8 +24,9 @@ from yt8m.batch import (
     loss_inputs,
     model_inputs,
 )
+from yt8m.config import OptimizationConfig
 from yt8m.distribution import Strategy, all_replica_sum, replica_rows
-from yt8m.engine.optimization import clip_each, squared_norms
+from yt8m.engine.optimization import build_optimizer, clip, loss_scale, squared_norms
 from yt8m.engine.penalties import Penalties
 from yt8m.engine.teacher import Teacher
 from yt8m.engine.weight_averages import WeightAverages, has_averages
@@ -43,23 +44,23 @@ class TrainState(tf.train.Checkpoint):
     """Everything of a run that a step changes, apart from the place in the data.
 
     Args:
-        model: the built model.
-        build_optimizer: makes the optimizer from the number of examples seen.
-        weights_halflife: half-life of averages of the weights, in steps; 0: there are none.
+        model: the built model; if it computes in float16, the loss is scaled.
+        config: the optimizer, the schedule of its learning rate, and the half-life of averages of the weights.
+        run_examples: how many examples the run will see.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        build_optimizer: Callable[[tf.Variable], keras.optimizers.Optimizer],
-        weights_halflife: float = 0.0,
-    ):
+    def __init__(self, model: keras.Model, config: OptimizationConfig, run_examples: int):
         global_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="global_step")
         examples_seen = tf.Variable(0, dtype=tf.int64, trainable=False, name="examples_seen")
-        optimizer = build_optimizer(examples_seen)
-        optimizer.build(model.trainable_variables)
+        optimizer = build_optimizer(
+            config,
+            examples_seen,
+            run_examples,
+            model.trainable_variables,
+            scales_loss=model.compute_dtype == "float16",
+        )
         super().__init__(model=model, optimizer=optimizer, global_step=global_step, examples_seen=examples_seen)
-        self.averages = WeightAverages(model, weights_halflife) if weights_halflife else None
+        self.averages = WeightAverages(model, config.weights_halflife) if config.weights_halflife else None
 
     def load(self, checkpoint: str) -> None:
         """Takes all values from a checkpoint; averages that it does not have start at its weights."""
@@ -80,8 +81,8 @@ class Measures:
     """What one step tells about itself.
 
     Attributes:
-        scalars: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `learning_rate`,
-            `num_examples`.
+        scalars: `label_loss` (mean over the videos), `reg_loss`, `gradient_norm` before clipping, `loss_scale`,
+            `learning_rate`, `num_examples`.
         metrics: `hit_at_one`, `perr` and `gap` of this worker's rows.
         position: the place in the data after the step's batch.
     """
@@ -98,18 +99,21 @@ class TrainStep:
 
         sum over the videos of the global batch of weight * loss / their number + regularization_penalty * penalties
 
-    Gradients are summed over the replicas once, then clipped, then applied, so that one device and many reach the
-    same weights.
+    Gradients are summed over the parts of a replica's rows, then over the replicas once, then clipped, then applied,
+    so that one device and many, and one part and many, reach the same weights. Batch normalisation alone sees a part:
+    its moments are those of a part's rows on all replicas.
 
     Args:
         strategy: where the replicas are.
         state: the model, the optimizer and the counters, made in the strategy's scope.
         loss: `(labels, outputs, label_weights) -> (B,)` loss of each video.
         regularization_penalty: factor of the model's weight penalties.
-        clip_gradient_norm: largest norm of one variable's gradient, 0 for no limit.
+        clip_gradient_norm: largest norm of a gradient, 0 for no limit.
+        clip_gradient_scope: whose norm: of the gradient of each `variable`, or `global`, of all together.
         top_k: predictions per video that the training metrics look at.
         batch_spec: shapes and types of a batch.
         teacher: what a loss learns from beside labels; None if no loss does.
+        accumulate_steps: the parts of a replica's rows; what is in memory for the gradient is of one part.
         jit_compile: whether XLA compiles the model, the loss and their gradients. It compiles anew for each shape of a
             batch. Weights are equal up to rounding.
 
@@ -127,7 +131,9 @@ class TrainStep:
         clip_gradient_norm: float,
         top_k: int,
         batch_spec: dict[str, tf.TypeSpec],
+        clip_gradient_scope: str = "variable",
         teacher: Teacher | None = None,
+        accumulate_steps: int = 1,
         jit_compile: bool = False,
     ):
         if jit_compile and strategy.num_replicas_in_sync > 1:
@@ -140,6 +146,8 @@ class TrainStep:
         self._loss = loss
         self._penalties = Penalties(state.model, regularization_penalty)
         self._clip_gradient_norm = clip_gradient_norm
+        self._clip_gradient_scope = clip_gradient_scope
+        self._num_parts = accumulate_steps
         self._top_k = top_k
         self._teacher = teacher
         self._gradients = (
@@ -211,48 +219,74 @@ class TrainStep:
         if self._teacher is not None:
             rows[TEACHER_PREDICTIONS] = self._teacher.predictions(rows)
 
-        # 3. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well.
+        # 3. The gradient of this replica's terms alone: what is summed below must not be summed in the tape as well. It
+        # is as many times too large as the optimizer scales the loss, until that divides it.
         examples = {name: value for name, value in rows.items() if name not in (ID, POSITION)}
-        gradients, label_loss, reg_loss, predictions = self._gradients(examples, num_examples)
+        scale = loss_scale(self._state.optimizer)
+        gradients, label_loss, reg_loss, predictions = self._sum_over_parts(examples, num_examples, scale)
 
         # 4. One sum over all replicas. From here on every replica computes the same, and clips what one device would.
         gradients, label_loss, reg_loss = all_replica_sum((gradients, label_loss, reg_loss))
-        gradients = self._penalties.add_l2_gradients(gradients)
+        gradients = self._penalties.add_l2_gradients(gradients, scale)
         squares = squared_norms(gradients)
 
         # 5. What the log tells of all rows. In steps that nobody reports TensorFlow prunes what nothing else needs.
         sums = {
             "label_loss": label_loss,
             "reg_loss": reg_loss + self._penalties.l2(),
-            "gradient_norm": tf.sqrt(tf.add_n([tf.zeros([]), *squares])),
+            "gradient_norm": tf.sqrt(tf.add_n([tf.zeros([]), *squares])) / scale,
+            "loss_scale": tf.convert_to_tensor(scale),
             "num_examples": num_examples,
             "learning_rate": tf.identity(self._state.optimizer.learning_rate),
         }
 
         # 6. The update, then the averages, which are of the weights after it.
-        clipped = clip_each(gradients, squares, self._clip_gradient_norm)
-        self._state.optimizer.apply(clipped, self._state.model.trainable_variables)
+        if self._clip_gradient_norm:
+            gradients = clip(gradients, squares, self._clip_gradient_norm * scale, self._clip_gradient_scope)
+        self._state.optimizer.apply(gradients, self._state.model.trainable_variables)
         if self._state.averages is not None:
             self._state.averages.update(self._state.model)
 
         # 7. What the log tells of these rows.
         return sums, top_k_pairs(predictions, rows[LABELS], self._top_k)
 
-    def _compute_gradients(
-        self, rows: dict[str, tf.Tensor], num_examples: tf.Tensor
+    def _sum_over_parts(
+        self, rows: dict[str, tf.Tensor], num_examples: tf.Tensor, scale: tf.Tensor | float
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns the gradients of this replica's terms by all weights, the terms themselves, and the predictions."""
+        """Returns what `_compute_gradients` does, of all rows, computed in equal parts one after another."""
+        if self._num_parts == 1:
+            return self._gradients(rows, num_examples, scale)
+        n = tf.shape(rows[LABELS])[0]
+        sums: list[tf.Tensor] = []
+        predictions = []
+        for part in range(self._num_parts):
+            # Without an order between them, TensorFlow would keep all parts in memory at the same time.
+            with tf.control_dependencies(sums):
+                begin, end = part * n // self._num_parts, (part + 1) * n // self._num_parts
+                some = {name: tf.identity(value)[begin:end] for name, value in rows.items()}
+                gradients, label_loss, reg_loss, of_part = self._gradients(some, num_examples, scale)
+            terms = [*gradients, label_loss, reg_loss]
+            sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+            predictions.append(of_part)
+        *gradients, label_loss, reg_loss = sums
+        return gradients, label_loss, reg_loss, tf.concat(predictions, axis=0)
+
+    def _compute_gradients(
+        self, rows: dict[str, tf.Tensor], num_examples: tf.Tensor, scale: tf.Tensor | float
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the gradients of `scale` times the terms of these rows, the terms themselves, and the predictions."""
         weights = [variable.value for variable in self._state.model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self._state.model(model_inputs(rows), training=True)
             losses = self._video_losses(rows, outputs)
-            reg_loss = self._penalties.differentiated() / self._strategy.num_replicas_in_sync
+            reg_loss = self._penalties.differentiated() / (self._strategy.num_replicas_in_sync * self._num_parts)
         # That of the losses' mean, by what it is of each loss: differentiating the mean would ask for the shape of the
         # losses and so compute them in every step.
         of_each = tf.fill(tf.shape(rows[LABELS])[:1], 1.0 / tf.maximum(num_examples, 1.0))
         if EXAMPLE_WEIGHTS in rows:
             of_each *= rows[EXAMPLE_WEIGHTS]
-        gradients = tape.gradient([losses, reg_loss], weights, output_gradients=[of_each, tf.ones([])])
+        upstream = [of_each * scale, tf.ones([]) * scale]
+        gradients = tape.gradient([losses, reg_loss], weights, output_gradients=upstream)
         # The gradient of a product over unknown axes has lost the shape, which is that of its weight.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         gradients = [

@@ -39,6 +39,27 @@ def cluster_mass(shares: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(shares, tf.float32), axis=1)
 
 
+def residual_sums(shares: tf.Tensor, frames: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
+    """Sums the residuals of frames from the centre of each cluster, without a tensor `(B, T, K, D)`.
+
+        V[b, k] = sum_t shares[b, t, k] (frames[b, t] - centres[k])
+                = sum_t shares[b, t, k] frames[b, t] - (sum_t shares[b, t, k]) centres[k]
+
+    The difference is taken in float32: its two sides grow with the number of frames, and where they nearly cancel, the
+    digits of bfloat16 would be those of the sides, not of V.
+
+    Args:
+        shares: `(B, T, K)` float, the soft assignment.
+        frames: `(B, T, D)` float.
+        centres: `(K, D)` float.
+
+    Returns:
+        V `(B, K, D)`, of the dtype of `frames`.
+    """
+    of_centres = cluster_mass(shares)[:, :, tf.newaxis] * tf.cast(centres, tf.float32)
+    return tf.cast(tf.cast(weighted_sums(shares, frames), tf.float32) - of_centres, frames.dtype)
+
+
 class SoftAssignment(keras.layers.Layer):
     """Soft assignment: every real frame has one weight per cluster, and its weights add up to 1.
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_one_of, check_share
-from yt8m.layers.assignment import cluster_mass, masked_softmax, weighted_sums
+from yt8m.layers.assignment import masked_softmax, residual_sums
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.layers.transformer import NormalisedAttention, NormalisedBlock
 from yt8m.layers.vlad import NetVLAD, unit_clusters, unit_descriptor
@@ -128,9 +128,7 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         A video without real frames gives zeros.
         """
         shares = self.assign(frames, valid, random_key, training)
-        mass = tf.cast(cluster_mass(shares), frames.dtype)
-        clusters = weighted_sums(shares, frames) - mass[:, :, tf.newaxis] * self.centres
-        return unit_clusters(clusters)
+        return unit_clusters(residual_sums(shares, frames, self.centres))
 
     def assign(self, frames: tf.Tensor, valid: tf.Tensor, random_key: tf.Tensor | None, training: bool) -> tf.Tensor:
         """Returns the assignment of `frames` `(B, T, D)` float to clusters, `(B, T, K)`, 0 for padding.

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least
-from yt8m.layers.assignment import cluster_mass, weighted_sums
+from yt8m.layers.assignment import residual_sums
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 
@@ -83,9 +83,8 @@ class NeXtVLAD(keras.layers.Layer):
         # Both sizes are given to reshape: in an empty batch an axis of -1 could be anything.
         count, length = tf.unstack(tf.shape(valid))
         members = tf.reshape(wide, (count, length * self.groups, self.centres.shape[1]))
-        mass = tf.cast(cluster_mass(shares), wide.dtype)
-        clusters = weighted_sums(shares, members) - mass[:, :, tf.newaxis] * self.centres
-        descriptor = tf.reshape(l2_normalise(clusters), (-1, self.descriptor_size))
+        clusters = l2_normalise(residual_sums(shares, members, self.centres))
+        descriptor = tf.reshape(clusters, (-1, self.descriptor_size))
         return self.descriptor_norm(descriptor, training=training)
 
     def _assign(self, wide: tf.Tensor, valid: tf.Tensor, training: bool) -> tf.Tensor:

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import check_at_least
-from yt8m.layers.assignment import SoftAssignment, cluster_mass, masked_softmax, weighted_sums
+from yt8m.layers.assignment import SoftAssignment, masked_softmax, residual_sums, weighted_sums
 from yt8m.layers.normalisation import l2_normalise, unit_scale
 
 
@@ -162,5 +162,4 @@ class NetVLAD(NetRVLAD):
 
     def aggregate(self, shares: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
         """Returns sum_t shares[b, t, k] (frames[b, t] - centres[k]), `(B, K, D)`, without a tensor `(B, T, K, D)`."""
-        mass = tf.cast(cluster_mass(shares), frames.dtype)
-        return super().aggregate(shares, frames) - mass[:, :, tf.newaxis] * self.centres
+        return residual_sums(shares, frames, self.centres)
