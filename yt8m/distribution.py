@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -167,6 +169,25 @@ class Workers:
     def barrier(self) -> None:
         """Returns when all workers have called it."""
         self.any_worker([False])
+
+    @contextmanager
+    def explained_loss(self) -> Iterator[None]:
+        """Ends this worker with one line if another one ends before its time, which aborts every sum over them.
+
+        Raises:
+            UserError: if that happened in the `with` block.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            reason = re.search("Collective ops is aborted by: ([^\n]*)", error.message)
+            if not is_multi_worker(self._strategy) or reason is None:
+                raise
+            raise UserError(
+                f"Worker {worker_index(self._strategy)} of {num_workers(self._strategy)} stops, for another one was "
+                f"lost: {reason[1].rstrip('.')}. What that one said last may tell why. The newest checkpoint in "
+                "--train_dir is sound: start every worker again with the same command, and the run goes on from there."
+            ) from error
 
     @tf.function(autograph=False)
     def _count(self, flags: tf.Tensor) -> tf.Tensor:

@@ -112,16 +112,31 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def test_two_workers_reach_the_weights_of_one(whole_run: Path, shards: Path, tmp_path: Path) -> None:
+def start_two_workers(*command: str) -> list[subprocess.Popen]:
+    """Starts one command on two workers of this machine."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    processes = []
-    for index in range(2):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        processes.append(start(*video_command(shards, tmp_path / "run"), TF_CONFIG=config))
-    for process in processes:
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    configs = [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
+    return [start(*command, TF_CONFIG=config) for config in configs]
+
+
+def test_two_workers_of_which_the_first_is_killed_reach_the_weights_of_one(
+    whole_run: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    processes = start_two_workers(*video_command(shards, run))
+    while newest_checkpoint(str(run)) is None and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
+    processes[0].kill()
+    processes[0].communicate()
+    said = finish(processes[1], status=1)
+    assert "Worker 1 of 2 stops, for another one was lost: " in said
+    assert "Traceback" not in said
+    killed_at = checkpoint_step(newest_checkpoint(str(run)) or "none-0")
+    assert 0 < killed_at < STEPS, "the kill came too late to prove anything"
+    for process in start_two_workers(*video_command(shards, run)):
         finish(process)
-    two, one = weights(tmp_path / "run"), weights(whole_run)
+    two, one = weights(run), weights(whole_run)
     assert two.keys() == one.keys()
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=1e-4, err_msg=name)

@@ -67,12 +67,12 @@ def train(
         the number of the signal that stopped the loop, 0 if it came to its end.
 
     Raises:
-        UserError: if the loss or the gradient stops being a number.
+        UserError: if the loss or the gradient stops being a number, or another worker is lost.
     """
     clock = _CheckpointClock(settings.save_checkpoint_seconds)
     step = saved_at = int(state.global_step.numpy())
     position = Position()
-    with stop_signals() as signals:
+    with stop_signals() as signals, workers.explained_loss():
         if evaluate is not None and step and step % settings.export_model_steps == 0 and step != evaluated_at:
             evaluate(step)
             evaluated_at = step
