@@ -1,11 +1,12 @@
 """Averages the weights of several checkpoints of a run, into a new directory that eval.py and inference.py take.
 
 python -m tools.average_checkpoints --train_dir=RUN --output_dir=NEW [--last=3 | --steps=1000,2000] [--weights=1,2]
+    [--train_data_pattern='DIR/train*.tfrecord' --moment_batches=100]
 """
 
 from absl import flags
 
-from yt8m.cli import program
+from yt8m.cli import program, run_flags
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -16,6 +17,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("last", 0, "How many of the newest checkpoints; 0: all there are.", flag_values=values)
     flags.DEFINE_list("steps", [], "The steps of the checkpoints, instead of --last.", flag_values=values)
     flags.DEFINE_list("weights", [], "How much each counts, oldest first; without it, equally.", flag_values=values)
+    define(
+        "train_data_pattern",
+        "",
+        "Training shards on which moments of batch normalisation are measured anew; without it they are averaged too.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("moment_batches", 100, "How many batches of the run's size.", flag_values=values)
+    run_flags.define_cache_flags(values)
 
 
 if __name__ == "__main__":
@@ -23,10 +32,14 @@ if __name__ == "__main__":
     program.parse_flags(define_flags)
 
 import logging
+from dataclasses import replace
+
+import keras
 
 from yt8m.arguments import check_count, typed_as
 from yt8m.cli.ensemble_flags import weights_of_members
-from yt8m.engine.weight_averages import load_mean_of_weights
+from yt8m.config import RunConfig
+from yt8m.engine.weight_averages import load_mean_of_weights, measure_moments
 from yt8m.errors import UserError
 from yt8m.runs.checkpoints import save_weights
 from yt8m.runs.directory import (
@@ -62,9 +75,34 @@ def main(values: flags.FlagValues) -> None:
     with typed_as(f"{CONFIG.path(values.train_dir)}: "):
         model = experiment.build_model(config)
     load_mean_of_weights(model, checkpoints, weights)
+    if values.train_data_pattern:
+        measure_moments_on(values.train_data_pattern, values.moment_batches, config, model)
     save_weights(values.output_dir, config, model, checkpoint_step(checkpoints[-1]))
     steps = ", ".join(str(checkpoint_step(path)) for path in checkpoints)
     LOG.info("%s holds the mean of the weights at steps %s.", values.output_dir, steps)
+
+
+def measure_moments_on(pattern: str, num_batches: int, config: RunConfig, model: keras.Model) -> None:
+    """Measures a model's moving moments on training shards, in an order as the run's own.
+
+    Raises:
+        UserError: if no file matches, or a record cannot be read.
+    """
+    with typed_as("--"):
+        check_count(1, moment_batches=num_batches)
+    # Moments depend neither on labels nor on what they count.
+    training = replace(
+        config.training, train_data_pattern=pattern, num_epochs=1, teacher="", example_weights="", bagging_seed=0
+    )
+    config = replace(config, training=training)
+    files = experiment.training_files(config)
+    options = experiment.training_options(config)
+    order = experiment.training_order(config, files, options)
+    data = experiment.training_data(config, model, files, order, options)
+    with data.explained():
+        found = measure_moments(model, data.batches.take(num_batches))
+    data.report_skipped()
+    LOG.info("The moments of batch normalisation are those of %d batches.", found)
 
 
 def chosen_checkpoints(values: flags.FlagValues) -> list[str]:

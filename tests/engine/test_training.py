@@ -18,7 +18,7 @@ from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, _check_finite, train
 from yt8m.engine.optimization import LearningRate
 from yt8m.engine.step import Measures, TrainState, TrainStep, explained_compilation
-from yt8m.engine.weight_averages import load_weights
+from yt8m.engine.weight_averages import load_weights, measure_moments
 from yt8m.errors import UserError
 from yt8m.layers.normalisation import MaskedBatchNormalization
 from yt8m.positions import Position
@@ -313,6 +313,21 @@ def test_averages_may_begin_when_a_run_is_resumed(tmp_path: Path) -> None:
     resumed.train(6)
     assert resumed.state.averages is not None
     assert int(resumed.state.averages.num_updates.numpy()) == 1
+
+
+def test_moments_are_measured_as_means_over_batches(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(5)
+    batches = list(make_batches().take(3))
+    weights = run.state.model.trainable_variables
+    before = [weight.numpy() for weight in weights]
+    assert measure_moments(run.state.model, batches) == 3
+    layer = run.state.model.normalise
+    moments = [tf.nn.moments(batch["mean_rgb"], axes=[0]) for batch in batches]
+    for found, of_batches in zip((layer.moving_mean, layer.moving_variance), zip(*moments, strict=True), strict=True):
+        np.testing.assert_allclose(found, np.mean(of_batches, axis=0), rtol=1e-5, atol=1e-6)
+    for weight, value in zip(weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
 
 
 def test_changed_data_start_from_the_front(tmp_path: Path) -> None:

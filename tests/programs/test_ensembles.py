@@ -186,6 +186,20 @@ def test_averaged_checkpoints_are_a_run(place: Path, tmp_path: Path) -> None:
     assert np.abs(z["2"] - z["6"]).max() > 0.01
 
 
+def test_moments_of_averaged_weights_are_measured_on_training_shards(place: Path, tmp_path: Path) -> None:
+    """LogisticModel has none, so its weights are those of the mean; the shards are read as far as they go."""
+    average = ("tools.average_checkpoints", f"--train_dir={place}/a")
+    run(*average, f"--output_dir={tmp_path}/plain")
+    run(*average, f"--output_dir={tmp_path}/measured", f"--train_data_pattern={place}/train*.tfrecord")
+    plain, measured = (
+        dense(infer(place, f"{tmp_path}/{name}", tmp_path / f"{name}.csv")) for name in ("plain", "measured")
+    )
+    np.testing.assert_array_equal(plain, measured)
+    with pytest.raises(UserError, match="--train_data_pattern: no file matches"):
+        run(*average, f"--output_dir={tmp_path}/none", f"--train_data_pattern={place}/nothing*")
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,12 +1,13 @@
 """Averages of the weights over training, which are evaluated in their place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from yt8m.batch import Batch, model_inputs
 from yt8m.errors import UserError
 from yt8m.runs.checkpoints import reading
 from yt8m.runs.directory import CONFIG
@@ -96,8 +97,8 @@ def load_mean_of_weights(model: keras.Model, checkpoints: Sequence[str], weights
     Raises:
         UserError: if a checkpoint lacks a weight of the model, or is damaged.
 
-    Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization", without the pass
-    over the data that computes moving moments again.
+    Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization"; their pass over
+    the data afterwards is `measure_moments`.
     """
     sums = [np.zeros(variable.shape) for variable in model.variables]
     for checkpoint, weight in zip(checkpoints, weights, strict=True):
@@ -107,6 +108,29 @@ def load_mean_of_weights(model: keras.Model, checkpoints: Sequence[str], weights
     for total, variable in zip(sums, model.variables, strict=True):
         if tf.as_dtype(variable.dtype).is_floating:
             variable.assign(total)
+
+
+def measure_moments(model: keras.Model, batches: Iterable[Batch]) -> int:
+    """Measures the moving moments of batch normalisation anew, under the weights that a model has now.
+
+        moments = mean over the batches of the moments of a batch, as training sees it, dropout included
+
+    Args:
+        model: the built model; nothing of it changes but moving moments.
+        batches: of training videos; beyond a thousand, old ones count less.
+
+    Returns:
+        How many batches there were.
+    """
+    counters = [variable for variable in model.variables if variable.name == "num_updates"]
+    see = tf.function(lambda batch: model(batch, training=True)["predictions"], autograph=False, reduce_retracing=True)
+    number = 0
+    for number, batch in enumerate(batches, start=1):
+        # The moments move by 10 / (10 + num_updates), which is 1 / number.
+        for counter in counters:
+            counter.assign(10.0 * (number - 1))
+        see(model_inputs(batch))
+    return number
 
 
 def _own_variable(start: tf.Tensor) -> tf.Variable:
