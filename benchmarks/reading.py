@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from timing import interleaved_clocks
 
-from yt8m.data.synthetic import frame_record, write_records
+from yt8m.data.record_writing import frame_record, write_records
 from yt8m.sampling import FrameSampling
 from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 

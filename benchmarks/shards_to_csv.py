@@ -16,7 +16,7 @@ import numpy as np
 from timing import interleaved, print_table
 
 from yt8m.config import ModelConfig, RunConfig
-from yt8m.data.synthetic import video_record, write_records
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.engine.prediction import predict
 from yt8m.output.submission import SubmissionWriter
 from yt8m.schema import DataSpec

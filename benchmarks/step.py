@@ -40,7 +40,7 @@ from timing import median_ratio, peak_gigabytes
 
 from yt8m.batch import LABELS, model_inputs
 from yt8m.config import ModelConfig, OptimizationConfig, RunConfig, TrainingConfig
-from yt8m.data.synthetic import frame_record, write_records
+from yt8m.data.record_writing import frame_record, write_records
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
 from yt8m.schema import DataSpec

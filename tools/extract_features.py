@@ -106,7 +106,7 @@ def main(values: flags.FlagValues) -> None:
         return
 
     # 3. or a record per video.
-    from yt8m.data.synthetic import frame_record
+    from yt8m.data.record_writing import frame_record
     from yt8m.data.whitening import WhiteningFile, quantise
 
     sizes = {name: network.size for name, network in networks.items()}

@@ -67,7 +67,7 @@ def clip_of_jpegs(video: Video, jpegs: dict[str, list[bytes]]) -> bytes:
     """Returns the serialized record of a video, whose `jpegs` are those of its frames by name of the feature."""
     import numpy as np
 
-    from yt8m.data.synthetic import frame_record  # TensorFlow comes with it
+    from yt8m.data.record_writing import frame_record  # TensorFlow comes with it
 
     features = {name: [np.frombuffer(jpeg, np.uint8) for jpeg in frames] for name, frames in jpegs.items()}
     return frame_record(video.id, video.labels, features)

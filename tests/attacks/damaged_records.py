@@ -20,8 +20,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from yt8m.data.diagnosis import Examiner
+from yt8m.data.record_writing import frame_record, video_record
 from yt8m.data.shards import READING_ERRORS
-from yt8m.data.synthetic import frame_record, video_record
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from attacks.damaged_records import FRAMES, LEVELS, VIDEOS, Arena, draw, frame_bytes, framed, vectors
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.data.shards import READING_ERRORS, measure_records
-from yt8m.data.synthetic import video_record, write_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 

@@ -19,8 +19,9 @@ from yt8m.arguments import ArgumentError
 from yt8m.batch import NUM_FRAMES, blank_batch
 from yt8m.data.formats.base import Layout
 from yt8m.data.record_faults import fault_of
+from yt8m.data.record_writing import clip_record, frame_record, video_record, write_records
 from yt8m.data.records import batch_parser
-from yt8m.data.synthetic import clip_record, frame_record, video_record, write_clip_shards, write_records
+from yt8m.data.synthetic import write_clip_shards
 from yt8m.errors import UserError
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec

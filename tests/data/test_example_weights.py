@@ -12,7 +12,7 @@ from programs import run
 
 from yt8m.batch import EXAMPLE_WEIGHTS
 from yt8m.data.example_weights import WEIGHTS_HEADER, bootstrap_counts, read_example_weights, with_example_weights
-from yt8m.data.synthetic import video_record, write_records
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.data.video_labels import LABELS_HEADER
 from yt8m.errors import UserError
 from yt8m.metrics.boosting import boosted_weights

@@ -9,7 +9,7 @@ import tensorflow as tf
 from yt8m.batch import ID, KEY, LABEL_WEIGHTS, LABELS, NUM_FRAMES, POSITION, blank_batch, model_inputs
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.record_faults import columns_of, fault_of
-from yt8m.data.synthetic import clip_record, frame_record, video_record, write_records
+from yt8m.data.record_writing import clip_record, frame_record, video_record, write_records
 from yt8m.registry import RECORD_FORMATS, models_that_read
 from yt8m.schema import DataSpec
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import run
 
+from yt8m.data.record_writing import frame_record, video_record, write_records
 from yt8m.data.shards import Damage, Record, Shard, stored_records
-from yt8m.data.synthetic import frame_record, video_record, write_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from yt8m.data.order import Order
-from yt8m.data.synthetic import clip_record, frame_record, video_record, write_records
+from yt8m.data.record_writing import clip_record, frame_record, video_record, write_records
 from yt8m.positions import Position, format_position, parse_position
 from yt8m.registry import RECORD_FORMATS
 from yt8m.schema import DataSpec

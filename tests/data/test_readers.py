@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from yt8m.data.diagnosis import find_layout
 from yt8m.data.formats.base import Layout
+from yt8m.data.record_writing import frame_record, video_record, write_records
 from yt8m.data.records import batch_parser, multi_hot
 from yt8m.data.shards import Shard, open_shards
-from yt8m.data.synthetic import frame_record, video_record, write_records
 from yt8m.errors import UserError
 from yt8m.randomness import keys_from_ids, keys_from_positions
 from yt8m.sampling import FrameSampling, Method, sample_indices

@@ -16,8 +16,8 @@ import tensorflow as tf
 from attacks.damaged_records import framed
 
 from yt8m import storage
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.data.shards import Damage, open_shard
-from yt8m.data.synthetic import video_record, write_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 from yt8m.shard_cache import ShardCache, local_path, shard_cache

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yt8m.data.ratings import RATINGS_HEADER, SegmentRatings, format_ratings, read_ratings
+from yt8m.data.record_writing import Rating, frame_record, video_record, write_records
 from yt8m.data.records import parse_ratings
-from yt8m.data.synthetic import Rating, frame_record, video_record, write_frame_shards, write_records
+from yt8m.data.synthetic import write_frame_shards
 from yt8m.errors import UserError
 from yt8m.metrics import SegmentMeanAveragePrecision
 from yt8m.output.submission import SEGMENT_HEADER, read_rankings

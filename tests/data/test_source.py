@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from yt8m.data.formats.base import Layout
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.data.shards import Extent, measure_records, require_shards
 from yt8m.data.source import Source
-from yt8m.data.synthetic import video_record, write_records
 from yt8m.positions import Position
 from yt8m.schema import DataSpec
 

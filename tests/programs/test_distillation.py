@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from programs import run
 
-from yt8m.data.synthetic import frame_record, video_record, write_frame_shards, write_records, write_video_shards
+from yt8m.data.record_writing import frame_record, video_record, write_records
+from yt8m.data.synthetic import write_frame_shards, write_video_shards
 from yt8m.errors import UserError
 from yt8m.schema import TaughtDataSpec
 

@@ -154,7 +154,7 @@ class DoubledFormat(VideoFormat):
 
 READING = """
 import readers
-from yt8m.data.synthetic import video_record, write_records
+from yt8m.data.record_writing import video_record, write_records
 from yt8m.schema import DataSpec
 import numpy as np, sys
 

@@ -8,7 +8,8 @@ import pytest
 from absl import flags
 
 from yt8m.cli.program import start
-from yt8m.data.synthetic import video_record, write_records, write_video_shards
+from yt8m.data.record_writing import video_record, write_records
+from yt8m.data.synthetic import write_video_shards
 from yt8m.errors import UserError
 from yt8m.runs.directory import checkpoint_step, newest_checkpoint
 

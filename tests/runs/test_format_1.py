@@ -19,7 +19,7 @@ from programs import run
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from yt8m.config import LossConfig, LossTerm, RunConfig
-from yt8m.data.synthetic import frame_record
+from yt8m.data.record_writing import frame_record
 from yt8m.errors import UserError
 from yt8m.output.archive import pack_run
 from yt8m.runs.directory import load_config
