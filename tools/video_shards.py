@@ -138,7 +138,7 @@ def write_missing_shards(
         UserError: if a video cannot be used and is not to be skipped, none can, or something cannot be written.
     """
     # TensorFlow comes with these; the processes that decode, which import this module, do without.
-    from yt8m.data.shard_writing import claim_output, shard_path, write_shard
+    from yt8m.data.shard_writing import claim_output, is_written, shard_path, write_shard
 
     # 1. The same videos in the same shards as before, if there was a before.
     videos, classes = list_videos(values.videos)
@@ -155,7 +155,7 @@ def write_missing_shards(
         shard_path(values.output, number): videos[first : first + values.videos_per_shard]
         for number, first in enumerate(range(0, len(videos), values.videos_per_shard))
     }
-    missing = {path: shard for path, shard in shards.items() if not _exists(path)}
+    missing = {path: shard for path, shard in shards.items() if not is_written(path)}
     if len(missing) < len(shards):
         LOG.info("%d of %d shards are there already.", len(shards) - len(missing), len(shards))
     todo = [video for shard in missing.values() for video in shard]
@@ -173,21 +173,16 @@ def write_missing_shards(
     LOG.info("%d videos written, %d skipped.", len(todo) - len(reader.faults), len(reader.faults))
 
 
-def _exists(path: str) -> bool:
-    import tensorflow as tf
-
-    return bool(tf.io.gfile.exists(path))
-
-
 def _write_classes(output: str, classes: list[str]) -> None:
     """Writes the names of the classes as AudioSet does, for --vocabulary; all shards of a folder share them."""
+    from yt8m.data.shard_writing import is_written
     from yt8m.files import read_bytes, write_text
 
     path = f"{output.rpartition('/')[0] or '.'}/classes.csv"
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerows([("index", "display_name"), *enumerate(classes)])
-    if _exists(path):
+    if is_written(path):
         if read_bytes(path) != text.getvalue().encode():
             raise UserError(
                 f"{path} names other classes than the {len(classes)} folders of --videos, so class 0 of one would not "
@@ -198,8 +193,8 @@ def _write_classes(output: str, classes: list[str]) -> None:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """Shows a bar of `total` videos on a terminal; elsewhere the lines of the log are enough.
+def progress(total: int, what: str = "videos") -> Iterator[Callable[[], None]]:
+    """Shows a bar of `total` videos, or what else there is, on a terminal; elsewhere the lines of the log are enough.
 
     Yields:
         What is called when one of them is done.
@@ -210,7 +205,7 @@ def progress(total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("videos", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -77,6 +78,10 @@ class AtomicFile:
         with self._naming_the_target():
             self._file.write(content)
 
+    def stream(self) -> io.RawIOBase:
+        """Returns what a library may write bytes to, in place of a path; closing it leaves the file open."""
+        return _Stream(self)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -113,6 +118,24 @@ class AtomicFile:
         if self._is_renamed:
             with contextlib.suppress(tf.errors.OpError):
                 tf.io.gfile.remove(self._written_path)
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of an `AtomicFile`, as Python's own files take them; there is no way back in it."""
+
+    def __init__(self, file: AtomicFile):
+        self._target, self._num_bytes = file, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._target.write(bytes(content))
+        self._num_bytes += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._num_bytes
 
 
 def partial_path(path: str) -> str:

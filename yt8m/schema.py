@@ -17,6 +17,7 @@ from yt8m.arguments import (
 QUANTISATION_STEP = 4.0 / 255.0
 QUANTISATION_HALF_STEP = 4.0 / 512.0
 QUANTISATION_OFFSET = QUANTISATION_HALF_STEP - 2.0
+QUANTISATION_RANGE = 2.0  # of |x|; beyond it numbers are cut off
 
 # The image features are principal components divided by their standard deviations plus an epsilon. Of the 1024 standard
 # deviations these are known, by index from 1. Source: the data set's published PCA, yt8m_pca.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +11,17 @@ import tensorflow as tf
 from yt8m.errors import UserError, first_line
 from yt8m.files import delete_abandoned, parse_json, partial_path, read_bytes, write_text
 
+RECORDS = ".tfrecord"
 
-def shard_path(output: str, number: int) -> str:
+
+def shard_path(output: str, number: int, suffix: str = RECORDS) -> str:
     """Returns the path of a shard: `DIR/train0003.tfrecord` of `DIR/train` and 3."""
-    return f"{output}{number:04d}.tfrecord"
+    return f"{output}{number:04d}{suffix}"
+
+
+def is_written(path: str) -> bool:
+    """Tells whether a shard is there, which is whole then."""
+    return bool(tf.io.gfile.exists(path))
 
 
 def write_shard(path: str, records: Iterable[bytes]) -> int:
@@ -46,20 +54,29 @@ def write_shard(path: str, records: Iterable[bytes]) -> int:
     return num_records
 
 
-def claim_output(output: str, settings: Mapping[str, Any]) -> None:
+def claim_output(output: str, settings: Mapping[str, Any], suffix: str = RECORDS) -> None:
     """Makes the folder of the shards and writes beside them how they are made, or compares it with what is there.
+
+    Settings without a shard, as a program leaves them that failed early, bind nobody.
 
     Args:
         output: how the paths of the shards begin: `DIR/train`.
         settings: by flag, all that decides what the shards hold.
+        suffix: how their paths end.
 
     Raises:
         UserError: if the shards that are there were made with other settings, or nothing can be written.
     """
     path = f"{output}_settings.json"
     settings = parse_json(json.dumps(settings))  # as it will be read again
-    if not tf.io.gfile.exists(path):
-        folder = output.rpartition("/")[0]
+    folder, _, prefix = output.rpartition("/")
+    is_begun = _has_shards(folder or ".", prefix)
+    if is_begun and not tf.io.gfile.exists(path):
+        raise UserError(
+            f"--output={output}: there are shards {output}*, and no {path} says how they were made. Choose another "
+            "--output, or move them away."
+        )
+    if not is_begun:
         try:
             tf.io.gfile.makedirs(folder or ".")
         except tf.errors.OpError as error:
@@ -74,6 +91,14 @@ def claim_output(output: str, settings: Mapping[str, Any]) -> None:
     if differences:
         name = differences[0]
         raise UserError(
-            f"--{name}={settings[name]}: the shards {output}*.tfrecord were made with {found.get(name)}. Choose "
+            f"--{name}={settings[name]}: the shards {output}*{suffix} were made with {found.get(name)}. Choose "
             f"another --output, or delete them and {path}."
         )
+
+
+def _has_shards(folder: str, prefix: str) -> bool:
+    """Whether any shard is there, whatever its kind."""
+    if not tf.io.gfile.isdir(folder):
+        return False
+    is_shard = re.compile(re.escape(prefix) + r"\d{4,}\.[a-z]+").fullmatch
+    return any(is_shard(name) for name in tf.io.gfile.listdir(folder))
