@@ -11,7 +11,12 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_program_flags(values, batch_size=512)
     define = flags.DEFINE_string
     define("input_data_pattern", "", "Shards to predict: comma-separated patterns.", flag_values=values)
-    define("output_file", "", "The submission to write: VideoId,LabelConfidencePairs.", flag_values=values)
+    define(
+        "output_file",
+        "",
+        "The submission to write: VideoId,LabelConfidencePairs; x.parquet: as Parquet.",
+        flag_values=values,
+    )
     define("input_model_tgz", "", "Predict with the run in this archive, not in --train_dir.", flag_values=values)
     define(
         "untar_model_dir", "", "Where to unpack it; without it, a place that is deleted afterwards.", flag_values=values
@@ -58,7 +63,8 @@ from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.files import check_outputs, delete_abandoned, partial_path
 from yt8m.output.archive import pack_run, unpack_run
-from yt8m.output.submission import SubmissionWriter
+from yt8m.output.submission import submission_writer
+from yt8m.parquet import SUFFIX, pyarrow
 from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
 
 import experiment
@@ -76,6 +82,8 @@ def main(values: flags.FlagValues) -> None:
     """
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
+    if values.output_file.endswith(SUFFIX):
+        pyarrow()  # if it is missing, that is said now, not when the models are there
     with _run_directories(values) as train_dirs:
         # 1. The runs say what they are; the command line may repeat it, but not say otherwise.
         weights = weights_of_members(values.ensemble_weights, len(train_dirs), "ensemble_weights", "--train_dir")
@@ -109,10 +117,11 @@ def main(values: flags.FlagValues) -> None:
         read = [path for train_dir in train_dirs for path in paths_of_run(train_dir)]
         check_outputs(outputs, [*data.files, values.input_model_tgz, *read])
 
-        # 5. The best classes of each batch go straight into the CSV, which is there when it is whole.
+        # 5. The best classes of each batch go straight into the file, which is there when it is whole.
         start = logged = time.monotonic()
         num_videos = 0
-        with data.explained(), SubmissionWriter(values.output_file) as writer:
+        writing = submission_writer(values.output_file, configs[0].data.num_classes)
+        with data.explained(), writing as writer:
             for ids, classes, scores in predict(calibrated, weights, data.batches, values.top_k):
                 writer.add(ids, classes, scores)
                 num_videos += len(ids)

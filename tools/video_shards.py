@@ -16,9 +16,9 @@ from absl import flags
 
 from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.errors import UserError
+from yt8m.side_by_side import in_order
 from yt8m.video.listing import Video, list_videos
 from yt8m.video.packages import optional_package
-from yt8m.video.side_by_side import in_order
 
 LOG = logging.getLogger("yt8m.video")
 

@@ -413,7 +413,7 @@ def test_check_dataset_lists_the_damage(tmp_path: Path, capsys: pytest.CaptureFi
     values(["check_dataset", f"--data_pattern={tmp_path}/*", *sizes])
     with pytest.raises(UserError, match="damaged in 1 places"):
         check_dataset.main(values)
-    first, second, damage, _ = capsys.readouterr().out.splitlines()
+    first, second, *_, damage = capsys.readouterr().out.splitlines()
     assert first == "1 files, 4 sound records, 0 of them with no label"
     assert second == "4 labels of 1 of 10 classes"
     assert damage.startswith(f"{tmp_path}/a, record 1: 'labels' holds class 99")

@@ -140,7 +140,7 @@ def test_what_is_written_is_read(
 
 
 def test_floats_are_quantised_as_the_data_set_is(tmp_path: Path) -> None:
-    # q = round((x + 2 - 4/512) * 255/4): -2 -> -0.498 -> 0; 0 -> 127.002 -> 127; 0.0156556 -> 128.0; 2 -> 254.502 -> 255
+    # q = round((x + 2 - 4/512) * 255/4) is -0.498 for -2, 127.002 for 0, 128.0 for 0.0156556 and 254.502 for 2.
     rgb = np.array([[-2.0, 0.0, 0.0156556], [2.0, 9.0, -9.0]], np.float64)
     np.savez(tmp_path / "video7.npz", rgb=rgb, audio=np.array([[0, 255], [7, 8]], np.uint8))
     make(tmp_path / "*.npz", tmp_path / "x", *FRAMES)
@@ -242,43 +242,100 @@ GOOD = "a,1 2,1 2 3,4 5"
 JSON = '{"id": "a", "labels": [1], "mean_rgb": [1, 2, 3], "mean_audio": [4, 5]}\n'
 MANY = {"id": np.array(["a", "b"]), "mean_rgb": np.ones((2, 3)), "mean_audio": np.ones((2, 2))}
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
-    "wrong length": (rows_of_csv(GOOD, "b,1,1 2,4 5"), "x.csv, row 2: 'mean_rgb' holds 2 floats, expected 3. Is --feature"),
+    "wrong length": (
+        rows_of_csv(GOOD, "b,1,1 2,4 5"),
+        "x.csv, row 2: 'mean_rgb' holds 2 floats, expected 3. Is --feature",
+    ),
     "NaN": (rows_of_csv(GOOD, "b,1,1 nan 3,4 5"), "x.csv, row 2: 'mean_rgb' holds nan, expected finite numbers."),
     "too large for float32": (rows_of_csv("b,1,1 1e39 3,4 5"), "x.csv, row 1: 'mean_rgb' holds inf, expected finite"),
-    "no number": (rows_of_csv(GOOD, "b,1,1 x 3,4 5"), "x.csv, row 2: 'mean_rgb' holds something else than numbers (could"),
-    "duplicate id": (rows_of_csv(GOOD, "b,1,1 2 3,4 5", GOOD), "x.csv, row 3: its id 'a' is that of {folder}/x.csv, row 1 too"),
-    "unknown class": (rows_of_csv(GOOD, "b,10,1 2 3,4 5"), "x.csv, row 2: 'labels' holds class 10, expected 0 to 9. Does"),
-    "label that is no class": (rows_of_csv("b,dog,1 2 3,4 5"), "x.csv, row 1: the label is 'dog'; expected class indices"),
+    "no number": (
+        rows_of_csv(GOOD, "b,1,1 x 3,4 5"),
+        "x.csv, row 2: 'mean_rgb' holds something else than numbers (could",
+    ),
+    "duplicate id": (
+        rows_of_csv(GOOD, "b,1,1 2 3,4 5", GOOD),
+        "x.csv, row 3: its id 'a' is that of {folder}/x.csv, row 1 too",
+    ),
+    "unknown class": (
+        rows_of_csv(GOOD, "b,10,1 2 3,4 5"),
+        "x.csv, row 2: 'labels' holds class 10, expected 0 to 9. Does",
+    ),
+    "label that is no class": (
+        rows_of_csv("b,dog,1 2 3,4 5"),
+        "x.csv, row 1: the label is 'dog'; expected class indices",
+    ),
     "no id": (rows_of_csv(",1,1 2 3,4 5"), "x.csv, row 1: it has no id. Expected a string named"),
     "id with a comma": (rows_of_csv('"a,b",1,1 2 3,4 5'), "x.csv, row 1: its id 'a,b' has a comma, a quote or a line"),
     "fields missing": (rows_of_csv(GOOD, "b,1,1 2 3"), "x.csv, row 2: it has more or fewer fields than the header."),
     "fields too many": (rows_of_csv(GOOD + ",6"), "x.csv, row 1: it has more or fewer fields than the header."),
-    "open quote": (rows_of_csv(GOOD, '"b,1,1 2 3,4 5'), "x.csv, row 2: it cannot be read as a CSV (unexpected end of data)"),
-    "column missing": (text(".csv", "id,mean_rgb\na,1 2 3\n"), "x.csv: it has no 'mean_audio', only id, mean_rgb. Expected"),
+    "open quote": (
+        rows_of_csv(GOOD, '"b,1,1 2 3,4 5'),
+        "x.csv, row 2: it cannot be read as a CSV (unexpected end of data)",
+    ),
+    "column missing": (
+        text(".csv", "id,mean_rgb\na,1 2 3\n"),
+        "x.csv: it has no 'mean_audio', only id, mean_rgb. Expected",
+    ),
     "empty file": (text(".csv", ""), "x.csv: it is empty. Write it again, or leave it out of --input."),
     "no rows": (rows_of_csv(), "x.csv: it holds no videos. Write it again, or leave it out of --input."),
     "not UTF-8": (text(".csv", b"id,\xff\n"), "x.csv is not text in UTF-8."),
     "unknown kind": (text(".xlsx", "x"), "x.xlsx: it is of no known kind. Known by the ends of their names: .npy, "),
     "no JSON": (text(".jsonl", JSON + "{"), "x.jsonl, row 2: it is no JSON (Expecting property name"),
     "no object": (text(".jsonl", "[1]\n"), "x.jsonl, row 1: it is no object. Expected one with id"),
-    "id that is no text": (text(".jsonl", JSON.replace('"a"', "5")), "x.jsonl, row 1: the id is 5; expected text in quotes."),
-    "labels that are no list": (text(".jsonl", JSON.replace("[1]", "1")), "x.jsonl, row 1: the labels are 1; expected a"),
-    "half a class": (text(".jsonl", JSON.replace("[1]", "[1.5]")), "x.jsonl, row 1: the label is '1.5'; expected class"),
-    "words": (text(".jsonl", JSON.replace("[4, 5]", '["x", "y"]')), "x.jsonl, row 1: 'mean_audio' holds something else than"),
-    "JSON with NaN": (text(".jsonl", JSON.replace("4", "NaN")), "x.jsonl, row 1: 'mean_audio' holds nan, expected finite"),
-    "key missing": (text(".jsonl", JSON.replace("mean_rgb", "rgb")), "x.jsonl, row 1: it has no 'mean_rgb', only id, labels,"),
+    "id that is no text": (
+        text(".jsonl", JSON.replace('"a"', "5")),
+        "x.jsonl, row 1: the id is 5; expected text in quotes.",
+    ),
+    "labels that are no list": (
+        text(".jsonl", JSON.replace("[1]", "1")),
+        "x.jsonl, row 1: the labels are 1; expected a",
+    ),
+    "half a class": (
+        text(".jsonl", JSON.replace("[1]", "[1.5]")),
+        "x.jsonl, row 1: the label is '1.5'; expected class",
+    ),
+    "words": (
+        text(".jsonl", JSON.replace("[4, 5]", '["x", "y"]')),
+        "x.jsonl, row 1: 'mean_audio' holds something else than",
+    ),
+    "JSON with NaN": (
+        text(".jsonl", JSON.replace("4", "NaN")),
+        "x.jsonl, row 1: 'mean_audio' holds nan, expected finite",
+    ),
+    "key missing": (
+        text(".jsonl", JSON.replace("mean_rgb", "rgb")),
+        "x.jsonl, row 1: it has no 'mean_rgb', only id, labels,",
+    ),
     "JSON that is no list": (text(".json", JSON), "x.json: it is no list. Expected a list of objects; one per line is"),
     "no array": (text(".npz", "PK\x03\x04"), "x.npz cannot be read as a file of NumPy ("),
     "array missing": (arrays(mean_rgb=np.ones(3)), "x.npz: it has no 'mean_audio', only id, mean_rgb. Expected id, "),
-    "frames for vectors": (arrays(mean_rgb=np.ones((4, 3)), mean_audio=np.ones(2)), "x.npz: 'mean_rgb' has the shape (4, 3), expected (width,)."),
-    "rows missing": (arrays(**MANY | {"mean_rgb": np.ones((1, 3))}), "x.npz: 'mean_rgb' holds 1 rows, expected 2, those of all"),
-    "wrong width": (arrays(**MANY | {"mean_rgb": np.ones((2, 4))}), "x.npz, row 1: 'mean_rgb' holds 4 floats, expected 3."),
-    "infinity": (arrays(**MANY | {"mean_audio": np.array([[1, 1], [1, np.inf]])}), "x.npz, row 2: 'mean_audio' holds inf, expected"),
-    "labels unlike videos": (arrays(**MANY, labels=np.array([1, 2]), num_labels=np.array([1, 2])), "x.npz: 'labels' holds 2 classes, expected 3"),
-    "one label per video": (arrays(**MANY, labels=np.array([1, 2])), "x.npz: 'labels' has the shape (2,) of int64; expected"),
+    "frames for vectors": (
+        arrays(mean_rgb=np.ones((4, 3)), mean_audio=np.ones(2)),
+        "x.npz: 'mean_rgb' has the shape (4, 3), expected (width,).",
+    ),
+    "rows missing": (
+        arrays(**MANY | {"mean_rgb": np.ones((1, 3))}),
+        "x.npz: 'mean_rgb' holds 1 rows, expected 2, those of all",
+    ),
+    "wrong width": (
+        arrays(**MANY | {"mean_rgb": np.ones((2, 4))}),
+        "x.npz, row 1: 'mean_rgb' holds 4 floats, expected 3.",
+    ),
+    "infinity": (
+        arrays(**MANY | {"mean_audio": np.array([[1, 1], [1, np.inf]])}),
+        "x.npz, row 2: 'mean_audio' holds inf, expected",
+    ),
+    "labels unlike videos": (
+        arrays(**MANY, labels=np.array([1, 2]), num_labels=np.array([1, 2])),
+        "x.npz: 'labels' holds 2 classes, expected 3",
+    ),
+    "one label per video": (
+        arrays(**MANY, labels=np.array([1, 2])),
+        "x.npz: 'labels' has the shape (2,) of int64; expected",
+    ),
     "no Parquet": (text(".parquet", "PAR1"), "x.parquet cannot be read as Parquet ("),
     "no MediaPipe": (text(".pb", "PAR1"), "x.pb: it is neither a tf.train.Example nor a tf.train.SequenceExample."),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("write", "message"), WRONG.values(), ids=WRONG)
@@ -368,7 +425,7 @@ def test_what_is_finished_is_kept_and_other_settings_are_refused(tmp_path: Path)
     make(source, tmp_path / "new" / "y", "--videos_per_shard=2", *VECTORS)
     assert len(stored(tmp_path / "new" / "y*.tfrecord")) == 6
     (tmp_path / "new" / "y_settings.json").unlink()
-    with pytest.raises(UserError, match="no .*y_settings.json says how they were made"):
+    with pytest.raises(UserError, match=r"no .*y_settings\.json says how they were made"):
         make(source, tmp_path / "new" / "y", "--videos_per_shard=2", *VECTORS)
 
 

@@ -3,9 +3,11 @@
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from yt8m.batch import Batch
 from yt8m.data.formats.base import Column, Layout
 from yt8m.data.record_faults import columns_of, fault_of, labels_name_of, ratings_fault_of
 from yt8m.data.records import batch_parser
@@ -60,6 +62,18 @@ def _damage_of(record: Record, spec: DataSpec, layout: Layout | None, labels_req
     return None if fault is None else Damage(record.file, record.number, fault)
 
 
+class SoundRecords(NamedTuple):
+    """Records of a file that can be read.
+
+    Attributes:
+        numbers: of the records, the first of a file is 0.
+        batch: what they hold, as `examination` returns it; B may be 0.
+    """
+
+    numbers: list[int]
+    batch: Batch
+
+
 class Examiner:
     """Reads and parses whole files, and tells sound records from damage.
 
@@ -76,6 +90,14 @@ class Examiner:
 
     def examine(self, shard: Shard) -> Iterator[int | Damage]:
         """Yields the numbers of a file's sound records in their order, and damage in its place."""
+        for item in self.examined_batches(shard):
+            if isinstance(item, Damage):
+                yield item
+            else:
+                yield from item.numbers
+
+    def examined_batches(self, shard: Shard) -> Iterator[SoundRecords | Damage]:
+        """Yields a file's sound records in their order, some at a time, and damage in its place."""
         waiting: list[Record] = []
         for item in stored_records(shard):
             if isinstance(item, Record):
@@ -87,21 +109,22 @@ class Examiner:
                 yield item
         yield from self._judge(waiting)
 
-    def _judge(self, records: list[Record]) -> Iterator[int | Damage]:
+    def _judge(self, records: list[Record]) -> Iterator[SoundRecords | Damage]:
         """Parses records at once and, only if that fails, one by one."""
-        if self._failure(records) is None:
-            yield from (record.number for record in records)
+        parsed = self._parsed(records)
+        if not isinstance(parsed, str):
+            yield SoundRecords([record.number for record in records], parsed)
             return
         for record in records:
-            failure = self._failure([record])
-            yield record.number if failure is None else self._damage(record, failure)
+            parsed = self._parsed([record])
+            yield self._damage(record, parsed) if isinstance(parsed, str) else SoundRecords([record.number], parsed)
 
-    def _failure(self, records: list[Record]) -> str | None:
+    def _parsed(self, records: list[Record]) -> Batch | str:
+        """The batch of records, or why there is none."""
         try:
-            self._parse(tf.constant([record.serialized for record in records], tf.string))
+            return self._parse(tf.constant([record.serialized for record in records], tf.string))
         except Exception as error:  # whatever it is: TensorFlow raises a TypeError where its message is not UTF-8
             return reason_of(error)
-        return None
 
     def _damage(self, record: Record, failure: str) -> Damage:
         damage = _damage_of(record, self._spec, self._layout, self._labels_required)

@@ -26,6 +26,8 @@ import tensorflow as tf
 from yt8m.arguments import LARGEST_FLOAT, LARGEST_SIZE
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile
+from yt8m.output.parquet_predictions import predictions_rows, predictions_table
+from yt8m.parquet import SUFFIX, ParquetWriter
 from yt8m.scores import VideoIds, check_finite, name_of
 from yt8m.segments import SEGMENT_NAME
 
@@ -118,6 +120,60 @@ class SubmissionWriter:
         )
 
 
+class ParquetSubmissionWriter(SubmissionWriter):
+    """Writes a submission with its types, a batch per row group, in the way of `SubmissionWriter`.
+
+    Args:
+        path: the target.
+        num_classes: C.
+
+    Raises:
+        UserError: if pyarrow is not installed; on entry, if the target cannot be written.
+    """
+
+    def __init__(self, path: str, num_classes: int):
+        super().__init__(path)
+        self._table = ParquetWriter(path, "output_file")
+        self._num_classes = num_classes
+
+    def __enter__(self) -> Self:
+        self._table.__enter__()
+        return self
+
+    def add(self, ids: VideoIds, classes: np.ndarray, scores: np.ndarray) -> None:
+        """Writes the rows of a batch of videos.
+
+        Args:
+            ids: `(B,)` bytes or str, the videos' ids.
+            classes: `(B, k)` int.
+            scores: `(B, k)` float, best first.
+
+        Raises:
+            UserError: if a score is not finite, an id was written before or cannot be part of a CSV, or the file cannot
+                be written.
+        """
+        check_finite(scores, ids)
+        names = [name_of(video_id) for video_id in ids]
+        if any(mark in name for name in names for mark in _MARKS_OF_CSV):
+            _refuse_marks(names)
+        self._check_new(names)
+        self._table.write(predictions_table(names, classes, scores, self._num_classes))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._table.__exit__(kind, error, traceback)
+
+
+def submission_writer(path: str, num_classes: int) -> SubmissionWriter:
+    """Returns what writes a submission of C = `num_classes` classes: as Parquet where the path ends so, else as CSV.
+
+    Raises:
+        UserError: if Parquet is wanted and pyarrow is not installed.
+    """
+    return ParquetSubmissionWriter(path, num_classes) if path.endswith(SUFFIX) else SubmissionWriter(path)
+
+
 class Submission(NamedTuple):
     """A submission in memory, with 8 bytes per pair (class, score).
 
@@ -151,7 +207,7 @@ def read_blocks(path: str, num_videos: int) -> Iterator[Submission]:
 
 
 def read_rows(path: str) -> Iterator[tuple[str, str]]:
-    """Checks the header of a submission of 2017 or 2018 and returns its rows, not parsed.
+    """Checks the header of a submission of 2017 or 2018, or its columns in Parquet, and returns its rows, not parsed.
 
     Returns:
         An iterator over pairs of the place for error messages, `<path>, line <n>`, and the text of the row.
@@ -159,7 +215,7 @@ def read_rows(path: str) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if the file cannot be read or has another header.
     """
-    return _rows(path, HEADER)
+    return predictions_rows(path) if path.endswith(SUFFIX) else _rows(path, HEADER)
 
 
 def parse_rows(rows: Iterable[tuple[str, str]]) -> Submission:

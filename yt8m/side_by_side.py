@@ -49,7 +49,7 @@ def in_order(work: Callable[[str], Result], paths: Iterable[str], num_processes:
         unfinished = [path for path, _ in waiting] or [path]
         raise UserError(
             f"A process died while it worked on {unfinished[0]} or one of the next {len(unfinished) - 1} files. Is "
-            "there memory enough? Try fewer --num_processes; the shards that are finished are kept."
+            "there memory enough? Try fewer --num_processes; shards that are finished are kept."
         ) from error
     except BaseException:  # also if nobody wants the rest: what is being worked on is of no use
         for process in multiprocessing.active_children():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from yt8m.errors import UserError
-from yt8m.video.side_by_side import in_order
+from yt8m.side_by_side import in_order
 
 
 def length(path: str) -> int:
