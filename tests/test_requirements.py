@@ -13,6 +13,7 @@ PINS = {
     "requirements-dev.txt": "requirements-dev.in",
     "requirements-video.txt": "requirements-video.in",
     "requirements-remote.txt": "requirements-remote.in",
+    "requirements-parquet.txt": "requirements-parquet.in",
 }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import resource
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from yt8m.errors import UserError
 from yt8m.metrics import top_k_predictions
-from yt8m.output.submission import HEADER, SubmissionWriter, format_rows, read_submission
+from yt8m.output.submission import HEADER, SubmissionWriter, format_rows, read_submission, submission_writer
 from yt8m.scores import name_of
 
 from oracles import metrics as oracles
@@ -261,3 +262,61 @@ def test_what_is_no_submission_is_refused(tmp_path: Path, content: bytes, messag
 def test_a_missing_submission_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.csv cannot be read"):
         read_submission(str(tmp_path / "missing.csv"))
+
+
+# ---- as Parquet
+
+
+@pytest.fixture(name="parquet", scope="module")
+def parquet_package() -> object:
+    return pytest.importorskip("pyarrow.parquet", reason="needs the packages of requirements-parquet.txt")
+
+
+def test_parquet_is_read_bit_for_bit(tmp_path: Path, parquet: object) -> None:
+    scores = np.random.default_rng(0).random((5, 20)).astype(np.float32)
+    scores[0, :3] = np.float32(1e-45), np.nextafter(np.float32(1), np.float32(0)), 0
+    classes = np.stack([np.random.default_rng(i).permutation(40_000)[:20] for i in range(5)])
+    path = str(tmp_path / "a.parquet")
+    with submission_writer(path, 40_000) as writer:
+        writer.add([b"a", b"b", b"c"], classes[:3], scores[:3])
+        writer.add(["d", "e"], classes[3:], scores[3:])
+    read = read_submission(path)
+    assert read.ids == ["a", "b", "c", "d", "e"]
+    assert read.classes.tolist() == classes.ravel().tolist()
+    assert read.scores.tobytes() == scores.tobytes()
+
+
+def test_parquet_is_whole_or_not_there(tmp_path: Path, parquet: object) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("before")
+    with submission_writer(str(tmp_path / "b.parquet"), 4) as writer:
+        writer.add([b"ab", b"c"], CLASSES, SCORES)
+        with pytest.raises(UserError, match="Video ab occurs twice"):
+            writer.add([b"ab", b"d"], CLASSES, SCORES)
+    assert read_submission(str(tmp_path / "b.parquet")).ids == ["ab", "c"]
+    (tmp_path / "b.parquet").unlink()
+    assert path.read_text() == "before"
+    with pytest.raises(UserError, match="has a comma"), submission_writer(str(path), 4) as writer:
+        writer.add([b"a,b", b"c"], CLASSES, SCORES)
+    with pytest.raises(UserError, match="is NaN or infinite"), submission_writer(str(path), 4) as writer:
+        writer.add([b"ab", b"c"], CLASSES, SCORES * np.nan)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.parquet"]
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read as Parquet"):
+        read_submission(str(path))
+
+
+def test_parquet_of_something_else(tmp_path: Path, parquet: object) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table = parquet.write_table  # type: ignore[attr-defined]
+    write_table(pyarrow.table({"id": ["a"], "scores": [[0.5]]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="it has the columns id, scores; expected id, classes, scores"):
+        read_submission(str(tmp_path / "a.parquet"))
+    write_table(pyarrow.table({"id": ["a"], "classes": [[1, 2]], "scores": [[0.5]]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet, row 1: classes and scores are no lists of numbers of one length"):
+        read_submission(str(tmp_path / "b.parquet"))
+
+
+def test_parquet_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-parquet\.txt$"):
+        submission_writer("a.parquet", 4)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from absl import flags
 from programs import run
 
+from tools import score
 from yt8m.data.synthetic import write_video_shards
 from yt8m.errors import UserError
 
@@ -48,6 +50,36 @@ def test_a_submission_has_a_row_per_video(place: Path, tmp_path: Path) -> None:
     )
     infer(place, *from_archive)
     assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+
+
+def test_a_submission_as_parquet(place: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the packages of requirements-parquet.txt")
+    for suffix in ("csv", "parquet"):
+        infer(place, f"--output_file={tmp_path}/a.{suffix}", "--top_k=3", "--batch_size=25")
+    file = parquet.ParquetFile(tmp_path / "a.parquet")
+    assert [str(field.type) for field in file.schema_arrow] == [
+        "string",
+        "fixed_size_list<element: int16>[3]",
+        "fixed_size_list<element: float>[3]",
+    ]
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [25, 25, 10]
+    table = file.read().to_pydict()
+    rows = zip(table["id"], table["classes"], table["scores"], strict=True)
+    pairs = [f"{name}," + " ".join(f"{c} {s:g}" for c, s in zip(*lists, strict=True)) for name, *lists in rows]
+    assert pairs == (tmp_path / "a.csv").read_text().splitlines()[1:]
+    lines = [run_score(place, tmp_path / f"a.{suffix}") for suffix in ("csv", "parquet")]
+    assert lines[0] == lines[1]
+    with pytest.raises(UserError, match=r"^--output_file=x\.parquet: a blend is written as CSV"):
+        run("tools.blend", f"--input_files={tmp_path}/a.csv", "--output_file=x.parquet")
+
+
+def run_score(place: Path, submission: Path) -> dict[str, object]:
+    values = flags.FlagValues()
+    score.define_flags(values)
+    labels = (f"--eval_data_pattern={place}/train*.tfrecord", "--num_classes=4")
+    values(["score", f"--submission_file={submission}", *labels])
+    result = score.score(values).result()
+    return {name: round(result[name], 4) for name in ("gap", "map", "hit_at_one", "perr")}
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -21,6 +19,10 @@ from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 
 from readers import evaluation_batches
+
+pytest.importorskip("pyarrow", reason="needs the packages of requirements-parquet.txt")
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 FRAMES = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=3,2", "--num_classes=10")
 VECTORS = ("--feature_names=mean_rgb,mean_audio", "--feature_sizes=3,2", "--num_classes=10")
@@ -226,22 +228,22 @@ def test_arrays_as_people_have_them(tmp_path: Path) -> None:
     assert features_of(record, "audio").tolist() == [[191, 255], [127, 0]]
 
 
-def rows_of_csv(*rows: str) -> Callable[[Path], None]:
+def rows_of_csv(*rows: str) -> Callable[[Path], object]:
     return lambda path: path.with_suffix(".csv").write_text("\n".join(("id,labels,mean_rgb,mean_audio", *rows)) + "\n")
 
 
-def text(suffix: str, content: str | bytes) -> Callable[[Path], None]:
+def text(suffix: str, content: str | bytes) -> Callable[[Path], object]:
     return lambda path: path.with_suffix(suffix).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def arrays(**content: np.ndarray) -> Callable[[Path], None]:
+def arrays(**content: np.ndarray) -> Callable[[Path], object]:
     return lambda path: np.savez(path.with_suffix(".npz"), **content)
 
 
 GOOD = "a,1 2,1 2 3,4 5"
 JSON = '{"id": "a", "labels": [1], "mean_rgb": [1, 2, 3], "mean_audio": [4, 5]}\n'
 MANY = {"id": np.array(["a", "b"]), "mean_rgb": np.ones((2, 3)), "mean_audio": np.ones((2, 2))}
-WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong length": (
         rows_of_csv(GOOD, "b,1,1 2,4 5"),
         "x.csv, row 2: 'mean_rgb' holds 2 floats, expected 3. Is --feature",
@@ -340,7 +342,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize(("write", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_input_has_one_message_and_leaves_nothing(
-    tmp_path: Path, write: Callable[[Path], None], message: str
+    tmp_path: Path, write: Callable[[Path], object], message: str
 ) -> None:
     write(tmp_path / "x")
     with pytest.raises(UserError) as caught:

@@ -53,8 +53,8 @@ class ShardContents:
     labels_per_video: Counter[int] = field(default_factory=Counter)
     frames_per_video: Counter[int] = field(default_factory=Counter)
     damages: list[Damage] = field(default_factory=list)
-    hashes: array[int] = field(default_factory=lambda: array("q"))
-    numbers: array[int] = field(default_factory=lambda: array("i"))
+    hashes: "array[int]" = field(default_factory=lambda: array("q"))
+    numbers: "array[int]" = field(default_factory=lambda: array("i"))
 
 
 def examine_shard(file: str, spec: DataSpec, layout: Layout, labels_required: bool) -> ShardContents:

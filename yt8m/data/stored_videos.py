@@ -61,7 +61,7 @@ def stored_video(serialized: bytes, spec: DataSpec, layout: Layout | None = None
         raise RecordFaultError(fault)
     layout = layout or Layout.of(columns_of(serialized, spec), labels_name_of(serialized))
     record = tf.train.SequenceExample.FromString(serialized)
-    features = {}
+    features: dict[str, np.ndarray] = {}
     columns = zip(spec.feature_names, layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True)
     for name, stored_name, as_floats, size in columns:
         if spec.record_format == "video":

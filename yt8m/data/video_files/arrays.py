@@ -51,8 +51,9 @@ class ArrayReader(VideoFileReader):
         for i, name in enumerate(ids.tolist()):
             features = {feature: column[i] for feature, column in columns.items()}
             where = f"{path}, row {i + 1}"
-            labels = None if labels_of_all[i] is None else _labels_of(where, labels_of_all[i])
-            yield where, StoredVideo(name if isinstance(name, str) else str(name), labels, features)
+            listed = labels_of_all[i]
+            labels = None if listed is None else _labels_of(where, listed)
+            yield where, StoredVideo(str(name), labels, features)
 
     def _load(self, path: str) -> dict[str, np.ndarray]:
         wanted = {ID_COLUMN, LABELS_COLUMN, _NUM_LABELS, *self.features, *(x + _NUM_FRAMES for x in self.features)}
@@ -143,8 +144,7 @@ class ArrayWriter(VideoFileWriter):
     ) -> None:
         if error is None and self._videos:
             try:
-                # In the type stubs of NumPy a stream is no file.
-                np.savez(self._file.stream(), allow_pickle=False, **self._arrays())  # type: ignore[arg-type]
+                np.savez(self._file.stream(), allow_pickle=False, **self._arrays())
             except BaseException as fault:
                 self._file.__exit__(type(fault), fault, None)
                 raise

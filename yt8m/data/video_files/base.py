@@ -124,7 +124,7 @@ def class_indices(where: str, labels: Iterable[Any]) -> list[int]:
 def _is_class(label: Any) -> bool:
     if isinstance(label, str):
         return label.isascii() and label.isdecimal() and len(label) < 10
-    return isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < _LARGEST_CLASS
+    return isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= int(label) < _LARGEST_CLASS
 
 
 def check_columns(where: str, features: Sequence[str], found: Iterable[str]) -> None:

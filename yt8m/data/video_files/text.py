@@ -47,7 +47,7 @@ class CsvReader(VideoFileReader):
         for where, row in rows:
             yield self._row(where, row)
 
-    def _row(self, where: str, row: Mapping[str | None, Any]) -> Row:
+    def _row(self, where: str, row: Mapping[str | Any, str | Any]) -> Row:
         if None in row or None in row.values():
             raise UserError(f"{where}: it has more or fewer fields than the header. Is a text with commas in quotes?")
         labels = class_indices(where, row[LABELS_COLUMN].split()) if LABELS_COLUMN in row else None
@@ -177,7 +177,7 @@ def _lines(path: str) -> Iterator[str]:
         )
 
 
-def _rows(path: str, table: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str | None, Any]]]:
+def _rows(path: str, table: Iterable[dict[str | Any, str | Any]]) -> Iterator[tuple[str, dict[str | Any, str | Any]]]:
     """Numbers the rows of a CSV."""
     number, rows = 0, iter(table)
     while True:
@@ -188,7 +188,7 @@ def _rows(path: str, table: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dic
             return
         except csv.Error as error:
             raise UserError(f"{path}, row {number}: it cannot be read as a CSV ({error}).") from error
-        yield f"{path}, row {number}", dict(row)
+        yield f"{path}, row {number}", row
 
 
 def _csv_line(fields: list[str]) -> str:
