@@ -90,6 +90,8 @@ def main(values: flags.FlagValues) -> None:
     sizes = [tf.io.gfile.stat(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         reader_of(file)
+        if file.endswith(SUFFIX):
+            pyarrow()
         if not size.length:
             raise UserError(f"{file}: it is empty. Write it again, or leave it out of --input.")
     labels = read_labels(values.labels_file, spec.num_classes) if values.labels_file else None
@@ -199,8 +201,9 @@ def _features(name: str, array: np.ndarray, spec: DataSpec) -> np.ndarray:
         raise RecordFaultError(f"'{name}' has the shape {array.shape}, expected {expected}.")
     if has_frames and array.dtype == np.uint8:
         return array
-    if not np.issubdtype(array.dtype, np.floating) and has_frames:
-        raise RecordFaultError(f"'{name}' holds {array.dtype}, expected floats, or bytes as uint8.")
+    if array.dtype.kind not in ("f" if has_frames else "fiu"):
+        expected = "floats, or bytes as uint8" if has_frames else "numbers"
+        raise RecordFaultError(f"'{name}' holds {array.dtype}, expected {expected}.")
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
         floats = array.astype(np.float32)
     if not np.isfinite(floats).all():

@@ -300,6 +300,19 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         text(".jsonl", JSON.replace("[4, 5]", '["x", "y"]')),
         "x.jsonl, row 1: 'mean_audio' holds something else than",
     ),
+    "lists in lists": (
+        text(".jsonl", JSON.replace("[4, 5]", "[[4, 5]]")),
+        "x.jsonl, row 1: 'mean_audio' holds something else than a list of numbers (lists in lists).",
+    ),
+    "beyond float64": (
+        text(".jsonl", JSON.replace("4", "1" + "0" * 400)),
+        "x.jsonl, row 1: 'mean_audio' holds something else than a list of numbers (int too large to convert to",
+    ),
+    "texts in an array": (
+        arrays(mean_rgb=np.array(["1", "2", "3"]), mean_audio=np.ones(2)),
+        "x.npz: 'mean_rgb' holds <U1, expected numbers.",
+    ),
+    "array without axes": (arrays(**MANY | {"mean_rgb": np.ones(())}), "x.npz: 'mean_rgb' holds 0 rows, expected 2"),
     "JSON with NaN": (
         text(".jsonl", JSON.replace("4", "NaN")),
         "x.jsonl, row 1: 'mean_audio' holds nan, expected finite",

@@ -27,6 +27,7 @@ from yt8m.data.video_files.base import (
 )
 from yt8m.errors import UserError
 from yt8m.files import AtomicFile
+from yt8m.scores import name_of
 
 _NUM_LABELS = "num_labels"
 _NUM_FRAMES = ".num_frames"
@@ -39,7 +40,7 @@ class ArrayReader(VideoFileReader):
         """Yields the videos of a file, which may be one."""
         arrays = self._load(path)
         if arrays.get(ID_COLUMN, np.array("")).ndim == 0:
-            name = str(arrays.get(ID_COLUMN, PurePosixPath(path).stem))
+            name = name_of(arrays[ID_COLUMN].item()) if ID_COLUMN in arrays else PurePosixPath(path).stem
             check_columns(path, self.features, {ID_COLUMN: name, **arrays})
             labels = _labels_of(path, arrays[LABELS_COLUMN]) if LABELS_COLUMN in arrays else None
             yield path, StoredVideo(name, labels, {name: arrays[name] for name in self.features})
@@ -53,7 +54,7 @@ class ArrayReader(VideoFileReader):
             where = f"{path}, row {i + 1}"
             listed = labels_of_all[i]
             labels = None if listed is None else _labels_of(where, listed)
-            yield where, StoredVideo(str(name), labels, features)
+            yield where, StoredVideo(name_of(name), labels, features)
 
     def _load(self, path: str) -> dict[str, np.ndarray]:
         wanted = {ID_COLUMN, LABELS_COLUMN, _NUM_LABELS, *self.features, *(x + _NUM_FRAMES for x in self.features)}
@@ -77,7 +78,7 @@ class ArrayReader(VideoFileReader):
         """The array of each video."""
         array, num_videos = arrays[name], len(arrays[ID_COLUMN])
         if not self.has_frames:
-            _check_sum(path, f"'{name}'", "rows", len(np.atleast_1d(array)), num_videos)
+            _check_sum(path, f"'{name}'", "rows", len(array) if array.ndim else 0, num_videos)
             return list(array)
         lengths = name + _NUM_FRAMES
         if lengths not in arrays:
@@ -86,7 +87,7 @@ class ArrayReader(VideoFileReader):
                 "apart."
             )
         counts = _counts(path, lengths, arrays[lengths], num_videos)
-        _check_sum(path, f"'{name}'", "frames", len(np.atleast_1d(array)), int(counts.sum()))
+        _check_sum(path, f"'{name}'", "frames", len(array) if array.ndim else 0, int(counts.sum()))
         return np.split(array, np.cumsum(counts)[:-1])
 
 
@@ -144,7 +145,7 @@ class ArrayWriter(VideoFileWriter):
     ) -> None:
         if error is None and self._videos:
             try:
-                np.savez(self._file.stream(), allow_pickle=False, **self._arrays())
+                np.savez(self._file.stream(), **self._arrays())
             except BaseException as fault:
                 self._file.__exit__(type(fault), fault, None)
                 raise

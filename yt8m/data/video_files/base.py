@@ -48,13 +48,17 @@ class VideoFileReader(ABC):
             numbers: a list of them, or one per frame.
 
         Raises:
-            UserError: if they are no numbers, or frames have different widths.
+            UserError: if frames have different widths, or bytes are none.
+            ValueError, TypeError, OverflowError: if they are no numbers.
         """
         frames = numbers if self.has_frames else [numbers]
         widths = list(map(len, frames))
         check_widths(where, name, widths)
         with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-            exact = np.array(frames, np.float64).reshape(len(widths), -1 if widths else 0)
+            exact = np.array(frames, np.float64)
+            if widths and exact.ndim != 2:
+                raise ValueError("lists in lists")
+            exact = exact.reshape(len(widths), -1 if exact.size else 0)
             array = exact.astype(np.float32)
         if self.dtype == np.uint8:
             array = exact.astype(np.uint8)

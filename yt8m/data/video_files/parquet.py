@@ -52,17 +52,20 @@ class ParquetReader(VideoFileReader):
 
     def _cell(self, where: str, name: str, cell: Any) -> np.ndarray:
         """The numbers of a cell, which keep their type."""
-        arrow = pyarrow()
+        arrow, types = pyarrow(), pyarrow().types
         expected = "lists of numbers or bytes, one per frame" if self.has_frames else "a list of numbers"
         values = getattr(cell, "values", None)
         if values is None:
             raise UserError(f"{where}: '{name}' is {cell.type}; expected {expected}.")
         if not self.has_frames:
             return _numbers(where, name, values, expected)
-        if arrow.types.is_binary(values.type) or arrow.types.is_fixed_size_binary(values.type):
+        if any(
+            is_kind(values.type) for is_kind in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+        ):
             frames = values.to_pylist()
             return self._frames(where, name, list(map(len, frames)), np.frombuffer(b"".join(frames), np.uint8))
-        if not (arrow.types.is_list(values.type) or arrow.types.is_fixed_size_list(values.type)):
+        lists = types.is_list, types.is_large_list, types.is_fixed_size_list
+        if not any(is_kind(values.type) for is_kind in lists):
             raise UserError(f"{where}: '{name}' is a list of {values.type}; expected {expected}.")
         widths = arrow.compute.list_value_length(values).fill_null(0).to_pylist()
         return self._frames(where, name, widths, _numbers(where, name, values.flatten(), expected))

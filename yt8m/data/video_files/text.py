@@ -89,7 +89,7 @@ class JsonLinesReader(VideoFileReader):
         for name in self.features:
             try:
                 features[name] = self.array(where, name, row[name])
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 expected = "lists of numbers, one per frame" if self.has_frames else "a list of numbers"
                 raise UserError(f"{where}: '{name}' holds something else than {expected} ({error}).") from error
         return where, StoredVideo(row[ID_COLUMN], None if labels is None else class_indices(where, labels), features)
