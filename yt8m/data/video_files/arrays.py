@@ -37,7 +37,11 @@ class ArrayReader(VideoFileReader):
     """Reads `.npy` and `.npz`; the arrays of a file are in memory."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the videos of a file, which may be one."""
+        """Yields the videos of a file, which may be one.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         arrays = self._load(path)
         if arrays.get(ID_COLUMN, np.array("")).ndim == 0:
             name = name_of(arrays[ID_COLUMN].item()) if ID_COLUMN in arrays else PurePosixPath(path).stem

@@ -40,7 +40,7 @@ class VideoFileReader(ABC):
         """
 
     def array(self, where: str, name: str, numbers: Any) -> np.ndarray:
-        """Returns the numbers of a feature as an array.
+        """Returns the numbers of a feature as an array, `(D,)` or `(T, D)`, uint8 or float32.
 
         Args:
             where: the row, for messages.

@@ -14,7 +14,11 @@ class MediaPipeReader(VideoFileReader):
     """Reads `.pb`, under MediaPipe's names or ours."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the one video of a file."""
+        """Yields the one video of a file.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 yield path, stored_video(file.read(), self.spec)

@@ -32,7 +32,11 @@ class ParquetReader(VideoFileReader):
     """Reads `.parquet`, a row group at a time."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the videos of a file."""
+        """Yields the videos of a file.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         number = 0
         for batch in read_batches(path, _ROWS_AT_ONCE, [ID_COLUMN, LABELS_COLUMN, *self.features]):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))

@@ -36,7 +36,11 @@ class CsvReader(VideoFileReader):
     """Reads `.csv`."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the videos of a file."""
+        """Yields the videos of a file.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         csv.field_size_limit(_LARGEST_FIELD)
         table = csv.DictReader(_lines(path), strict=True)
         rows = _rows(path, table)
@@ -66,7 +70,11 @@ class JsonLinesReader(VideoFileReader):
     """Reads `.jsonl`, a line at a time."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the videos of a file."""
+        """Yields the videos of a file.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         for number, line in enumerate(_lines(path), start=1):
             if line.strip():
                 where = f"{path}, row {number}"
@@ -99,7 +107,11 @@ class JsonReader(JsonLinesReader):
     """Reads `.json`, a list of objects; all of it is in memory."""
 
     def read(self, path: str) -> Iterator[Row]:
-        """Yields the videos of a file."""
+        """Yields the videos of a file.
+
+        Raises:
+            UserError: if the file or a row cannot be understood; the message names both.
+        """
         try:
             rows = json.loads("".join(_lines(path)))
         except (ValueError, RecursionError) as error:
