@@ -27,9 +27,14 @@ from yt8m.data.synthetic import write_video_shards
 
 import readers
 
-FRAMES = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=1024,128")
-VECTORS = ("--feature_names=mean_rgb,mean_audio", "--feature_sizes=1024,128")
-AUDIOSET = ("--frame_features", "--feature_names=audio_embedding", "--feature_sizes=128", "--num_classes=527")
+FRAMES: tuple[str, ...] = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=1024,128")
+VECTORS: tuple[str, ...] = ("--feature_names=mean_rgb,mean_audio", "--feature_sizes=1024,128")
+AUDIOSET: tuple[str, ...] = (
+    "--frame_features",
+    "--feature_names=audio_embedding",
+    "--feature_sizes=128",
+    "--num_classes=527",
+)
 
 
 def main() -> None:
@@ -51,7 +56,8 @@ def main() -> None:
             videos = f"{place}/videos/*.tfrecord"
         print("| level | format | direction | records per CPU second | MB of records per CPU second | MB of files |")
         print("| --- | --- | --- | --- | --- | --- |")
-        for level, pattern, spec in (("video", videos, VECTORS), ("frame", f"{place}/frames/*.tfrecord", FRAMES)):
+        levels = {"video": (videos, VECTORS), "frame": (f"{place}/frames/*.tfrecord", FRAMES)}
+        for level, (pattern, spec) in levels.items():
             for file_format in arguments.formats.split(","):
                 there_and_back(level, pattern, spec, file_format, f"{place}/{level}-{file_format}")
         print(

@@ -130,7 +130,7 @@ def test_nothing_that_can_be_read(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.sets(st.integers(0, 9))), min_size=1, max_size=6), max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_counts_are_those_of_the_records(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[tuple[int, set[int]]]]
 ) -> None:

@@ -119,7 +119,7 @@ def videos(draw: st.DrawFn) -> tuple[DataSpec, list[StoredVideo]]:
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @given(videos())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, file_format: str, drawn: tuple[DataSpec, list[StoredVideo]]
 ) -> None:
