@@ -64,7 +64,7 @@ from yt8m.errors import UserError
 from yt8m.files import check_outputs, delete_abandoned, partial_path
 from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.submission import submission_writer
-from yt8m.parquet import SUFFIX, pyarrow
+from yt8m.packages import PARQUET, pyarrow
 from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
 
 import experiment
@@ -82,7 +82,7 @@ def main(values: flags.FlagValues) -> None:
     """
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/kaggle_solution.csv.")
-    if values.output_file.endswith(SUFFIX):
+    if values.output_file.endswith(PARQUET):
         pyarrow()  # if it is missing, that is said now, not when the models are there
     with _run_directories(values) as train_dirs:
         # 1. The runs say what they are; the command line may repeat it, but not say otherwise.

@@ -37,7 +37,7 @@ from yt8m.files import check_outputs
 from yt8m.metrics import EvaluationMetrics, hits_of_lists
 from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, write_block
 from yt8m.output.submission import SubmissionWriter
-from yt8m.parquet import SUFFIX
+from yt8m.packages import PARQUET
 
 import readers
 
@@ -51,7 +51,7 @@ def main(values: flags.FlagValues) -> None:
     # 1. What to blend, by which weights, and by which labels.
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/blend.csv.")
-    if values.output_file.endswith(SUFFIX):
+    if values.output_file.endswith(PARQUET):
         raise UserError(f"--output_file={values.output_file}: a blend is written as CSV. Give it a name that says so.")
     paths = input_paths(values.input_files)
     weights = np.array(weights_of_members(values.weights, len(paths), "weights", "--input_files"))

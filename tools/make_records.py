@@ -12,7 +12,7 @@ from absl import flags
 from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
-from yt8m.parquet import SUFFIX, pyarrow
+from yt8m.packages import PARQUET, pyarrow
 
 _NUMBERS = ("floats", "bytes")
 
@@ -42,7 +42,7 @@ def check_flags(values: flags.FlagValues) -> None:
     with typed_as("--"):
         check_size(1, videos_per_shard=values.videos_per_shard)
         check_one_of(_NUMBERS, numbers=values.numbers)
-    if SUFFIX in values.input:
+    if PARQUET in values.input:
         pyarrow()
 
 
@@ -90,7 +90,7 @@ def main(values: flags.FlagValues) -> None:
     sizes = [tf.io.gfile.stat(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         reader_of(file)
-        if file.endswith(SUFFIX):
+        if file.endswith(PARQUET):
             pyarrow()
         if not size.length:
             raise UserError(f"{file}: it is empty. Write it again, or leave it out of --input.")

@@ -12,7 +12,7 @@ from absl import flags
 from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
-from yt8m.parquet import pyarrow
+from yt8m.packages import pyarrow
 
 _FORMATS = ("npz", "csv", "jsonl", "parquet")
 

@@ -1,6 +1,5 @@
 """Parquet files, written whole or not at all, row group by row group. Their package is optional."""
 
-import importlib
 import io
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -10,24 +9,7 @@ import tensorflow as tf
 
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile
-
-SUFFIX = ".parquet"
-
-
-def pyarrow() -> Any:
-    """Imports pyarrow and its module for Parquet.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    try:
-        importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise UserError(
-            f"Parquet files are read and written with the package pyarrow, which cannot be imported ({error}). Install "
-            "it: pip install -r requirements-parquet.txt"
-        ) from error
+from yt8m.packages import pyarrow
 
 
 class ParquetWriter:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from yt8m.errors import UserError
-from yt8m.parquet import pyarrow, read_batches
+from yt8m.packages import pyarrow
+from yt8m.parquet import read_batches
 
 _COLUMNS = ("id", "classes", "scores")
 _ROWS_AT_ONCE = 4096

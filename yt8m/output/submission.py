@@ -27,7 +27,8 @@ from yt8m.arguments import LARGEST_FLOAT, LARGEST_SIZE
 from yt8m.errors import UserError, first_line
 from yt8m.files import AtomicFile
 from yt8m.output.parquet_predictions import predictions_rows, predictions_table
-from yt8m.parquet import SUFFIX, ParquetWriter
+from yt8m.packages import PARQUET
+from yt8m.parquet import ParquetWriter
 from yt8m.scores import VideoIds, check_finite, name_of
 from yt8m.segments import SEGMENT_NAME
 
@@ -171,7 +172,7 @@ def submission_writer(path: str, num_classes: int) -> SubmissionWriter:
     Raises:
         UserError: if Parquet is wanted and pyarrow is not installed.
     """
-    return ParquetSubmissionWriter(path, num_classes) if path.endswith(SUFFIX) else SubmissionWriter(path)
+    return ParquetSubmissionWriter(path, num_classes) if path.endswith(PARQUET) else SubmissionWriter(path)
 
 
 class Submission(NamedTuple):
@@ -215,7 +216,7 @@ def read_rows(path: str) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if the file cannot be read or has another header.
     """
-    return predictions_rows(path) if path.endswith(SUFFIX) else _rows(path, HEADER)
+    return predictions_rows(path) if path.endswith(PARQUET) else _rows(path, HEADER)
 
 
 def parse_rows(rows: Iterable[tuple[str, str]]) -> Submission:

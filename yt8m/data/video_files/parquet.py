@@ -22,7 +22,8 @@ from yt8m.data.video_files.base import (
     class_indices,
 )
 from yt8m.errors import UserError
-from yt8m.parquet import ParquetWriter, pyarrow, read_batches
+from yt8m.packages import pyarrow
+from yt8m.parquet import ParquetWriter, read_batches
 
 _ROWS_AT_ONCE = 64
 _BYTES_OF_A_ROW_GROUP = 16 << 20  # of features, in memory
