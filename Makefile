@@ -60,6 +60,8 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev-installed: .venv/run-installed requirements-dev.txt requirements-video.txt requirements-remote.txt requirements-parquet.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-video.txt -r requirements-remote.txt -r requirements-parquet.txt
+# Without pyarrow: pandas, and so Keras, would load it in every program. Tests of Parquet skip where it is missing:
+# .venv/bin/pip install -r requirements-parquet.txt
+.venv/dev-installed: .venv/run-installed requirements-dev.txt requirements-video.txt requirements-remote.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-video.txt -r requirements-remote.txt
 	touch $@

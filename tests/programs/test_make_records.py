@@ -1,5 +1,6 @@
 """tools.make_records and tools.read_records: there and back, bit for bit, and what is said of input that is wrong."""
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -16,17 +17,17 @@ from yt8m.data.record_writing import frame_record, video_record, write_records
 from yt8m.data.stored_videos import StoredVideo
 from yt8m.data.video_files.kinds import reader_of, writer_of
 from yt8m.errors import UserError
+from yt8m.packages import pyarrow
 from yt8m.schema import DataSpec
 
 from readers import evaluation_batches
 
-pytest.importorskip("pyarrow", reason="needs the packages of requirements-parquet.txt")
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+needs_pyarrow = pytest.mark.skipif(
+    importlib.util.find_spec("pyarrow") is None, reason="needs the packages of requirements-parquet.txt"
+)
 FRAMES = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=3,2", "--num_classes=10")
 VECTORS = ("--feature_names=mean_rgb,mean_audio", "--feature_sizes=3,2", "--num_classes=10")
-FORMATS = ("npz", "csv", "jsonl", "parquet")
+FORMATS = ("npz", "csv", "jsonl", pytest.param("parquet", marks=needs_pyarrow))
 
 
 def make(source: Path | str, output: Path, *more: str) -> None:
@@ -220,12 +221,22 @@ def test_arrays_as_people_have_them(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text(json.dumps(rows))
     make(tmp_path / "list.json", tmp_path / "json", *VECTORS)
     assert stored(tmp_path / "json*.tfrecord") == [video_record("a", [1, 8], ones), video_record("b", None, ones)]
-    frames = pa.table({"id": ["a"], "rgb": [[b"\x01\x02\x03", b"\xff\x00\x07"]], "audio": [[[1.0, 2.0], [0.0, -2.0]]]})
-    pq.write_table(frames, tmp_path / "frames.parquet")
+
+
+@needs_pyarrow
+def test_parquet_as_people_have_it(tmp_path: Path) -> None:
+    parquet, arrow = pyarrow().parquet, pyarrow()
+    frames = arrow.table(
+        {"id": ["a"], "rgb": [[b"\x01\x02\x03", b"\xff\x00\x07"]], "audio": [[[1.0, 2.0], [0.0, -2.0]]]}
+    )
+    parquet.write_table(frames, tmp_path / "frames.parquet")
     make(tmp_path / "frames.parquet", tmp_path / "frames", *FRAMES)
     (record,) = stored(tmp_path / "frames*.tfrecord")
     assert features_of(record).tolist() == [[1, 2, 3], [255, 0, 7]]
     assert features_of(record, "audio").tolist() == [[191, 255], [127, 0]]
+    (tmp_path / "x.parquet").write_text("PAR1")
+    with pytest.raises(UserError, match=r"x\.parquet cannot be read as Parquet \("):
+        make(tmp_path / "x.parquet", tmp_path / "y", *VECTORS)
 
 
 def rows_of_csv(*rows: str) -> Callable[[Path], object]:
@@ -348,7 +359,6 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         arrays(**MANY, labels=np.array([1, 2])),
         "x.npz: 'labels' has the shape (2,) of int64; expected",
     ),
-    "no Parquet": (text(".parquet", "PAR1"), "x.parquet cannot be read as Parquet ("),
     "no MediaPipe": (text(".pb", "PAR1"), "x.pb: it is neither a tf.train.Example nor a tf.train.SequenceExample."),
 }
 
