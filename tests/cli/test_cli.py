@@ -460,7 +460,7 @@ def test_a_run_survives_its_json() -> None:
 
 @pytest.mark.parametrize("value", [False, True])
 def test_a_hyper_parameter_of_format_1_has_its_new_name(value: bool) -> None:
-    run = config(FRAMES + f"--model=TransformerModel --hparams=separate_encoders={value}")
+    run = config(FRAMES + f"--model=TransformerModel --hparams=separate_encoders={value} --weight_decay_of=all")
     content = json.loads(run.to_json())
     del content["format"], content["loss"], content["data"]["record_format"]
     content["data"]["frame_features"] = True
