@@ -15,11 +15,11 @@ from programs import run
 
 from yt8m.cli.program import define_listed_flags
 from yt8m.cli.run_flags import (
+    at_evaluation,
     check_repeated_flags,
     config_from_flags,
     define_program_flags,
     define_run_flags,
-    with_eval_clips,
 )
 from yt8m.config import (
     LossConfig,
@@ -517,10 +517,10 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
 def test_evaluation_may_take_more_clips_than_the_run_says() -> None:
     run, line = config(FRAMES + "--model=LstmModel"), parse("--eval_clips=10")
     check_repeated_flags(line, run)
-    assert with_eval_clips(line, run).data == dataclasses.replace(run.data, eval_clips=10)
-    assert with_eval_clips(parse(""), run) == run
+    assert at_evaluation(line, run).data == dataclasses.replace(run.data, eval_clips=10)
+    assert at_evaluation(parse(""), run) == run
     with pytest.raises(UserError, match=r"^--eval_clips=0: expected a whole number from 1"):
-        with_eval_clips(parse("--eval_clips=0"), run)
+        at_evaluation(parse("--eval_clips=0"), run)
 
 
 @pytest.mark.parametrize("flag", ["--feature_names=rgb,audio", "--feature_sizes=1024,128", "--moe_num_mixtures=3"])
