@@ -18,7 +18,7 @@ from yt8m.data.formats.segment import num_rated_segments
 from yt8m.data.mixup import mixed, partners
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
-from yt8m.data.record_faults import labels_name_of
+from yt8m.data.record_faults import fault_of, labels_name_of
 from yt8m.data.records import batch_parser, parse_ids_and_labels, parse_labels, parse_ratings
 from yt8m.data.shards import (
     READING_ERRORS,
@@ -275,7 +275,8 @@ def _check_examples(source: Source, spec: DataSpec) -> None:
     if source.cut is None or spec.has_every_segment:
         return
     items = itertools.chain.from_iterable(map(stored_records, source.shards))
-    if not any(isinstance(item, Record) and num_rated_segments(item.serialized) for item in items):
+    rated = (item for item in items if isinstance(item, Record) and num_rated_segments(item.serialized))
+    if all(fault_of(item.serialized, spec, source.layout, labels_required=True) for item in rated):
         raise _unrated([shard.file for shard in source.shards])
 
 

@@ -7,7 +7,7 @@
 | a feature's name | `(B, T, S, S, channels)` uint8 | frames of a clip: pictures or flow |
 | `num_frames` | `(B,)` int32 | the number of real frames; later ones are padding. Not in video-level batches |
 | `labels` | `(B, C)` bool | multi-hot labels |
-| `label_weights` | `(B, C)` float32 | the weight of each class in the loss, 0 for one that was not rated; may be missing |
+| `label_weights` | `(B, C)` float32 | the weight of each class in the loss, 0 where it was not rated; may be missing |
 | `example_weights` | `(B,)` float32 | the weight of each video in the training loss; may be missing |
 | `mixup_share` | `(B,)` float32 | in training with mixup: the share of this video in its features, in [0, 1] |
 | `partner_labels` | `(B, C)` bool | in training with mixup: the labels of the video that has the rest |

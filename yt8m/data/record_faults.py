@@ -146,7 +146,8 @@ def check_id(context: Mapping[str, Any], names_segments: bool = False) -> str:
         try:
             segment_name(ids[0], 0)
         except UserError as error:
-            raise RecordFaultError(f"its segments have no name. {error}") from error
+            # Without that error, whose text would be taken for the whole message where this one fails a pipeline.
+            raise RecordFaultError(f"its segments have no name. {error}") from None
     return name_of(ids[0])
 
 

@@ -2,7 +2,7 @@
 
 A stored record is of a whole video. As soon as it is read, it is cut into a small frame-level record per segment, so
 that whatever counts, shuffles, samples or resumes examples meets segments. In the context of a small record are the
-segment's name as its id, `labels`, the classes that raters saw there, and `segment_labels`, all that they were asked for.
+segment's name as its id, `labels`, the classes that raters saw there, and `segment_labels`, all that were asked for.
 """
 
 from collections.abc import Mapping
