@@ -594,7 +594,7 @@ def test_the_models_of_a_new_format_are_those_of_its_level(monkeypatch: pytest.M
     new = dataclasses.replace(RECORD_FORMATS.entry("frame"), name="scenes")
     monkeypatch.setitem(RECORD_FORMATS.entries, "scenes", new)
     assert config(FRAMES.replace("--frame_features", "--record_format=scenes") + "--model=LstmModel")
-    with pytest.raises(UserError, match=r"frame or scenes or segment, not video"):
+    with pytest.raises(UserError, match=r"frame or segment or scenes, not video"):
         config("--model=LstmModel")
 
 
