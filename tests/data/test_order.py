@@ -33,7 +33,7 @@ def write_shards(folder: Path, kind: str) -> list[str]:
     folder.mkdir()
     files, number = [], 0
     for shard, size in enumerate(SIZES):
-        records = []
+        records: list[bytes] = []
         for _ in range(size):
             vector = np.full(3, number, np.float32)
             frames = np.full((1 + number % 4, 3), number, np.uint8)

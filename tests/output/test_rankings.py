@@ -41,7 +41,7 @@ def test_rows_are_those_of_sorting_everything(
 ) -> None:
     names = names_of(lengths)
     # Few different scores, negative ones and both zeros among them: ties are everywhere.
-    scores = np.random.default_rng(seed).choice(np.float32([-1, -0.0, 0, 0.25, 0.5, 1]), (len(names), 2))
+    scores = np.random.default_rng(seed).choice(np.array([-1, -0.0, 0, 0.25, 0.5, 1], np.float32), (len(names), 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rankings, "_SMALLEST_SURPLUS", 3)
         patch.setattr(rankings, "_SMALLEST_ROW", 2)
