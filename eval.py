@@ -59,7 +59,8 @@ def main(values: flags.FlagValues) -> None:
         _wait_for_run(values.train_dir)
     config = load_config(values.train_dir)
     run_flags.check_repeated_flags(values, config)
-    config = run_flags.with_eval_clips(values, config)
+    config = run_flags.at_evaluation(values, config)
+    metrics = metric_flags.fitting_metrics(metrics, config.data.record_format)
 
     # 2. The model, the shards in their order, and what compares the two.
     with typed_as(f"{CONFIG.path(values.train_dir)}: "):

@@ -1,6 +1,7 @@
 """From a run's description to its parts: the one place that knows configuration, readers, models and losses."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import typed_as
 from yt8m.batch import KEY
-from yt8m.config import PRECISIONS, RECORDS_TEACH, OnBadRecord, RunConfig
+from yt8m.config import PRECISIONS, RECORDS_TEACH, OnBadRecord, RunConfig, flat_hparams
 from yt8m.data.example_weights import missing_weight, read_example_weights, with_example_weights
 from yt8m.data.order import Order
 from yt8m.distribution import Strategy
@@ -26,8 +28,8 @@ from yt8m.metrics import Accumulator
 from yt8m.output.submission import read_submission
 from yt8m.positions import Position
 from yt8m.registry import CLIP_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
-from yt8m.runs.directory import load_config, require_checkpoint
-from yt8m.schema import DataSpec, TaughtDataSpec
+from yt8m.runs.directory import has_run, load_config, require_checkpoint
+from yt8m.schema import DataSpec, EverySegmentDataSpec, TaughtDataSpec
 
 import readers
 from video_level_models import VideoLevelModel
@@ -277,7 +279,8 @@ def evaluation_data(
         flag: the flag that gave the pattern, for messages.
         batch_size: videos per batch.
         on_bad_record: `error` or `skip`.
-        labels_required: whether a record without labels is an error.
+        labels_required: whether a record without labels is an error; if not, segments need no ratings, and all of a
+            video's are read.
         decided_by: the directory of the run, if flags cannot change what is read.
 
     Raises:
@@ -288,11 +291,12 @@ def evaluation_data(
     files = readers.find_files(pattern, flag)
     sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
-    with _decided_by(decided_by, config.data):
+    spec = config.data if labels_required else EverySegmentDataSpec(**vars(config.data))
+    with _decided_by(decided_by, spec):
         batches = readers.evaluation_batches(
-            files, config.data, batch_size, sampling=sampling, options=options, labels_required=labels_required
+            files, spec, batch_size, sampling=sampling, options=options, labels_required=labels_required
         )
-    return Data(batches, config.data, files, labels_required, options, decided_by)
+    return Data(batches, spec, files, labels_required, options, decided_by)
 
 
 def build_evaluator(
@@ -347,6 +351,45 @@ def start_at_pretrained_weights(config: RunConfig, model: keras.Model) -> None:
             model.load_pretrained()
 
 
+def start_from_run(config: RunConfig, state: TrainState, train_dir: str) -> None:
+    """Gives a new model the weights of the run that `config.training.init_from` names, averages if it has some.
+
+    Those are the weights that the other run is evaluated with; the optimizer and the counters stay new. Only what
+    decides which weights there are has to be the same: hyper-parameters such as dropout may differ, and so may what of
+    the frames is read: whole videos or segments.
+
+    Raises:
+        UserError: if there is no such run, its model has other weights, or it is about to be overwritten.
+    """
+    path = config.training.init_from
+    given = f"--init_from={path}"
+    if f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(train_dir)}/"):
+        raise UserError(f"{given}: it is in --train_dir={train_dir}, which is about to be overwritten. Choose another.")
+    if not has_run(path):
+        raise UserError(f"{given} holds no run with a checkpoint. Give the --train_dir of one, or its best/.")
+    other = load_config(path)
+    for flag, theirs, ours in (
+        ("model", other.model.name, config.model.name),
+        ("num_classes", other.data.num_classes, config.data.num_classes),
+        ("feature_names", ",".join(other.data.feature_names), ",".join(config.data.feature_names)),
+        ("feature_sizes", ",".join(map(str, other.data.feature_sizes)), ",".join(map(str, config.data.feature_sizes))),
+    ):
+        if theirs != ours:
+            raise UserError(f"{given}: it was trained with --{flag}={theirs}, this run has {ours}. Make them the same.")
+    try:
+        load_weights(state.model, require_checkpoint(path))
+    except UserError as error:
+        hparams = flat_hparams(config.model.hparams)
+        before = flat_hparams(other.model.hparams)
+        different = [f"{name}={value}" for name, value in before.items() if value != hparams.get(name)]
+        raise UserError(
+            f"{given}: its weights do not fit into {config.model.name} as this run has it. "
+            + (f"It was trained with other hyper-parameters: {', '.join(different)}." if different else str(error))
+        ) from error
+    if state.averages is not None:
+        state.averages.restart(state.model)
+
+
 def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
     """Gives a new model what it takes from the training data before the first step.
 
@@ -379,14 +422,17 @@ def _start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> 
     """Sets the output biases so that a new model predicts the share of videos that have each label.
 
     Without it the first steps are spent on moving every bias from 0 to about -6. The shares are those of the first
-    `class_prior_examples` records, each class counted half a video too often, so that none is impossible.
+    `class_prior_examples` records, each class counted half a video too often, so that none is impossible. Of segments
+    they are shares of those that were rated for the class.
     """
     limit = config.optimization.class_prior_examples
     if limit:
-        counts, num_records = readers.class_counts(data.files, data.spec, limit, data.options)
+        counts, num_examples = readers.class_counts(data.files, data.spec, limit, data.options)
         if not counts.any():
             LOG.warning(
                 "None of the first %d records has a label: there is nothing to learn. Are these the training shards?",
-                num_records,
+                num_examples.max(),
             )
-        model.start_at_prior((counts + 0.5) / (num_records + 1.0))
+        # A class that nobody was asked for is taken for absent.
+        num_examples = np.where(num_examples, num_examples, num_examples.max())
+        model.start_at_prior((counts + 0.5) / (num_examples + 1.0))

@@ -14,9 +14,11 @@ def define_flags(values: flags.FlagValues) -> None:
     define(
         "output_file",
         "",
-        "The submission to write: VideoId,LabelConfidencePairs; x.parquet: as Parquet.",
+        "The submission to write: VideoId,LabelConfidencePairs, or Class,Segments of segments; x.parquet: as Parquet.",
         flag_values=values,
     )
+    flags.DEFINE_integer("segment_max_pred", 100_000, "Segments: how many of a class to write.", flag_values=values)
+    define("segment_label_ids_file", "", "Segments: a CSV of the classes to write; without it all.", flag_values=values)
     define("input_model_tgz", "", "Predict with the run in this archive, not in --train_dir.", flag_values=values)
     define(
         "untar_model_dir", "", "Where to unpack it; without it, a place that is deleted afterwards.", flag_values=values
@@ -53,17 +55,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from yt8m.arguments import typed_as
 from yt8m.cli.ensemble_flags import run_directories, weights_of_members
 from yt8m.config import RunConfig
+from yt8m.data.vocabulary import listed_classes
 from yt8m.engine.calibration import CalibratedModel, temperature_of
-from yt8m.engine.prediction import predict
+from yt8m.engine.prediction import predict, predict_classes
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
-from yt8m.files import check_outputs, delete_abandoned, partial_path
+from yt8m.files import AtomicFile, check_outputs, delete_abandoned, partial_path
 from yt8m.output.archive import pack_run, unpack_run
-from yt8m.output.submission import submission_writer
+from yt8m.output.rankings import SegmentRankings
+from yt8m.output.submission import SEGMENT_HEADER, submission_writer
 from yt8m.packages import PARQUET, pyarrow
 from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
 
@@ -75,7 +80,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes the best classes of every video as a submission.
+    """Writes the best classes of every video, or the best segments of every class, as a submission.
 
     Raises:
         UserError: if `--output_file` is missing, or the run, a shard or an output cannot be used.
@@ -90,7 +95,7 @@ def main(values: flags.FlagValues) -> None:
         configs = [load_config(train_dir) for train_dir in train_dirs]
         for config in configs:
             run_flags.check_repeated_flags(values, config)
-        configs = [run_flags.with_eval_clips(values, config) for config in configs]
+        configs = [run_flags.at_evaluation(values, config) for config in configs]
 
         # 2. The models, with the weights of their newest checkpoints, and the temperatures of these.
         checkpoints = [require_checkpoint(train_dir) for train_dir in train_dirs]
@@ -115,26 +120,53 @@ def main(values: flags.FlagValues) -> None:
         # 4. Before hours of work: nothing that is read is written over.
         outputs = {"output_file": values.output_file, "output_model_tgz": values.output_model_tgz}
         read = [path for train_dir in train_dirs for path in paths_of_run(train_dir)]
-        check_outputs(outputs, [*data.files, values.input_model_tgz, *read])
+        check_outputs(outputs, [*data.files, values.input_model_tgz, values.segment_label_ids_file, *read])
 
-        # 5. The best classes of each batch go straight into the file, which is there when it is whole.
-        start = logged = time.monotonic()
-        num_videos = 0
-        writing = submission_writer(values.output_file, configs[0].data.num_classes)
-        with data.explained(), writing as writer:
-            for ids, classes, scores in predict(calibrated, weights, data.batches, values.top_k):
-                writer.add(ids, classes, scores)
-                num_videos += len(ids)
-                now = time.monotonic()
-                if now - logged >= _SECONDS_BETWEEN_LINES:
-                    logged = now
-                    LOG.info("num examples processed: %d elapsed seconds: %.2f", num_videos, now - start)
-        LOG.info("Done with inference: %d videos in %.2f seconds.", num_videos, time.monotonic() - start)
+        # 5. The CSV, which is there when it is whole. The best classes of a video go straight into it; what the best
+        # segments of a class are is known when all have been seen.
+        if data.spec.record_format == "segment":
+            classes = _classes_of_segments(values.segment_label_ids_file, data.spec.num_classes)
+            rankings = SegmentRankings(classes, values.segment_max_pred)
+            with data.explained(), AtomicFile(values.output_file, SEGMENT_HEADER, "output_file") as file:
+                for ids, scores in _logged(predict_classes(calibrated, weights, data.batches, classes), "segments"):
+                    rankings.add(ids.tolist(), scores)
+                for row in rankings.rows():
+                    file.write(row)
+        else:
+            writing = submission_writer(values.output_file, configs[0].data.num_classes)
+            with data.explained(), writing as writer:
+                for best in _logged(predict(calibrated, weights, data.batches, values.top_k), "videos"):
+                    writer.add(*best)
         data.report_skipped()
 
         # 6. The run as one file, if it is to be handed on.
         if values.output_model_tgz:
             pack_run(train_dirs[0], values.output_model_tgz)
+
+
+def _classes_of_segments(path: str, num_classes: int) -> list[int]:
+    if path:
+        return listed_classes(path, num_classes)
+    LOG.warning(
+        "Segments are ranked for all %d classes. The challenge of 2019 asks for the 1000 of its segment_label_ids.csv: "
+        "give it by --segment_label_ids_file.",
+        num_classes,
+    )
+    return list(range(num_classes))
+
+
+def _logged(batches: Iterator[tuple[np.ndarray, ...]], what: str) -> Iterator[tuple[np.ndarray, ...]]:
+    """Passes batches on, ids first, and logs how many examples there were."""
+    start = logged = time.monotonic()
+    num_examples = 0
+    for batch in batches:
+        yield batch
+        num_examples += len(batch[0])
+        now = time.monotonic()
+        if now - logged >= _SECONDS_BETWEEN_LINES:
+            logged = now
+            LOG.info("num examples processed: %d elapsed seconds: %.2f", num_examples, now - start)
+    LOG.info("Done with inference: %d %s in %.2f seconds.", num_examples, what, time.monotonic() - start)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import tensorflow as tf
 from yt8m.batch import POSITION, Batch
 from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
+from yt8m.data.formats.segment import num_rated_segments
 from yt8m.data.mixup import mixed, partners
 from yt8m.data.order import Order
 from yt8m.data.ratings import SegmentRatings, add_ratings
-from yt8m.data.record_faults import labels_name_of
-from yt8m.data.records import batch_parser, multi_hot, parse_ids_and_labels, parse_labels, parse_ratings
+from yt8m.data.record_faults import fault_of, labels_name_of
+from yt8m.data.records import batch_parser, parse_ids_and_labels, parse_labels, parse_ratings
 from yt8m.data.shards import (
     READING_ERRORS,
     Damage,
@@ -45,6 +46,7 @@ __all__ = [
     "ReadOptions",
     "SkippedRecords",
     "class_counts",
+    "estimate_num_examples",
     "estimate_num_records",
     "evaluation_batches",
     "explain_failure",
@@ -130,6 +132,7 @@ def training_order(files: Sequence[str], spec: DataSpec, *, seed: int = 0, optio
     """
     options = options or ReadOptions()
     source = open_source(files, spec, True, options.damage)
+    _check_examples(source, spec)
     return Order(source, seed, options.num_readers, options.shuffle_window or _default_window(spec))
 
 
@@ -200,13 +203,14 @@ def evaluation_batches(
     """
     options = options or ReadOptions()
     source = open_source(files, spec, labels_required, options.damage)
+    _check_examples(source, spec)
     parse = batch_parser(spec, source.layout, labels_required, sampling)
     return _parsed(source.in_order().batch(batch_size), parse)
 
 
 def class_counts(
     files: Sequence[str], spec: DataSpec, limit: int, options: ReadOptions | None = None
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Counts in how many records every class is a label, for the class prior.
 
     Args:
@@ -217,18 +221,19 @@ def class_counts(
 
     Returns:
         counts: `(C,)` int64.
-        num_records: how many records were looked at.
+        num_examples: `(C,)` int64, how many of the records that were looked at say of each class whether it is a label:
+            all of them, unless only some classes were rated.
     """
     options = options or ReadOptions()
     source = open_source(files, spec, True, options.damage)
     cycle_length = min(len(source.shards), _FILES_OF_A_COUNT)
     records = source.files().interleave(source.records, cycle_length=cycle_length).take(limit)
-    counts, num_records = np.zeros(spec.num_classes, np.int64), 0
+    counts, num_examples = np.zeros((2, spec.num_classes), np.int64)
     for serialized in records.batch(_RECORDS_OF_A_COUNT):
-        labels = multi_hot(parse_labels(serialized, spec, source.layout), spec.num_classes).numpy()
-        counts += labels.sum(axis=0)
-        num_records += len(labels)
-    return counts, num_records
+        labels, is_rated = parse_labels(serialized, spec, source.layout)
+        counts += labels.numpy().sum(axis=0)
+        num_examples += is_rated.numpy().sum(axis=0)
+    return counts, num_examples
 
 
 def video_labels(pattern: str, num_classes: int) -> VideoLabels:
@@ -265,6 +270,16 @@ def video_labels(pattern: str, num_classes: int) -> VideoLabels:
         ) from error
 
 
+def _check_examples(source: Source, spec: DataSpec) -> None:
+    """Checks that there is something to read where records may hold no example: epochs could go by without a batch."""
+    if source.cut is None or spec.has_every_segment:
+        return
+    items = itertools.chain.from_iterable(map(stored_records, source.shards))
+    rated = (item for item in items if isinstance(item, Record) and num_rated_segments(item.serialized))
+    if all(fault_of(item.serialized, spec, source.layout, labels_required=True) for item in rated):
+        raise _unrated([shard.file for shard in source.shards])
+
+
 def segment_ratings(files: Sequence[str]) -> SegmentRatings:
     """Reads what raters said of segments of videos; nothing but that is parsed, and the order of reading is free.
 
@@ -280,11 +295,15 @@ def segment_ratings(files: Sequence[str]) -> SegmentRatings:
     except READING_ERRORS as error:
         raise explain_ratings_failure(shards) or error from None
     if not ratings:
-        raise UserError(
-            f"No record of {files[0]} or of the other files ({len(files)} in all) holds ratings of segments "
-            f"('{SEGMENT_LABELS_KEY}'). Pass frame-level validation shards of 2019, as in 3/frame/validate."
-        )
+        raise _unrated(files)
     return ratings
+
+
+def _unrated(files: Sequence[str]) -> UserError:
+    return UserError(
+        f"No record of {files[0]} or of the other files ({len(files)} in all) holds ratings of segments "
+        f"('{SEGMENT_LABELS_KEY}'). Pass frame-level validation shards of 2019, as in 3/frame/validate."
+    )
 
 
 def _merged_ratings(source: Source) -> SegmentRatings:
@@ -312,6 +331,26 @@ def estimate_num_records(files: Sequence[str]) -> int:
     looked_at = [_records_and_bytes(shard) for shard in shards[:: math.ceil(len(shards) / _FILES_OF_A_COUNT)]]
     num_records, num_bytes = (sum(column) for column in zip(*looked_at, strict=True))
     return round(num_records / max(num_bytes, 1) * sum(shard.num_bytes for shard in shards))
+
+
+def estimate_num_examples(files: Sequence[str], spec: DataSpec) -> int:
+    """Estimates how many examples shards hold: their records or, if these are cut, their rated segments.
+
+    Args:
+        files: shards of records; of those that are cut at most 256 records of 16 of them are looked at.
+        spec: what the records hold.
+    """
+    num_records = estimate_num_records(files)
+    if not format_of(spec).cuts_records:
+        return num_records
+    shards = [shard for shard in open_shards(files) if isinstance(shard, Shard)]
+    counts = [
+        num_rated_segments(item.serialized)
+        for shard in shards[:: math.ceil(len(shards) / _FILES_OF_A_COUNT) or 1]
+        for item in itertools.islice(stored_records(shard), _RECORDS_OF_A_COUNT)
+        if isinstance(item, Record)
+    ]
+    return round(num_records * sum(counts) / max(len(counts), 1))
 
 
 def _records_and_bytes(shard: Shard) -> tuple[int, int]:

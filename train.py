@@ -53,7 +53,7 @@ def main(values: flags.FlagValues) -> int:
 
     # 2. Model, optimizer and counters as the seed makes them, on every device, and who teaches the model.
     files = experiment.training_files(config)
-    examples_per_epoch = readers.estimate_num_records(files)
+    examples_per_epoch = readers.estimate_num_examples(files, config.data)
     run_examples = experiment.run_examples(config, examples_per_epoch)
     with strategy.scope():
         teacher = experiment.build_teacher(config)
@@ -91,7 +91,10 @@ def main(values: flags.FlagValues) -> int:
 
     with data.explained():
         iterator = iter(data.batches)
-        if resumed is None:
+        if resumed is None and config.training.init_from:
+            with strategy.scope():
+                experiment.start_from_run(config, state, values.train_dir)
+        elif resumed is None:
             experiment.start_at_pretrained_weights(config, state.model)
             experiment.start_from_data(config, state.model, data)
 
@@ -153,7 +156,7 @@ def _evaluation(
         on_bad_record=values.on_bad_record,
         labels_required=True,
     )
-    metrics = metric_flags.metrics_from_flags(values)
+    metrics = metric_flags.fitting_metrics(metric_flags.metrics_from_flags(values), config.data.record_format)
     return data, experiment.build_evaluator(config, strategy, state.model, data, metrics, values.top_k)
 
 

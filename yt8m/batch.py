@@ -2,12 +2,12 @@
 
 | name | shape and dtype | content |
 | --- | --- | --- |
-| `id` | `(B,)` string | the videos' ids |
+| `id` | `(B,)` string | the videos' ids; of segments their names, `<id>:<second>` |
 | a feature's name | `(B, T, size)` uint8 or float32, or `(B, size)` float32 | stored features of frames, or a video |
 | a feature's name | `(B, T, S, S, channels)` uint8 | frames of a clip: pictures or flow |
 | `num_frames` | `(B,)` int32 | the number of real frames; later ones are padding. Not in video-level batches |
 | `labels` | `(B, C)` bool | multi-hot labels |
-| `label_weights` | `(B, C)` float32 | the weight of each class in the loss; may be missing |
+| `label_weights` | `(B, C)` float32 | the weight of each class in the loss, 0 where it was not rated; may be missing |
 | `example_weights` | `(B,)` float32 | the weight of each video in the training loss; may be missing |
 | `mixup_share` | `(B,)` float32 | in training with mixup: the share of this video in its features, in [0, 1] |
 | `partner_labels` | `(B, C)` bool | in training with mixup: the labels of the video that has the rest |
@@ -15,6 +15,8 @@
 | `key` | `(B,)` int64 | the example's source of randomness, `random_key` in code: see yt8m/randomness.py |
 | `teacher_predictions` | `(B, C)` float32 | in training with a teacher: its predictions, in [0, 1] |
 | `position` | `(7,)` int64 | in training: the place in the data after this batch, a row of yt8m/positions.py |
+
+In this table, and wherever the code says so, a segment is a video of its own.
 
 At evaluation with N > 1 clips per video, features of clips are `(B, N, T, S, S, channels)` and `num_frames` `(B, N)`.
 """

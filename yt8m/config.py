@@ -192,6 +192,7 @@ class TrainingConfig:
         example_weights: a CSV of the videos' weights in the loss; empty for none.
         bagging_seed: decides how often a video counts in a bootstrap sample; 0: every video counts once.
         mixup: alpha of the distribution Beta(alpha, alpha) of the shares by which videos are mixed; 0: none are.
+        init_from: the run with whose weights a new run starts; empty for none.
 
     Raises:
         UserError: if a number is out of range, `num_epochs` and `max_steps` are both 0, or `on_bad_record` is neither.
@@ -209,6 +210,7 @@ class TrainingConfig:
     example_weights: str = ""
     bagging_seed: int = 0
     mixup: float = 0.0
+    init_from: str = ""
 
     def __post_init__(self) -> None:
         check_size(1, batch_size=self.batch_size, accumulate_steps=self.accumulate_steps, num_readers=self.num_readers)
@@ -343,11 +345,17 @@ def architecture_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[s
 def fixed_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """Returns (field, resumed value, new value) for all that may not change when a run is resumed and did.
 
-    That is the architecture, and the optimizer: another one would take what its predecessor remembers for its own.
+    That is the architecture, the optimizer, because another one would take what its predecessor remembers for its own,
+    and the weights that the run started from, which it has left behind.
     """
     before, now = (config.optimization.optimizer for config in (resumed, new))
     is_same = before.removesuffix("Optimizer") == now.removesuffix("Optimizer")
-    return architecture_differences(resumed, new) + ([] if is_same else [("optimizer", before, now)])
+    starts = [("init_from", resumed.training.init_from, new.training.init_from)]
+    return [
+        *architecture_differences(resumed, new),
+        *([] if is_same else [("optimizer", before, now)]),
+        *(start for start in starts if start[1] != start[2]),
+    ]
 
 
 def schedule_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -1,5 +1,6 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
+Format 7 holds what of a video is read around a segment, and the run whose weights a run started with.
 Format 6 holds weight decay, the scope of clipping, the power of the learning rate, and the parts of a batch.
 Format 5 holds mixup, and how clips are cut out of videos.
 Format 4 holds the weights of examples.
@@ -18,7 +19,7 @@ from typing import Any
 
 from yt8m.registry import MODELS
 
-CURRENT = 6
+CURRENT = 7
 
 _ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
 _ADDED_TO_MODELS = {
@@ -128,10 +129,16 @@ def _from_5_to_6(content: dict[str, Any]) -> None:
     }
 
 
+def _from_6_to_7(content: dict[str, Any]) -> None:
+    content["data"]["segment_context"] = 0
+    content["training"]["init_from"] = ""
+
+
 _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {
     1: _from_1_to_2,
     2: _from_2_to_3,
     3: _from_3_to_4,
     4: _from_4_to_5,
     5: _from_5_to_6,
+    6: _from_6_to_7,
 }

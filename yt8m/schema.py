@@ -79,7 +79,7 @@ class DataSpec:
             channels for frames of a clip: 3 for pictures, 2 for flow.
         num_classes: labels are class indices in `[0, num_classes)`.
         record_format: the registered name of the kind of records: `video`, with a vector per video, `frame`, with one
-            per frame, or `clip`, with a picture per frame.
+            per frame, `segment`, the rated segments of `frame`, or `clip`, with a picture per frame.
         max_frames: frames after this one are cut off; the length T of a clip.
         clip_size: of clips: height and width S of the frames that a model gets.
         clip_crop: of clips: the window that is scaled to S x S is a square whose side is this share of the frame's
@@ -89,6 +89,8 @@ class DataSpec:
         clip_sampling: of clips: `consecutive` takes T frames in a row, `spread` one from each of T equal parts of the
             video.
         eval_clips: of clips: how many are taken of a video at evaluation; their scores are averaged.
+        segment_context: of segments: how many frames before and after each of them are read with it, where there are so
+            many.
 
     Raises:
         ArgumentError: if names and sizes do not pair up, or a number is out of range.
@@ -105,6 +107,7 @@ class DataSpec:
     clip_flip: bool = True
     clip_sampling: ClipSampling = "consecutive"
     eval_clips: int = 1
+    segment_context: int = 0
 
     def __post_init__(self) -> None:
         names, sizes = ",".join(self.feature_names), ",".join(map(str, self.feature_sizes))
@@ -124,6 +127,7 @@ class DataSpec:
         check_fraction(clip_crop=self.clip_crop)
         check_at_least(1, clip_zoom=self.clip_zoom)
         check_one_of(get_args(ClipSampling), clip_sampling=self.clip_sampling)
+        check_size(0, segment_context=self.segment_context)
 
     @property
     def total_size(self) -> int:
@@ -135,11 +139,25 @@ class DataSpec:
         """Whether records have to carry the predictions of a teacher."""
         return False
 
+    @property
+    def has_every_segment(self) -> bool:
+        """Whether all segments of a video are read, and not only those that were rated."""
+        return False
+
 
 class TaughtDataSpec(DataSpec):
     """What training records hold that carry the predictions of a teacher beside what a model reads."""
 
     @property
     def has_teacher(self) -> bool:
+        """Yes."""
+        return True
+
+
+class EverySegmentDataSpec(DataSpec):
+    """What records of segments hold whose segments are all to be predicted, rated or not."""
+
+    @property
+    def has_every_segment(self) -> bool:
         """Yes."""
         return True

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import run
 
+from yt8m.cli.metric_flags import fitting_metrics, resolve_metrics
 from yt8m.cli.program import define_listed_flags
 from yt8m.cli.run_flags import (
+    at_evaluation,
     check_repeated_flags,
     config_from_flags,
     define_program_flags,
     define_run_flags,
-    with_eval_clips,
 )
 from yt8m.config import (
     LossConfig,
@@ -203,10 +204,13 @@ def test_hparams_set_any_hyper_parameter() -> None:
         ("--model=LogisticModle", r"no such video-level model\. Did you mean LogisticModel\? Known: .*MoeModel"),
         (
             "--model=LstmModel",
-            r"reads records of --record_format=frame, not video: change that \(--frame_features means frame\)",
+            r"frame or segment, not video: change that \(--frame_features means frame\)",
         ),
         (FRAMES + "--model=MoeModel", "reads records of --record_format=video, not frame: change that"),
-        ("--record_format=frames", r"no such record format\. Did you mean frame\? Known: clip, frame, video\."),
+        (
+            "--record_format=frames",
+            r"Did you mean frame\? Known: clip, frame, segment, video\.",
+        ),
         (
             "--frame_features --record_format=video",
             "--frame_features means --record_format=frame. Give one of the two.",
@@ -517,10 +521,62 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
 def test_evaluation_may_take_more_clips_than_the_run_says() -> None:
     run, line = config(FRAMES + "--model=LstmModel"), parse("--eval_clips=10")
     check_repeated_flags(line, run)
-    assert with_eval_clips(line, run).data == dataclasses.replace(run.data, eval_clips=10)
-    assert with_eval_clips(parse(""), run) == run
+    assert at_evaluation(line, run).data == dataclasses.replace(run.data, eval_clips=10)
+    assert at_evaluation(parse(""), run) == run
     with pytest.raises(UserError, match=r"^--eval_clips=0: expected a whole number from 1"):
-        with_eval_clips(parse("--eval_clips=0"), run)
+        at_evaluation(parse("--eval_clips=0"), run)
+
+
+SEGMENTS = "--segment_labels --model=LstmModel "
+
+
+@pytest.mark.parametrize("flag", ["", "--frame_features ", "--record_format=frame ", "--record_format=segment "])
+def test_segment_labels_is_the_record_format_segment(flag: str) -> None:
+    assert config(flag + SEGMENTS + "--segment_context=3").data.record_format == "segment"
+
+
+def test_evaluation_may_read_segments_or_whole_videos_of_any_run_on_frames() -> None:
+    of_videos, of_segments = config("--frame_features --model=LstmModel"), config(SEGMENTS)
+    for line, record_format in (("--segment_labels", "segment"), ("--nosegment_labels --frame_features", "frame")):
+        for trained in (of_videos, of_segments):
+            check_repeated_flags(parse(line), trained)
+            assert at_evaluation(parse(line), trained).data.record_format == record_format
+    check_repeated_flags(parse("--frame_features --segment_context=2"), of_segments)
+    assert at_evaluation(parse("--segment_context=2"), of_segments).data.segment_context == 2
+    assert at_evaluation(parse("--nosegment_labels"), config("")) == config("")
+    with pytest.raises(UserError, match=r"^--segment_labels: the run reads records of the format video, and segments"):
+        at_evaluation(parse("--segment_labels"), config(""))
+    with pytest.raises(UserError, match="--record_format: you gave segment; the run was trained with frame"):
+        check_repeated_flags(parse("--record_format=segment"), of_videos)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--noframe_features",
+            "^--segment_labels: segments are cut out .* --frame_features=False",
+        ),
+        ("--record_format=video", "^--segment_labels: .* and --record_format=video was given. Leave one of them out"),
+        ("--segment_context=-1", "^--segment_context=-1: expected a whole number from 0 to"),
+        ("--label_loss=DistillationLoss --teacher=records", "^--teacher=records: .* whole videos, not for segments"),
+        ("--mixup=0.4", "^--mixup=0.4: it mixes vectors of videos, and --record_format=segment has frames"),
+    ],
+)
+def test_what_does_not_go_with_segments_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config(SEGMENTS + line)
+
+
+def test_segments_are_evaluated_by_metrics_of_what_was_rated() -> None:
+    assert list(fitting_metrics(resolve_metrics("default", False), "segment")) == ["default", "segment_map"]
+    assert list(fitting_metrics(resolve_metrics("hit_at_k:k=5,segment_map", False), "segment"))[1:] == [
+        "hit_at_k",
+        "segment_map",
+    ]
+    assert list(fitting_metrics(resolve_metrics("macro", False), "frame")) == ["default", "macro"]
+    with pytest.raises(UserError, match=r"^--metrics: macro would count the classes that a segment was not rated for"):
+        fitting_metrics(resolve_metrics("default", True), "segment")
 
 
 @pytest.mark.parametrize("flag", ["--feature_names=rgb,audio", "--feature_sizes=1024,128", "--moe_num_mixtures=3"])
@@ -538,7 +594,7 @@ def test_the_models_of_a_new_format_are_those_of_its_level(monkeypatch: pytest.M
     new = dataclasses.replace(RECORD_FORMATS.entry("frame"), name="scenes")
     monkeypatch.setitem(RECORD_FORMATS.entries, "scenes", new)
     assert config(FRAMES.replace("--frame_features", "--record_format=scenes") + "--model=LstmModel")
-    with pytest.raises(UserError, match=r"LstmModel reads records of --record_format=frame or scenes, not video"):
+    with pytest.raises(UserError, match=r"frame or segment or scenes, not video"):
         config("--model=LstmModel")
 
 

@@ -16,8 +16,10 @@ from yt8m.schema import DataSpec
 from readers import evaluation_batches
 
 SIZES = {"a": 3, "b": 2}
+FRAMES = {name: np.ones((4, size), np.uint8) for name, size in SIZES.items()}
 RECORDS = {
-    "frame": frame_record("v", [1], {name: np.ones((4, size), np.uint8) for name, size in SIZES.items()}),
+    "frame": frame_record("v", [1], FRAMES),
+    "segment": frame_record("v", [1], FRAMES, ratings=[(0, 1, 1.0)]),
     "video": video_record("v", [1], {name: np.ones(size) for name, size in SIZES.items()}),
     "clip": clip_record("v", [1], {name: np.full((4, 9, 12, size), 99, np.uint8) for name, size in SIZES.items()}),
 }
@@ -45,17 +47,20 @@ def test_a_blank_batch_looks_like_one_that_was_read(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", RECORD_FORMATS.names())
 def test_a_record_is_sound_in_its_own_format_and_in_no_other(name: str) -> None:
+    as_stored = {"segment": "frame"}  # of the same records, with ratings or without
     for record_format, serialized in RECORDS.items():
         fault = fault_of(serialized, spec_of(name), None, labels_required=True)
-        assert (fault is None) == (record_format == name), fault
+        same = as_stored.get(record_format, record_format) == as_stored.get(name, name)
+        assert (fault is None) == same, fault
 
 
-@pytest.mark.parametrize("name", ["frame", "video"])
+@pytest.mark.parametrize("name", ["frame", "video", "segment"])
 def test_the_largest_record_has_about_the_bytes_that_the_format_says(name: str) -> None:
     spec = DataSpec(("a", "b"), (300, 20), 3, name, max_frames=20)
     features = {"a": np.ones((20, 300), np.uint8), "b": np.ones((20, 20), np.uint8)}
     longest = {
         "frame": frame_record("v", [1], features),
+        "segment": frame_record("v", [1], {feature: frames[:5] for feature, frames in features.items()}),
         "video": video_record("v", [1], {feature: np.ones(frames.shape[1]) for feature, frames in features.items()}),
     }
     assert format_of(spec).largest_record(spec) == pytest.approx(len(longest[name]), rel=0.1)

@@ -373,8 +373,8 @@ def test_what_training_skips_is_counted_once_for_all_epochs(tmp_path: Path) -> N
 
 def test_class_counts_skip_too(tmp_path: Path) -> None:
     file = write_records(tmp_path / "a", [GOOD[0], record(labels=[99]), *GOOD[1:]])
-    counts, num_records = class_counts([file], FRAMES, 100, ReadOptions(on_bad_record="skip"))
-    assert (counts[1], counts.sum(), num_records) == (4, 4, 4)
+    counts, num_examples = class_counts([file], FRAMES, 100, ReadOptions(on_bad_record="skip"))
+    assert (counts[1], counts.sum(), set(num_examples)) == (4, 4, {4})
 
 
 def cut_shard(path: Path) -> str:

@@ -19,6 +19,7 @@ import readers
 
 FRAMES = DataSpec(("rgb",), (3,), 5, record_format="frame", max_frames=4)
 VIDEOS = DataSpec(("mean_rgb",), (3,), 5)
+SEGMENTS = DataSpec(("rgb",), (3,), 5, record_format="segment", max_frames=20, segment_context=1)
 CLIPS = DataSpec(("rgb",), (3,), 5, record_format="clip", max_frames=3, clip_size=4, clip_zoom=1.5)
 SIZES = (9, 2, 1, 14, 6)  # records per shard
 NUM_EPOCHS = 3
@@ -32,7 +33,7 @@ def write_shards(folder: Path, kind: str) -> list[str]:
     folder.mkdir()
     files, number = [], 0
     for shard, size in enumerate(SIZES):
-        records = []
+        records: list[bytes] = []
         for _ in range(size):
             vector = np.full(3, number, np.float32)
             frames = np.full((1 + number % 4, 3), number, np.uint8)
@@ -41,6 +42,10 @@ def write_shards(folder: Path, kind: str) -> list[str]:
             elif kind == "clips":
                 pictures = np.broadcast_to(frames[:, np.newaxis, np.newaxis], (len(frames), 8, 8, 3))
                 record = clip_record(f"v{number}", [number % 5], {"rgb": pictures})
+            elif kind == "segments":
+                # None of a shard's first record, up to three of the others.
+                ratings = [(5 * i, (number + i) % 5, 1.0) for i in range(len(records) % 4)]
+                record = frame_record(f"v{number}", None, {"rgb": np.full((13, 3), number, np.uint8)}, ratings=ratings)
             else:
                 record = frame_record(f"v{number}", [number % 5], {"rgb": frames})
             records.append(b"no record" if kind == "damaged" and number % 5 == 4 else record)
@@ -52,8 +57,8 @@ def write_shards(folder: Path, kind: str) -> list[str]:
     return files
 
 
-KINDS = ("videos", "gzip", "frames", "damaged", "clips")
-SPECS = {"videos": VIDEOS, "gzip": VIDEOS, "clips": CLIPS}
+KINDS = ("videos", "gzip", "frames", "damaged", "clips", "segments")
+SPECS = {"videos": VIDEOS, "gzip": VIDEOS, "clips": CLIPS, "segments": SEGMENTS}
 
 
 @pytest.fixture(scope="module", name="shards")

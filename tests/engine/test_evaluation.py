@@ -1,6 +1,6 @@
 """From a model to its metrics and its submission: every video once, on one device and on two."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -42,7 +42,9 @@ def make_videos() -> dict[str, np.ndarray]:
     }
 
 
-def evaluate(videos: dict[str, np.ndarray], batch_size: int = 4, num_devices: int = 1) -> dict[str, float]:
+def evaluate(
+    videos: dict[str, np.ndarray], batch_size: int = 4, num_devices: int = 1, names: Sequence[str] = ()
+) -> dict[str, float]:
     """Evaluates the model above."""
     batches = tf.data.Dataset.from_tensor_slices(videos).batch(batch_size)
     strategy = build_strategy(num_devices)
@@ -53,7 +55,7 @@ def evaluate(videos: dict[str, np.ndarray], batch_size: int = 4, num_devices: in
         model,
         cross_entropy_loss,
         batch_spec=batches.element_spec,
-        build_metrics=lambda: [METRICS[name](NUM_CLASSES, 3) for name in METRICS.names()],
+        build_metrics=lambda: [METRICS[name](NUM_CLASSES, 3) for name in names or METRICS.names()],
         top_k=3,
     )
     return evaluator.evaluate(batches).summary
@@ -67,6 +69,25 @@ def test_metrics_and_loss_are_those_of_the_definition(videos: dict[str, np.ndarr
     assert summary["loss"] == pytest.approx(-terms.sum(axis=1).mean(), rel=1e-6)
     predictions = probabilities.astype(np.float32)
     assert summary["gap"] == pytest.approx(oracles.gap(predictions.tolist(), videos["labels"].tolist(), 3), abs=1e-9)
+
+
+def test_what_is_said_of_a_class_that_was_not_rated_changes_nothing(videos: dict[str, np.ndarray]) -> None:
+    is_rated = np.random.default_rng(2).random((NUM_VIDEOS, NUM_CLASSES)) < 0.5
+    videos["labels"] &= is_rated
+    videos["label_weights"] = is_rated.astype(np.float32)
+    of_rated = [name for name in METRICS.names() if METRICS.entry(name).facts.get("of_rated")]
+    results = []
+    for wrong in (0.0, 50.0, -50.0):
+        said = np.where(is_rated, videos["mean_rgb"], wrong).astype(np.float32)
+        results.append(evaluate(videos | {"mean_rgb": said}, names=of_rated))
+    assert results[0] == results[1] == results[2]
+    p = 1 / (1 + np.exp(-videos["mean_rgb"].astype(np.float64)))
+    terms = np.where(videos["labels"], np.log(p), np.log(1 - p)) * is_rated
+    assert results[0]["loss"] == pytest.approx(-terms.sum(axis=1).mean(), rel=1e-6)
+    rated = list(zip(*np.nonzero(is_rated), strict=True))
+    ratings = [(f"v:{v}", c, float(videos["labels"][v, c])) for v, c in rated]
+    submission = [(c, [f"v:{v}" for v in np.argsort(-p[:, c])]) for c in range(NUM_CLASSES)]
+    assert results[0]["segment_map"] == pytest.approx(oracles.segment_map(ratings, submission, 0), abs=1e-12)
 
 
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(1, 1), (23, 1), (1, 2), (5, 2), (23, 2)])

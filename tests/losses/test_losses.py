@@ -146,6 +146,29 @@ class TestEveryLoss:
         np.testing.assert_allclose(LOSSES[name](labels, outputs_of(logits), tf.ones((4, 7))), plain)
         np.testing.assert_array_equal(LOSSES[name](labels, outputs_of(logits), tf.zeros((4, 7))), np.zeros(4))
 
+    def test_what_is_said_of_a_class_without_weight_changes_nothing(self, name: str) -> None:
+        labels, logits, _ = make_case(2)
+        is_rated = np.random.default_rng(9).random(labels.shape) < 0.6
+        branches, teacher = np.stack([logits, 2 * logits], 1), np.random.default_rng(8).random(labels.shape)
+
+        def loss_and_gradients(wrong: float) -> list[np.ndarray]:
+            said = tf.Variable(np.where(is_rated, logits, wrong).astype(np.float32))
+            of_branches = tf.Variable(np.where(is_rated[:, np.newaxis], branches, wrong).astype(np.float32))
+            with tf.GradientTape() as tape:
+                outputs = outputs_of(logits) | {"predictions": tf.sigmoid(said), "logits": tf.identity(said)}
+                outputs |= {"branch_logits": of_branches, "teacher_predictions": tf.constant(teacher, tf.float32)}
+                loss = LOSSES[name](tf.constant(labels), outputs, tf.constant(is_rated, tf.float32))
+            gradients = tape.gradient(loss, [said, of_branches], unconnected_gradients="zero")
+            return [loss.numpy(), *(gradient.numpy() for gradient in gradients)]
+
+        right = loss_and_gradients(0.0)
+        assert not np.any(right[1][~is_rated])
+        assert not np.any(right[2][np.repeat(~is_rated[:, np.newaxis], 2, 1)])
+        assert np.any(right[1][is_rated])
+        for wrong in (-50.0, 50.0):
+            for before, after in zip(right, loss_and_gradients(wrong), strict=True):
+                np.testing.assert_array_equal(after, before)
+
     def test_it_falls_when_a_label_rises(self, name: str) -> None:
         label = tf.constant([[True, False]])
         low, high = (LOSSES[name](label, outputs_of(np.array([[x, 0.0]], np.float32))) for x in (-1.0, 1.0))

@@ -116,7 +116,7 @@ def write(train_dir: Path, content: dict[str, Any]) -> str:
 
 def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     train_dir = write(tmp_path, changed())
-    assert changed()["format"] == 6
+    assert changed()["format"] == 7
     assert directory.load_config(train_dir) == CONFIG
 
 
@@ -134,8 +134,8 @@ def test_a_run_of_format_2_has_plain_cross_entropy_and_no_teacher(tmp_path: Path
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool
 ) -> None:
-    train_dir = write(tmp_path, changed(format=7))
-    message = r"config\.json is not .*: its format is 7, and this version knows those up to 6: open it with the version"
+    train_dir = write(tmp_path, changed(format=8))
+    message = r"config\.json is not .*: its format is 8, and this version knows those up to 7: open it with the version"
     with pytest.raises(UserError, match=message) as raised:
         directory.load_config(train_dir)
     assert "\n" not in str(raised.value)

@@ -10,6 +10,7 @@ from yt8m.errors import UserError
 from yt8m.registry import METRICS
 
 _ALWAYS = "default"  # the log line and the choice of the best weights need it
+_RATED_FORMAT, _OF_RATED = "segment", "segment_map"
 
 
 def metrics_from_flags(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
@@ -41,6 +42,30 @@ def resolve_metrics(text: str, macro: bool) -> dict[str, dict[str, Any]]:
         given.setdefault("macro", [])
     chosen = {_ALWAYS: given.pop(_ALWAYS, [])} | given
     return {name: _settings(name, assignments) for name, assignments in chosen.items()}
+
+
+def fitting_metrics(metrics: dict[str, dict[str, Any]], record_format: str) -> dict[str, dict[str, Any]]:
+    """Returns the groups of metrics that examples of a record format are evaluated by.
+
+    Where only some classes of an example were rated, as of segments, segment MAP is one of them.
+
+    Args:
+        metrics: the settings of each group that was chosen, by name.
+        record_format: of the run.
+
+    Raises:
+        UserError: if a group would count classes that were not rated.
+    """
+    if record_format != _RATED_FORMAT:
+        return metrics
+    unfit = [name for name in metrics if not METRICS.entry(name).facts.get("of_rated")]
+    if unfit:
+        fit = [name for name in METRICS.names() if METRICS.entry(name).facts.get("of_rated")]
+        raise UserError(
+            f"--metrics: {unfit[0]} would count the classes that a segment was not rated for. Choose among "
+            f"{', '.join(fit)}."
+        )
+    return metrics | {_OF_RATED: metrics.get(_OF_RATED, {})}
 
 
 def _settings(name: str, assignments: list[str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _RANGES: dict[str, tuple[Callable[..., None], int]] = {
     "keep_checkpoints": (check_count, 1),
     "save_checkpoint_seconds": (check_count, 0),
     "top_n": (check_count, 0),
+    "segment_max_pred": (check_count, 1),
     "untar_max_gb": (check_at_least, 0),
     "cache_max_gb": (check_at_least, 0),
 }

@@ -10,7 +10,7 @@ from absl import flags
 from yt8m.arguments import typed_as
 from yt8m.cli.loss_flags import check_teacher, loss_hparams, resolve_loss, split_loss_assignments
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
-from yt8m.config import OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
+from yt8m.config import RECORDS_TEACH, OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
 from yt8m.errors import UserError
 from yt8m.registry import LOSSES, METRICS, MODELS, RECORD_FORMATS
 from yt8m.schema import DataSpec
@@ -34,6 +34,8 @@ def define_data_flags(values: flags.FlagValues) -> None:
     formats = ", ".join(RECORD_FORMATS.names())
     define.text("record_format", DataSpec().record_format, f"Kind of records. Known: {formats}.")
     define.boolean("frame_features", False, "The same as --record_format=frame.")
+    define.boolean("segment_labels", False, "Frames of 5-second segments: the same as --record_format=segment.")
+    define.integer("segment_context", DataSpec().segment_context, "Segments: frames to read before and after each.")
     define.integer("max_frames", DataSpec().max_frames, "Frames after this one are cut off; the length of a clip.")
     define.integer("clip_size", DataSpec().clip_size, "Clips: height and width of the frames that a model gets.")
     define.number(
@@ -91,6 +93,9 @@ def define_training_flags(values: flags.FlagValues) -> None:
         run.teacher,
         "What a loss that distils learns from: a CSV VideoId,LabelConfidencePairs, the train_dir of a run, or "
         "records if the training records carry predictions.",
+    )
+    define.text(
+        "init_from", run.init_from, "The train_dir of a run of the same model, with whose weights a new run starts."
     )
     define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
     define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
@@ -214,6 +219,11 @@ def config_from_flags(values: flags.FlagValues) -> RunConfig:
     loss = resolve_loss(label_loss, of_loss)
     check_teacher(loss, values.teacher)
     _check_mixup(values, data)
+    if values.teacher == RECORDS_TEACH and data.record_format == "segment":
+        raise UserError(
+            "--teacher=records: records carry what a teacher predicts for whole videos, not for segments. Give a CSV "
+            "whose ids are names of segments, <id>:<second>, or a run on segments."
+        )
     with typed_as("--"):
         return RunConfig(
             data=data,
@@ -281,6 +291,14 @@ def _feature_sizes(values: flags.FlagValues) -> tuple[int, ...]:
 
 
 def _record_format(values: flags.FlagValues) -> str:
+    if values.segment_labels:
+        for flag, fits in (("frame_features", (True,)), ("record_format", (*_OF_FRAMES, "segment"))):
+            if values[flag].present and values[flag].value not in fits:
+                raise UserError(
+                    f"--segment_labels: segments are cut out of frame-level records, and --{flag}={values[flag].value} "
+                    "was given. Leave one of them out."
+                )
+        return "segment"
     both_given = values["frame_features"].present and values["record_format"].present
     if both_given and values.frame_features != (values.record_format == "frame"):
         raise UserError(
@@ -303,7 +321,10 @@ _DATA_FLAGS: dict[str, Callable[[flags.FlagValues], Any]] = {
     "clip_flip": lambda values: values.clip_flip,
     "clip_sampling": lambda values: values.clip_sampling,
     "eval_clips": lambda values: values.eval_clips,
+    "segment_context": lambda values: values.segment_context,
 }
+_FREE_AT_EVALUATION = ("eval_clips", "segment_context")
+_OF_FRAMES = ("frame", "segment")  # formats of the same records, read in different ways
 
 
 def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
@@ -312,11 +333,14 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
     Raises:
         UserError: names the first flag that says something else than the run, and both values.
     """
-    given = {name: name for name in _DATA_FLAGS if values[name].present and name != "eval_clips"}
+    given = {name: name for name in _DATA_FLAGS if values[name].present and name not in _FREE_AT_EVALUATION}
     if values["frame_features"].present:
         given["record_format"] = "frame_features"
     for name, flag in given.items():
-        _check_equal(f"--{flag}", _DATA_FLAGS[name](values), getattr(config.data, name))
+        asked, known = _DATA_FLAGS[name](values), getattr(config.data, name)
+        is_free = values["segment_labels"].present or flag == "frame_features"
+        if not (name == "record_format" and is_free and asked in _OF_FRAMES and known in _OF_FRAMES):
+            _check_equal(f"--{flag}", asked, known)
     if values["precision"].present:
         _check_equal("--precision", values.precision, config.model.precision)
     model = values.model if values["model"].present else config.model.name
@@ -333,17 +357,25 @@ def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:
             _check_equal(f"hyper-parameter loss.{term.name}.{hparam}", value, term.hparams[hparam])
 
 
-def with_eval_clips(values: flags.FlagValues, config: RunConfig) -> RunConfig:
-    """Returns a run with as many clips per video as `--eval_clips` says, if it is given: evaluation may differ in that.
+def at_evaluation(values: flags.FlagValues, config: RunConfig) -> RunConfig:
+    """Returns a run with what evaluation may differ in, where the command line gives it.
+
+    That is how many clips of a video there are, whether videos are read whole or in segments, and what around these.
 
     Raises:
-        UserError: if the number makes no sense.
+        UserError: if a number makes no sense, or segments are asked for of a run that does not read frames.
     """
-    if not values["eval_clips"].present:
-        return config
+    changes: dict[str, Any] = {name: values[name].value for name in _FREE_AT_EVALUATION if values[name].present}
+    if values["segment_labels"].present:
+        if values.segment_labels and config.data.record_format not in _OF_FRAMES:
+            raise UserError(
+                f"--segment_labels: the run reads records of the format {config.data.record_format}, and segments are "
+                "cut out of frame-level records. Give a run that was trained with --frame_features."
+            )
+        if config.data.record_format in _OF_FRAMES:
+            changes["record_format"] = "segment" if values.segment_labels else "frame"
     with typed_as("--"):
-        data = dataclasses.replace(config.data, eval_clips=values.eval_clips)
-    return dataclasses.replace(config, data=data)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
 def _check_equal(what: str, given: Any, known: Any) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from yt8m.batch import Batch
-from yt8m.data.formats.base import Column, Layout
+from yt8m.data.formats.base import Column, Layout, format_of
 from yt8m.data.record_faults import columns_of, fault_of, labels_name_of, ratings_fault_of
 from yt8m.data.records import batch_parser
 from yt8m.data.shards import (
@@ -120,9 +120,11 @@ class Examiner:
             yield self._damage(record, parsed) if isinstance(parsed, str) else SoundRecords([record.number], parsed)
 
     def _parsed(self, records: list[Record]) -> Batch | str:
-        """The batch of records, or why there is none."""
+        """The batch of the records' examples, or why there is none."""
+        cut = format_of(self._spec).cut
         try:
-            return self._parse(tf.constant([record.serialized for record in records], tf.string))
+            examples = [example for record in records for example in cut(record.serialized, self._spec, self._layout)]
+            return self._parse(tf.constant(examples, tf.string, [len(examples)]))
         except Exception as error:  # whatever it is: TensorFlow raises a TypeError where its message is not UTF-8
             return reason_of(error)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from yt8m.data.formats.base import Column, Layout, RecordFaultError, format_of, values_of
+from yt8m.errors import UserError
 from yt8m.schema import (
     ID_KEYS,
     LABELS_KEY,
@@ -20,6 +21,7 @@ from yt8m.schema import (
     DataSpec,
 )
 from yt8m.scores import name_of
+from yt8m.segments import segment_name
 
 # Name, kind and largest value of the lists that hold one entry per rating.
 _RATING_LISTS = (
@@ -51,8 +53,8 @@ def ratings_fault_of(serialized: bytes) -> str | None:
     """Returns what is wrong with the ratings of segments that a record holds, or None. To hold none is not wrong."""
     try:
         context = _parsed(serialized).context.feature
-        _check_id(context)
-        _check_ratings(context)
+        check_id(context)
+        check_ratings(context)
     except RecordFaultError as fault:
         return str(fault)
     return None
@@ -82,7 +84,7 @@ def id_of(serialized: bytes) -> str:
     Raises:
         RecordFaultError: if it has none that a CSV can hold, or is no record.
     """
-    return _check_id(_parsed(serialized).context.feature)
+    return check_id(_parsed(serialized).context.feature)
 
 
 def _labels_name(context: Mapping[str, Any]) -> str:
@@ -92,9 +94,12 @@ def _labels_name(context: Mapping[str, Any]) -> str:
 def _check(serialized: bytes, spec: DataSpec, layout: Layout | None, labels_required: bool) -> None:
     record, record_format = _parsed(serialized), format_of(spec)
     columns = record_format.columns_of(record, spec)
-    _check_id(record.context.feature)
+    check_id(record.context.feature, record_format.cuts_records)
     layout, names = layout or Layout.of(columns, _labels_name(record.context.feature)), [name for name, _ in columns]
-    _check_labels(record.context.feature, layout.labels_name, spec.num_classes, labels_required)
+    if record_format.cuts_records:
+        check_ratings(record.context.feature, spec.num_classes)
+    else:
+        _check_labels(record.context.feature, layout.labels_name, spec.num_classes, labels_required)
     if spec.has_teacher:
         _check_teacher(record.context.feature, spec.num_classes)
     if names != list(layout.stored_names):
@@ -115,8 +120,16 @@ def _parsed(serialized: bytes) -> tf.train.SequenceExample:
         ) from error
 
 
-def _check_id(context: Mapping[str, Any]) -> str:
-    """Expects one string that a CSV can hold, and returns it."""
+def check_id(context: Mapping[str, Any], names_segments: bool = False) -> str:
+    """Expects one string that a CSV can hold, and returns it.
+
+    Args:
+        context: the features by name.
+        names_segments: whether it has to fit into the name of a segment too.
+
+    Raises:
+        RecordFaultError: if it is anything else.
+    """
     found = {key: values_of(context[key]) for key in ID_KEYS if key in context}
     for key, (kind, values) in found.items():
         if kind not in ("bytes", "nothing") or len(values) > 1:
@@ -129,6 +142,12 @@ def _check_id(context: Mapping[str, Any]) -> str:
             f"its id {ids[0].decode(errors='backslashreplace')!r} has a comma, a quote or a line end in it, so no "
             "submission can name it. Write the record with another id."
         )
+    if names_segments:
+        try:
+            segment_name(ids[0], 0)
+        except UserError as error:
+            # Without that error, whose text would be taken for the whole message where this one fails a pipeline.
+            raise RecordFaultError(f"its segments have no name. {error}") from None
     return name_of(ids[0])
 
 
@@ -182,9 +201,20 @@ def _check_teacher(context: Mapping[str, Any], num_classes: int) -> None:
         raise RecordFaultError(f"'{TEACHER_SCORES_KEY}' holds {wrong[0]}, expected probabilities in [0, 1].")
 
 
-def _check_ratings(context: Mapping[str, Any]) -> None:
+def check_ratings(context: Mapping[str, Any], num_classes: int | None = None) -> None:
+    """Checks what raters said of a record's segments. To hold no ratings is not wrong.
+
+    Args:
+        context: the features by name.
+        num_classes: C; None if any class will do.
+
+    Raises:
+        RecordFaultError: if the lists do not fit each other, or hold something else.
+    """
     lengths = {}
     for key, expected, largest in _RATING_LISTS:
+        if key == SEGMENT_LABELS_KEY and num_classes is not None:
+            largest = num_classes - 1
         kind, values = values_of(context[key]) if key in context else ("nothing", ())
         if kind not in (expected, "nothing"):
             raise RecordFaultError(f"'{key}' holds {kind}, expected {expected}.")

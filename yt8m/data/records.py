@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError, Message
 
-from yt8m.batch import ID, KEY, LABELS, TEACHER_PREDICTIONS, Batch
+from yt8m.batch import ID, KEY, LABEL_WEIGHTS, LABELS, TEACHER_PREDICTIONS, Batch
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.randomness import keys_from_ids
 from yt8m.sampling import FrameSampling
@@ -54,13 +54,14 @@ def batch_parser(
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
         purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at.
     """
-    record_format, labels_name = format_of(spec), layout.labels_name
+    record_format, labels_name, rated_name = format_of(spec), layout.labels_name, format_of(spec).rated_name
     features = {
         "training": record_format.training_features,
         "evaluation": record_format.features,
         "examination": record_format.examined_features,
     }[purpose]
-    wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS} | (_WANTED_OF_A_TEACHER if spec.has_teacher else {})
+    wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS} | ({rated_name: _WANTED_LABELS} if rated_name else {})
+    wanted |= _WANTED_OF_A_TEACHER if spec.has_teacher else {}
 
     def parse(serialized: tf.Tensor, keys: tf.Tensor | None = None) -> Batch:
         context, stored = record_format.parse(serialized, wanted, spec, layout)
@@ -73,6 +74,8 @@ def batch_parser(
         with tf.control_dependencies(checks):
             labels = tf.identity(labels)
         batch = {ID: ids, LABELS: labels, KEY: keys, **features(spec, layout, stored, keys, sampling)}
+        if rated_name:
+            batch[LABEL_WEIGHTS] = tf.cast(multi_hot(context[rated_name], spec.num_classes), tf.float32)
         return batch | (_teacher_predictions(serialized, context, spec.num_classes) if spec.has_teacher else {})
 
     return parse
@@ -108,9 +111,16 @@ def multi_hot(labels: tf.RaggedTensor, num_classes: int) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(empty, indices, tf.ones_like(labels.values, tf.bool))
 
 
-def parse_labels(serialized: tf.Tensor, spec: DataSpec, layout: Layout) -> tf.RaggedTensor:
-    """Returns the class indices, ragged `(B, None)` int64, of `serialized` `(B,)` records; parses nothing else."""
-    return format_of(spec).parse_context(serialized, {layout.labels_name: _WANTED_LABELS})[layout.labels_name]
+def parse_labels(serialized: tf.Tensor, spec: DataSpec, layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the labels, `(B, C)` bool, of `serialized` `(B,)` records, and of which classes they say anything.
+
+    The latter is `(B, C)` bool too. Nothing else is parsed.
+    """
+    rated_name = format_of(spec).rated_name
+    wanted = {name: _WANTED_LABELS for name in (layout.labels_name, rated_name) if name}
+    context = format_of(spec).parse_context(serialized, wanted)
+    labels = multi_hot(context[layout.labels_name], spec.num_classes)
+    return labels, multi_hot(context[rated_name], spec.num_classes) if rated_name else tf.ones_like(labels)
 
 
 def parse_ids_and_labels(serialized: tf.Tensor, labels_name: str) -> tuple[tf.Tensor, tf.RaggedTensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.data.diagnosis import Examiner, find_layout
-from yt8m.data.formats.base import Layout
+from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.shards import (
     FETCH_AGAIN,
     Damage,
@@ -39,11 +39,14 @@ class Source:
         layout: how their records store the features.
         sound_stretches: if damage is to be left out, tells first number and count of the stretches of sound records of
             a shard, `(N, 2)` int64, and its bytes.
+        cut: if a stored record holds several examples or none, returns these, each as a record; then what is said here
+            of records is true of these.
     """
 
     shards: list[Shard]
     layout: Layout
     sound_stretches: Callable[[Shard], tuple[np.ndarray, np.int64]] | None = None
+    cut: Callable[[bytes], list[bytes]] | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -88,6 +91,8 @@ class Source:
         path = file
         if self.is_remote:
             path = tf.ensure_shape(tf.numpy_function(_local_path, [file], tf.string, stateful=False), [])
+        # How many examples a record is cut into is not known before it is: they are counted from the first record on.
+        start, first_example = (start, 0) if self.cut is None else (0, start)
         if self.sound_stretches is None:
             place = tf.numpy_function(_place_of_record, [file, compression, start], tf.int64, stateful=False)
             place = tf.ensure_shape(place, [4])
@@ -105,11 +110,24 @@ class Source:
             stretches = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(stretches, [None, 2]))
             stored = _stored_from(path, compression, 0)
             records = stretches.flat_map(lambda stretch: stored.skip(stretch[0]).take(stretch[1])).skip(start)
+        if self.cut is not None:
+            records = records.map(_examples(self.cut)).unbatch().skip(first_example)
 
         def is_cut(file: tf.Tensor) -> tf.Tensor:
             return tf.ensure_shape(tf.numpy_function(_check_end, [file, num_bytes], tf.bool, stateful=False), [])
 
         return records.concatenate(tf.data.Dataset.from_tensors(file).filter(is_cut))
+
+
+def _examples(cut: Callable[[bytes], list[bytes]]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from a record, scalar string, to its examples, `(n,)` string."""
+
+    @tf.autograph.experimental.do_not_convert
+    def examples(serialized: tf.Tensor) -> tf.Tensor:
+        as_array = tf.numpy_function(lambda record: np.array(cut(record), object), [serialized], tf.string, False)
+        return tf.ensure_shape(as_array, [None])
+
+    return examples
 
 
 def _stored_from(file: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor | int) -> tf.data.Dataset:
@@ -179,7 +197,8 @@ def open_source(
     """
     if skipped is None:
         shards = require_shards(files)
-        return Source(shards, find_layout(shards, spec, labels_required, skip=False))
+        layout = find_layout(shards, spec, labels_required, skip=False)
+        return Source(shards, layout, cut=_cut(spec, layout))
     opened = open_shards(files)
     shards = [shard for shard in opened if isinstance(shard, Shard)]
     damages = [damage for damage in opened if isinstance(damage, Damage)]
@@ -190,4 +209,10 @@ def open_source(
     layout = find_layout(shards, spec, labels_required, skip=True)
     examiner = Examiner(spec, layout, labels_required)
     names = [shard.file for shard in shards]
-    return Source(shards, layout, partial(skipped.sound_stretches, examiner=examiner, files=names))
+    sound_stretches = partial(skipped.sound_stretches, examiner=examiner, files=names)
+    return Source(shards, layout, sound_stretches, _cut(spec, layout))
+
+
+def _cut(spec: DataSpec, layout: Layout) -> Callable[[bytes], list[bytes]] | None:
+    record_format = format_of(spec)
+    return partial(record_format.cut, spec=spec, layout=layout) if record_format.cuts_records else None

@@ -1,4 +1,4 @@
-"""Names of the classes, from the two files that people have."""
+"""Names of the classes, and lists of some of them, from the files that people have."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ def class_names(path: str) -> dict[int, str]:
     Raises:
         UserError: if the file cannot be read, has none of the known pairs of columns, or an index is no whole number.
     """
-    header, rows = _read_table(path)
+    header, rows = _read_table(path, f"--vocabulary={path}", "vocabulary.csv")
     for index, name in _COLUMNS:
         if {index, name} <= set(header):
-            indices = _indices(path, [row[index] for row in rows])
+            indices = _indices(f"--vocabulary={path}", [row[index] for row in rows])
             return dict(zip(indices, (row[name] for row in rows), strict=True))
     raise UserError(
         f"--vocabulary={path} has the columns {', '.join(header)}; expected Index and Name, as "
@@ -28,7 +28,31 @@ def class_names(path: str) -> dict[int, str]:
     )
 
 
-def _read_table(path: str) -> tuple[list[str], list[dict[str, str]]]:
+def listed_classes(path: str, num_classes: int) -> list[int]:
+    """Reads a list of classes, as `segment_label_ids.csv` has it: a column Index, a class per row.
+
+    Args:
+        path: of the list.
+        num_classes: C.
+
+    Raises:
+        UserError: if the file cannot be read, has no such column, or an index is not in [0, C) or there twice.
+    """
+    typed = f"--segment_label_ids_file={path}"
+    header, rows = _read_table(path, typed, "segment_label_ids.csv")
+    if "Index" not in header:
+        raise UserError(
+            f"{typed} has the columns {', '.join(header)}; expected Index, as segment_label_ids.csv has it."
+        )
+    classes = _indices(typed, [row["Index"].strip() for row in rows])
+    wrong = [c for c in classes if c >= num_classes]
+    if wrong or not classes or len(set(classes)) < len(classes):
+        fault = f"class {wrong[0]}" if wrong else "a class twice" if classes else "no class"
+        raise UserError(f"{typed} has {fault}; expected different classes from 0 to {num_classes - 1}, one per row.")
+    return classes
+
+
+def _read_table(path: str, typed: str, expected: str) -> tuple[list[str], list[dict[str, str]]]:
     """The header, and for each row its fields by column; a field that a row lacks is empty."""
     try:
         with tf.io.gfile.GFile(path) as file:
@@ -36,21 +60,21 @@ def _read_table(path: str) -> tuple[list[str], list[dict[str, str]]]:
         table = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         rows = list(table)
     except (tf.errors.OpError, OSError, ValueError, csv.Error) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(typed, expected, str(error)) from error
     if not table.fieldnames:
-        raise _unreadable(path, "No columns")
+        raise _unreadable(typed, expected, "No columns")
     return list(table.fieldnames), rows
 
 
-def _unreadable(path: str, reason: str) -> UserError:
-    return UserError(f"--vocabulary={path} cannot be read: {reason}. Give vocabulary.csv of the data set.")
+def _unreadable(typed: str, expected: str, reason: str) -> UserError:
+    return UserError(f"{typed} cannot be read: {reason}. Give {expected} of the data set.")
 
 
-def _indices(path: str, column: list[str]) -> list[int]:
+def _indices(typed: str, column: list[str]) -> list[int]:
     for row, text in enumerate(column, start=1):
         if not text.isdecimal():
             raise UserError(
-                f"--vocabulary={path}, row {row} after the header: the class index is '{text}'; expected a whole "
+                f"{typed}, row {row} after the header: the class index is '{text}'; expected a whole "
                 "number. Put it right, or fetch the file again."
             )
     return [int(text) for text in column]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import LABELS, model_inputs
+from yt8m.batch import LABEL_WEIGHTS, LABELS, model_inputs
 from yt8m.errors import UserError, first_line
 from yt8m.files import parse_json, read_bytes, write_text
 from yt8m.runs.directory import CALIBRATION, checkpoint_step
@@ -103,13 +103,21 @@ class LogitHistogram:
         self._sum_of_positives = 0.0
         self.num_videos = 0
 
-    def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Adds videos: `logits` `(B, C)` float, `labels` `(B, C)` bool.
+    def add(self, logits: np.ndarray, labels: np.ndarray, is_counted: np.ndarray | None = None) -> None:
+        """Adds videos.
+
+        Args:
+            logits: `(B, C)` float.
+            labels: `(B, C)` bool.
+            is_counted: `(B, C)` bool, the classes that count; None for all.
 
         Raises:
             UserError: if a logit is not finite.
         """
         check_finite(logits)
+        self.num_videos += len(logits)
+        if is_counted is not None:
+            logits, labels = logits[is_counted], labels[is_counted]
         logits = logits.astype(np.float64)
         scaled = np.copysign(np.log1p(np.minimum(np.abs(logits), _LARGEST_LOGIT)), logits) * _BINS_PER_UNIT
         places = np.minimum(np.floor(scaled).astype(np.int64) + _NUM_BINS // 2, _NUM_BINS - 1)
@@ -117,7 +125,6 @@ class LogitHistogram:
         self._sums += np.bincount(places.ravel(), logits.ravel(), minlength=_NUM_BINS)
         self._positives += np.bincount(places[labels], minlength=_NUM_BINS)
         self._sum_of_positives += float(logits[labels].sum())
-        self.num_videos += len(logits)
 
     @property
     def _means(self) -> np.ndarray:
@@ -187,7 +194,8 @@ def collect_logits(model: Model, batches: tf.data.Dataset) -> LogitHistogram:
 
     histogram = LogitHistogram()
     for batch in batches:
-        histogram.add(step(batch).numpy(), batch[LABELS].numpy())
+        is_rated = batch[LABEL_WEIGHTS].numpy() > 0 if LABEL_WEIGHTS in batch else None
+        histogram.add(step(batch).numpy(), batch[LABELS].numpy(), is_rated)
     return histogram
 
 

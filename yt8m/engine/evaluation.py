@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, loss_inputs, model_inputs
 from yt8m.distribution import Strategy, replica_rows
-from yt8m.metrics import Accumulator, top_k_pairs
+from yt8m.metrics import Accumulator, rated_predictions, top_k_pairs
 from yt8m.scores import check_finite
 
 
@@ -95,9 +95,11 @@ class Evaluator:
         rows = replica_rows(batch)
         outputs = self._model(model_inputs(rows), training=False)
         losses = self._loss(rows[LABELS], loss_inputs(rows, outputs), rows.get(LABEL_WEIGHTS))
-        results = top_k_pairs(outputs["predictions"], rows[LABELS], self._top_k)
+        predictions = rated_predictions(outputs["predictions"], rows.get(LABEL_WEIGHTS))
+        results = top_k_pairs(predictions, rows[LABELS], self._top_k)
         results |= {"ids": rows[ID], "losses": losses}
         if self._needs_all_predictions:
-            results |= {"predictions": outputs["predictions"], "labels": rows[LABELS]}
+            results |= {"predictions": predictions, "labels": rows[LABELS]}
+            results |= {LABEL_WEIGHTS: rows[LABEL_WEIGHTS]} if LABEL_WEIGHTS in rows else {}
             results |= {name: outputs[name] for name in ("clip_predictions",) if name in outputs}
         return results

@@ -1,6 +1,7 @@
-"""From models and a finite pass over the data to the best classes of every video."""
+"""From models and a finite pass over the data to the best classes, or scores of some classes, of every video."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,35 @@ def predict(
         batches: one pass over the data.
         top_k: the number k of classes per video.
     """
+    for ids, (scores, classes) in _results(models, weights, batches, partial(top_k_predictions, k=top_k)):
+        yield ids, classes.numpy(), scores.numpy()
+
+
+def predict_classes(
+    models: Sequence[Model], weights: Sequence[float], batches: tf.data.Dataset, classes: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields for each batch, in the order of the input, ids `(B,)` bytes and the scores of some classes, `(B, K)`.
+
+    Args:
+        models: M models, as of `predict`.
+        weights: M weights.
+        batches: one pass over the data.
+        classes: K class indices; scores are in their order.
+    """
+    for ids, scores in _results(models, weights, batches, partial(tf.gather, indices=classes, axis=1)):
+        yield ids, scores.numpy()
+
+
+def _results(
+    models: Sequence[Model], weights: Sequence[float], batches: tf.data.Dataset, choose: Callable[[tf.Tensor], Any]
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields ids, and what is chosen on the device of the weighted sum of predictions, `(B, C)`."""
 
     @tf.function(input_signature=[batches.element_spec], autograph=False)
-    def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def step(batch: dict[str, tf.Tensor]) -> Any:
         inputs = model_inputs(batch)
         parts = [w * model(inputs, training=False)["predictions"] for w, model in zip(weights, models, strict=True)]
-        return top_k_predictions(tf.add_n(parts), top_k)
+        return choose(tf.add_n(parts))
 
     for batch in batches:
-        scores, classes = step(batch)
-        yield batch[ID].numpy(), classes.numpy(), scores.numpy()
+        yield batch[ID].numpy(), step(batch)

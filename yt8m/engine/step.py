@@ -31,7 +31,7 @@ from yt8m.engine.penalties import Penalties
 from yt8m.engine.teacher import Teacher
 from yt8m.engine.weight_averages import WeightAverages, has_averages
 from yt8m.errors import UserError
-from yt8m.metrics import batch_metrics, top_k_pairs
+from yt8m.metrics import batch_metrics, rated_predictions, top_k_pairs
 from yt8m.positions import Position
 
 
@@ -248,6 +248,7 @@ class TrainStep:
             self._state.averages.update(self._state.model)
 
         # 7. What the log tells of these rows.
+        predictions = rated_predictions(predictions, rows.get(LABEL_WEIGHTS))
         return sums, top_k_pairs(predictions, rows[LABELS], self._top_k)
 
     def _sum_over_parts(

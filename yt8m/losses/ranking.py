@@ -17,7 +17,8 @@ class Ranked(NamedTuple):
     """The classes of B videos that are compared; P is the number of positives of the video that has most, at least 1.
 
     Attributes:
-        logits: `(B, C)` float32, shifted so that the largest of a video is 0, which changes no difference.
+        logits: `(B, C)` float32, shifted so that the largest of a video is 0, which changes no difference; 0 where left
+            out.
         is_negative: `(B, C)` bool, not a label and not left out.
         columns: `(B, P)` int32, the positives, the largest weight first.
         positives: `(B, P)` float32, their logits.
@@ -40,9 +41,11 @@ def ranked_classes(labels: tf.Tensor, outputs: Mapping[str, Any], label_weights:
         label_weights: `(B, C)` float; 1 if None.
     """
     logits = logits_of(outputs)
-    logits -= tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
     weights = tf.ones_like(logits) if label_weights is None else tf.cast(label_weights, tf.float32)
     is_counted = weights > 0
+    # A class that is left out has no say in the shift: a large logit of its would cost the others their last bits.
+    largest = tf.reduce_max(tf.where(is_counted, logits, tf.float32.min), axis=1, keepdims=True)
+    logits = tf.where(is_counted, logits - tf.stop_gradient(largest), 0.0)
     is_positive = labels & is_counted
     # At least one column: binary search takes no empty sequences.
     most = tf.reduce_max(tf.concat([tf.math.count_nonzero(is_positive, axis=1, dtype=tf.int32), [1]], axis=0))

@@ -8,7 +8,7 @@ from yt8m.metrics.macro import MacroMetrics
 from yt8m.metrics.mean_average_precision import MeanAveragePrecision
 from yt8m.metrics.precision_recall import PrecisionRecallCurves
 from yt8m.metrics.segment_map import SegmentMeanAveragePrecision
-from yt8m.metrics.top_k import top_k_pairs, top_k_predictions
+from yt8m.metrics.top_k import rated_predictions, top_k_pairs, top_k_predictions
 
 __all__ = [
     "Accumulator",
@@ -24,6 +24,7 @@ __all__ = [
     "hits_of_lists",
     "listed_pairs",
     "metrics_of_matrix",
+    "rated_predictions",
     "top_k_pairs",
     "top_k_predictions",
 ]

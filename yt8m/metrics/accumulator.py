@@ -10,7 +10,9 @@ import numpy as np
 #     ids      (B,) bytes
 #     losses   (B,) float32
 #     predictions (B, C) float32 and labels (B, C) bool, if some accumulator needs all predictions; then also
+#     label_weights (B, C) float32, if only some classes were rated, and
 #     clip_predictions (B, N, C) float32, if there are N > 1 clips per video.
+# Predictions of classes that were not rated are -1: misses that rank last.
 BatchResults = Mapping[str, np.ndarray]
 
 
@@ -18,7 +20,8 @@ class Accumulator(ABC):
     """Base class of a registered group of metrics. To add a group, add a file to yt8m/metrics/.
 
     The flag `--metrics=NAME` chooses a group by its registered name; the keyword-only arguments of its constructor are
-    its settings, `--metrics=NAME:setting=value`.
+    its settings, `--metrics=NAME:setting=value`. A group that is right where misses are added that rank last, as the
+    classes are that were not rated, is registered with `of_rated=True`; others are refused for segments.
 
     Attributes:
         values: the definition of every metric that `result` yields, by name; docs/metrics.md lists the same.

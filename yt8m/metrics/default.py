@@ -115,7 +115,7 @@ class EvaluationMetrics:
         return {int(c): curves.curve(c, int(positives[c]), self._num_examples) for c in commonest}
 
 
-@METRICS.register("default")
+@METRICS.register("default", of_rated=True)
 class DefaultMetrics(Accumulator):
     """The metrics that every evaluation reports: those of `EvaluationMetrics`, and the mean loss.
 

@@ -10,7 +10,7 @@ from yt8m.metrics.accumulator import Accumulator, BatchResults
 from yt8m.registry import METRICS
 
 
-@METRICS.register("hit_at_k")
+@METRICS.register("hit_at_k", of_rated=True)
 class HitAtK(Accumulator):
     """Hit@k: how many videos have a label among their k best classes.
 
@@ -97,7 +97,7 @@ class ClipHits(Accumulator):
         yield "clip_hit_at_k", self._num_hits / count
 
 
-@METRICS.register("class_accuracy")
+@METRICS.register("class_accuracy", of_rated=True)
 class MeanClassAccuracy(Accumulator):
     """Mean per-class accuracy: of each class's videos, how many have it as their best class.
 

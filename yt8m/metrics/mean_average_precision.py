@@ -158,7 +158,7 @@ class MeanAveragePrecision:
         return curves
 
 
-@METRICS.register("ap_at_n")
+@METRICS.register("ap_at_n", of_rated=True)
 class MeanAveragePrecisionAtN(Accumulator):
     """AP@n of every class, over the k best predictions of each video, and its mean over classes.
 

@@ -89,6 +89,18 @@ def top_k_pairs(predictions: tf.Tensor, labels: tf.Tensor, k: int) -> dict[str, 
     }
 
 
+def rated_predictions(predictions: tf.Tensor, label_weights: tf.Tensor | None) -> tf.Tensor:
+    """Returns predictions `(B, C)` float32 with -1, which is below any other, for classes whose weight is 0.
+
+    So whatever a model says of a class that was not rated, it is a miss that ranks last.
+
+    Args:
+        predictions: `(B, C)` float in [0, 1].
+        label_weights: `(B, C)` float; None leaves predictions as they are.
+    """
+    return predictions if label_weights is None else tf.where(label_weights > 0, predictions, -1.0)
+
+
 def _num_classes(predictions: tf.Tensor) -> int | tf.Tensor:
     static = predictions.shape[1]
     return tf.shape(predictions)[1] if static is None else static

@@ -54,9 +54,31 @@ class RecordFormat(ABC):
 
     Attributes:
         is_all_context: whether a record is a `tf.train.Example`, with nothing beside its context.
+        rated_name: the list of the classes of which labels say anything, in the context of what is parsed; empty if
+            that is every class.
     """
 
     is_all_context = False
+    rated_name = ""
+
+    @property
+    def cuts_records(self) -> bool:
+        """Whether a stored record holds several examples, or none; `cut` then has to be asked."""
+        return bool(self.rated_name)
+
+    def cut(self, serialized: bytes, spec: DataSpec, layout: Layout) -> list[bytes]:
+        """Returns the examples of a stored record, each as a record of its own, which is what all else here parses.
+
+        Args:
+            serialized: the stored record.
+            spec: what is read.
+            layout: how it is stored.
+
+        Raises:
+            Exception: of any kind, if the record is unsound; yt8m/data/record_faults.py says in words why.
+        """
+        del spec, layout
+        return [serialized]
 
     @abstractmethod
     def parse_context(self, serialized: tf.Tensor, wanted: Mapping[str, Any]) -> Batch:
