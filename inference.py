@@ -122,9 +122,11 @@ def main(values: flags.FlagValues) -> None:
         read = [path for train_dir in train_dirs for path in paths_of_run(train_dir)]
         check_outputs(outputs, [*data.files, values.input_model_tgz, values.segment_label_ids_file, *read])
 
-        # 5. The CSV, which is there when it is whole. The best classes of a video go straight into it; what the best
+        # 5. The file, which is there when it is whole. The best classes of a video go straight into it; what the best
         # segments of a class are is known when all have been seen.
         if data.spec.record_format == "segment":
+            if values.output_file.endswith(PARQUET):
+                raise UserError(f"--output_file={values.output_file}: rankings of segments are a CSV. Choose x.csv.")
             classes = _classes_of_segments(values.segment_label_ids_file, data.spec.num_classes)
             rankings = SegmentRankings(classes, values.segment_max_pred)
             with data.explained(), AtomicFile(values.output_file, SEGMENT_HEADER, "output_file") as file:

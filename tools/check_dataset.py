@@ -71,6 +71,11 @@ def main(values: flags.FlagValues) -> None:
     files = readers.find_files(values.data_pattern, "data_pattern")
     check_outputs({"csv": values.csv}, [*files, values.vocabulary])
     spec = run_flags.data_spec_from_flags(values)
+    if spec.record_format == "segment":
+        raise UserError(
+            "--segment_labels: records are checked as they are stored, whole videos. Give --frame_features instead; "
+            "segment_eval_inference.py and train.py check the ratings."
+        )
     names = class_names(values.vocabulary) if values.vocabulary else {}
     with progress(len(files), "shards") as advance:
         contents = examine_dataset(files, spec, values.labels_required, values.num_processes, advance)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from yt8m.data.synthetic import Rating, frame_record, write_records
+from yt8m.data.record_writing import Rating, frame_record, write_records
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec, EverySegmentDataSpec
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import flags
 from programs import run
 
-from yt8m.data.synthetic import Rating, frame_record, write_records
+from yt8m.data.record_writing import Rating, frame_record, write_records
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.output.submission import read_rankings
