@@ -156,7 +156,7 @@ def training_batches(
         batch_size: videos of the global batch, the sum over the workers; the last batch may be smaller.
         num_epochs: passes over the files; None for no end.
         sampling: which frames of a video to keep, drawn by its key; None for all, up to `spec.max_frames`.
-        mixup: alpha of the shares by which vectors of videos are mixed with others of the global batch; 0 for none.
+        mixup: alpha of the shares by which features of videos are mixed with others of the global batch; 0 for none.
         worker: this worker's number, from 0. Of n videos of a global batch it gets
             `[worker * n // num_workers, (worker + 1) * n // num_workers)`, which may be none.
         num_workers: how many workers share a global batch.

@@ -11,7 +11,7 @@ from programs import run
 from yt8m.batch import EXAMPLE_WEIGHTS, MIXUP_SHARE, PARTNER_LABEL_WEIGHTS, PARTNER_LABELS
 from yt8m.config import OptimizationConfig
 from yt8m.data.mixup import mixed, partners
-from yt8m.data.synthetic import write_frame_shards, write_video_shards
+from yt8m.data.synthetic import write_clip_shards, write_frame_shards, write_video_shards
 from yt8m.distribution import one_device_strategy
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
@@ -24,6 +24,10 @@ from video_level_models import LogisticModel, VideoLevelModel
 
 SPEC = DataSpec(("mean_rgb", "mean_audio"), (1024, 128), 4)
 KEYS = tf.range(4000, dtype=tf.int64)
+LEVELS = {
+    "video": (),
+    "frame": ("--frame_features", "--feature_names=rgb", "--feature_sizes=1024", "--model=FrameLevelLogisticModel"),
+}
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 5.0])
@@ -53,6 +57,51 @@ def test_a_mixture_by_hand() -> None:
     np.testing.assert_array_equal(found[PARTNER_LABEL_WEIGHTS], batch["label_weights"][::-1])
     for name in ("id", "key", "labels", "label_weights"):
         np.testing.assert_array_equal(found[name], batch[name])
+
+
+def loop_over_frames(x: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """The mixture of the frames `(T, D)` of two videos, frame by frame; the shorter one starts again at its end."""
+    if not len(x) or not len(other):
+        return x if len(x) else other
+    count = max(len(x), len(other))
+    return np.array([share * x[t % len(x)] + (1 - share) * other[t % len(other)] for t in range(count)])
+
+
+@pytest.mark.parametrize("stored", [tf.uint8, tf.float32])
+def test_frames_are_mixed_one_by_one(stored: tf.DType) -> None:
+    lengths, widths = {"own": [2, 5, 3, 0, 0], "partners": [5, 2, 0, 4, 0]}, {"own": 5, "partners": 7}
+    random = np.random.default_rng(0)
+    videos = {whose: [random.integers(0, 256, (n, 3)) for n in numbers] for whose, numbers in lengths.items()}
+    batches = [
+        {
+            "key": tf.range(5, dtype=tf.int64),
+            "num_frames": tf.constant(lengths[whose], tf.int32),
+            # Padding is whatever it is: here it would show.
+            "x": tf.constant([[*frames, *[[99] * 3] * (widths[whose] - len(frames))] for frames in of_them], stored),
+            "labels": tf.zeros([5, 2], tf.bool),
+        }
+        for whose, of_them in videos.items()
+    ]
+    found = mixed(*batches, ["x"], 0.4)
+    assert found["x"].dtype == stored
+    assert found["x"].shape == (5, 5, 3)
+    np.testing.assert_array_equal(found["num_frames"], [5, 5, 3, 4, 0])
+    for b, share in enumerate(found[MIXUP_SHARE].numpy()):
+        expected = loop_over_frames(videos["own"][b], videos["partners"][b], share)
+        np.testing.assert_allclose(found["x"][b, : len(expected)], expected, atol=0.501 if stored == tf.uint8 else 1e-4)
+        np.testing.assert_array_equal(found["x"][b, len(expected) :], 0)
+
+
+def test_videos_without_frames_mix_with_others_and_with_each_other() -> None:
+    empty = {
+        "key": tf.range(2, dtype=tf.int64),
+        "num_frames": tf.zeros([2], tf.int32),
+        "x": tf.zeros([2, 0, 3], tf.uint8),
+        "labels": tf.zeros([2, 2], tf.bool),
+    }
+    one = empty | {"num_frames": tf.constant([1, 0], tf.int32), "x": tf.fill([2, 1, 3], tf.constant(7, tf.uint8))}
+    assert mixed(empty, empty, ["x"], 1.0)["x"].shape == (2, 0, 3)
+    np.testing.assert_array_equal(mixed(empty, one, ["x"], 1.0)["x"], [[[7] * 3], [[0] * 3]])
 
 
 def test_partners_are_a_permutation_that_the_place_in_the_data_decides() -> None:
@@ -144,11 +193,15 @@ def train(place: Path, name: str, *arguments: str) -> dict[str, np.ndarray]:
     return {name: checkpoint.get_tensor(name) for name in names}
 
 
-def test_one_device_and_two_train_on_the_same_mixtures(place: Path) -> None:
+@pytest.mark.parametrize("level", ["video", "frame"])
+def test_one_device_and_two_train_on_the_same_mixtures(place: Path, tmp_path: Path, level: str) -> None:
+    if level == "frame":
+        place = tmp_path
+        write_frame_shards(place, prefix="train", num_videos=20, num_shards=2, num_classes=4, max_frames=7)
     one, two, plain = (
-        train(place, "one", "--mixup=0.4"),
-        train(place, "two", "--mixup=0.4", "--num_gpu=2"),
-        train(place, "plain"),
+        train(place, "one", "--mixup=0.4", *LEVELS[level]),
+        train(place, "two", "--mixup=0.4", "--num_gpu=2", *LEVELS[level]),
+        train(place, "plain", *LEVELS[level]),
     )
     for name, weights in one.items():
         np.testing.assert_allclose(two[name], weights, atol=1e-6)
@@ -156,10 +209,10 @@ def test_one_device_and_two_train_on_the_same_mixtures(place: Path) -> None:
 
 
 def test_what_cannot_be_mixed_is_refused(place: Path, tmp_path: Path) -> None:
-    write_frame_shards(tmp_path, prefix="train", num_videos=2, num_classes=4)
-    frames = ("--record_format=frame", "--feature_names=rgb", "--model=FrameLevelLogisticModel")
-    with pytest.raises(UserError, match=r"^--mixup=0\.4: it mixes vectors of videos, and --record_format=frame has"):
-        train(tmp_path, "frames", "--mixup=0.4", *frames)
+    write_clip_shards(tmp_path, prefix="train", num_videos=2, num_shards=1)
+    clips = ("--record_format=clip", "--feature_names=rgb", "--feature_sizes=3", "--model=C3dModel")
+    with pytest.raises(UserError, match=r"^--mixup=0\.4: it mixes vectors of videos or frames, and --record_format=cl"):
+        train(tmp_path, "clips", "--mixup=0.4", *clips)
     with pytest.raises(UserError, match=r"^--mixup=0\.4: with --bagging_seed=1 it has no meaning"):
         train(place, "bag", "--mixup=0.4", "--bagging_seed=1")
     with pytest.raises(UserError, match=r"^--mixup=-1\.0: expected at least 0"):

@@ -99,7 +99,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     define.text("example_weights", run.example_weights, "A CSV of the training videos' weights: VideoId,Weight.")
     define.integer("bagging_seed", run.bagging_seed, "Seed of a bootstrap sample to train on; 0: none.")
-    define.number("mixup", run.mixup, "Alpha of the shares by which vectors of training videos are mixed; 0: none are.")
+    define.number("mixup", run.mixup, "Alpha of the shares by which features of training videos are mixed; 0: none.")
     define.number("regularization_penalty", opt.regularization_penalty, "Factor of the models' weight penalties.")
     define.text("optimizer", opt.optimizer, "Optimizer: AdamOptimizer, MomentumOptimizer, AdamW, Lion, SGD, ...")
     define.number("base_learning_rate", opt.base_learning_rate, "Learning rate before any decay.")
@@ -238,10 +238,10 @@ def _check_mixup(values: flags.FlagValues, data: DataSpec) -> None:
     """Checks that nothing is asked for with mixup that is known of one video and not of two."""
     if not values.mixup:
         return
-    if RECORD_FORMATS.entry(data.record_format).facts["level"] != "video":
+    if RECORD_FORMATS.entry(data.record_format).facts["level"] == "clip":
         raise UserError(
-            f"--mixup={values.mixup}: it mixes vectors of videos, and --record_format={data.record_format} has frames. "
-            "Leave it out, or train on video-level shards."
+            f"--mixup={values.mixup}: it mixes vectors of videos or frames, and --record_format={data.record_format} "
+            "has pictures. Leave it out, or train on features."
         )
     for flag in ("teacher", "example_weights", "bagging_seed"):
         if values[flag].value:
