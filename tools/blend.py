@@ -3,8 +3,8 @@
 python -m tools.blend --input_files=a.csv,b.csv,c.csv --output_file=blend.csv [--weights=2,1,1]
 python -m tools.blend --input_files=a.csv,b.csv,c.csv --output_file=blend.csv --eval_data_pattern='DIR/validate*'
 
-A class that a file does not list for a video counts as 0 there. Where labels are given and no weights, the weights are
-learned; the GAP of each file, of their mean and of the blend is printed.
+A class that a file does not list for a video counts as 0 there. Where labels are given and no weights, temperatures and
+weights are learned; the GAP of each file, of their mean and of the blend is printed.
 """
 
 from absl import flags
@@ -19,6 +19,12 @@ def define_flags(values: flags.FlagValues) -> None:
     define("input_files", "", "The submissions to blend, separated by commas; patterns too.", flag_values=values)
     define("output_file", "", "The blend to write: VideoId,LabelConfidencePairs.", flag_values=values)
     flags.DEFINE_list("weights", [], "A weight per file; without it equal or learned ones.", flag_values=values)
+    flags.DEFINE_list(
+        "temperatures",
+        [],
+        "By what the logits of each file are divided; without it 1 or learned ones.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("top_k", 20, "Classes per video of the blend.", flag_values=values)
     define_label_flags(values)
 
@@ -27,34 +33,43 @@ if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
     program.parse_flags(define_flags)
 
+import logging
+from collections.abc import Sequence
+
 import numpy as np
 
 from tools.labelled import add_block, labels_from_flags, metrics_line
 from yt8m.cli.ensemble_flags import weights_of_members
 from yt8m.data.video_labels import VideoLabels
+from yt8m.engine.calibration import LogitHistogram
 from yt8m.errors import UserError
 from yt8m.files import check_outputs
 from yt8m.metrics import EvaluationMetrics, hits_of_lists
-from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, write_block
+from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, tempered, write_block
 from yt8m.output.submission import SubmissionWriter
 from yt8m.packages import PARQUET
 
 import readers
 
+LOG = logging.getLogger("yt8m.blend")
+
+_SMALLEST_PROBABILITY = 1e-7  # scores nearer to 0 or 1 count as this near when a temperature is learned
+
 
 def main(values: flags.FlagValues) -> None:
-    """Writes the blend, and prints weights and scores.
+    """Writes the blend, and prints weights, temperatures and scores.
 
     Raises:
         UserError: if a flag is missing or wrong, a file cannot be read, or the files have different videos.
     """
-    # 1. What to blend, by which weights, and by which labels.
+    # 1. What to blend, by which weights and temperatures, and by which labels.
     if not values.output_file:
         raise UserError("--output_file is missing: give the CSV to write, as in OUT/blend.csv.")
     if values.output_file.endswith(PARQUET):
         raise UserError(f"--output_file={values.output_file}: a blend is written as CSV. Give it a name that says so.")
     paths = input_paths(values.input_files)
     weights = np.array(weights_of_members(values.weights, len(paths), "weights", "--input_files"))
+    temperatures = given_temperatures(values.temperatures, len(paths))
     check_outputs({"output_file": values.output_file}, [*paths, values.labels_file])
     labels = labels_from_flags(values)
 
@@ -63,23 +78,30 @@ def main(values: flags.FlagValues) -> None:
     if labels is not None and not any(video_id in labels for video_id in members.ids):
         raise UserError(f"No video of {paths[0]} is in {labels.source}: expected the labels of these videos.")
     if labels is not None and not values.weights:
-        weights = learned_weights(members, labels)
+        if not values.temperatures:
+            temperatures = learned_temperatures(members, labels, values.top_k)
+        weights = learned_weights(members, labels, temperatures)
 
     # 3. One pass that blends, and scores where there are labels.
-    scored = {path: np.eye(len(paths))[m] for m, path in enumerate(paths)}
-    scored |= {"equal weights": np.full(len(paths), 1 / len(paths)), "blend": weights}
+    ones, mean = np.ones(len(paths)), np.full(len(paths), 1 / len(paths))
+    scored = {path: (np.eye(len(paths))[m], ones) for m, path in enumerate(paths)}
+    scored |= {"equal weights": (mean, ones), "blend": (weights, temperatures)}
     metrics = {name: EvaluationMetrics(values.num_classes, values.top_k) for name in scored}
     with SubmissionWriter(values.output_file) as writer:
         for table in members:
-            write_block(writer, table.best(table.scores @ weights, values.top_k))
+            blended = tempered(table.scores, temperatures) @ weights
+            write_block(writer, table.best(blended, values.top_k))
             if labels is None:
                 continue
             labelled = with_labels(table, labels)
-            for name, combination in scored.items():
-                add_block(metrics[name], labelled.best(labelled.scores @ combination, values.top_k), labels)
+            for name, (by_weights, by_temperatures) in scored.items():
+                combined = tempered(labelled.scores, by_temperatures) @ by_weights
+                add_block(metrics[name], labelled.best(combined, values.top_k), labels)
 
-    # 4. The weights as they can be typed again.
+    # 4. Weights and temperatures as they can be typed again.
     print(f"--weights={','.join(f'{weight:.6g}' for weight in weights)}")
+    if np.any(temperatures != 1.0):
+        print(f"--temperatures={','.join(f'{temperature:.6g}' for temperature in temperatures)}")
     if labels is not None:
         for name, result in metrics.items():
             print(metrics_line(name, result))
@@ -102,17 +124,67 @@ def input_paths(text: str) -> list[str]:
     return paths
 
 
-def learned_weights(members: AlignedSubmissions, labels: VideoLabels) -> np.ndarray:
-    """Returns the weights `(M,)` of least squares on the videos that have labels.
+def given_temperatures(given: Sequence[str], count: int) -> np.ndarray:
+    """Returns the temperatures `(M,)` that the user typed, 1 each if none.
 
     Raises:
-        UserError: if all weights are 0.
+        UserError: if there are not M = `count` numbers above 0.
+    """
+    try:
+        temperatures = np.array([float(word) for word in given] if given else [1.0] * count)
+    except ValueError:
+        temperatures = np.array([])
+    if len(temperatures) != count or not np.all((temperatures > 0) & np.isfinite(temperatures)):
+        raise UserError(
+            f"--temperatures={','.join(given)}: expected {count} number{'s' if count > 1 else ''} separated by commas, "
+            "one for each of --input_files, all above 0."
+        )
+    return temperatures
+
+
+def learned_temperatures(members: AlignedSubmissions, labels: VideoLabels, top_k: int) -> np.ndarray:
+    """Returns the temperature of each member, `(M,)`, that has the least cross entropy on its `top_k` best classes.
+
+    A blend adds up what members list first, so that is what has to be calibrated: over all classes nearly every pair is
+    a class that is far from the top. A member of which nothing can be learned has 1.
+    """
+    histograms = [LogitHistogram() for _ in range(members.num_members)]
+    are_probabilities = np.ones(members.num_members, bool)
+    for table in members:
+        labelled = with_labels(table, labels)
+        are_probabilities &= np.all((labelled.scores >= 0) & (labelled.scores <= 1), axis=0)
+        for histogram, scores in zip(histograms, labelled.scores.T, strict=True):
+            best = labelled.best(scores, top_k)
+            rows = np.repeat(np.arange(len(best.ids)), best.num_pairs)
+            hits = hits_of_lists(rows, best.classes, *labels.of(best.ids), labels.num_classes)
+            is_listed = best.scores > 0
+            p = np.clip(best.scores[is_listed], _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+            histogram.add((np.log(p) - np.log1p(-p))[:, np.newaxis], hits[is_listed, np.newaxis])
+    temperatures = np.ones(members.num_members)
+    for m in np.flatnonzero(are_probabilities):
+        try:
+            temperatures[m] = histograms[m].temperature()
+        except UserError:
+            LOG.warning(
+                "File %d keeps its scores: no temperature has the least cross entropy on the %d best classes of its "
+                "videos, which are always right or without relation to the labels.",
+                m + 1,
+                top_k,
+            )
+    return temperatures
+
+
+def learned_weights(members: AlignedSubmissions, labels: VideoLabels, temperatures: np.ndarray) -> np.ndarray:
+    """Returns the weights `(M,)` of least squares on the videos that have labels, for `temperatures` `(M,)`.
+
+    Raises:
+        UserError: if no member gives a label a score.
     """
     equations = LeastSquares(members.num_members)
     for table in members:
         labelled = with_labels(table, labels)
         hits = hits_of_lists(labelled.rows, labelled.classes, *labels.of(labelled.ids), labels.num_classes)
-        equations.add(labelled.scores, hits)
+        equations.add(tempered(labelled.scores, temperatures), hits)
     return equations.weights()
 
 

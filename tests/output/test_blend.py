@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import run
-from scipy.optimize import nnls
+from scipy.optimize import minimize_scalar, nnls
+from scipy.special import expit, logit
 
 from yt8m.data.video_labels import LABELS_HEADER, read_labels
 from yt8m.errors import UserError
 from yt8m.metrics import metrics_of_matrix
 from yt8m.output import blend as blending
-from yt8m.output.blend import AlignedSubmissions, nonnegative_least_squares
+from yt8m.output.blend import AlignedSubmissions, LeastSquares, nonnegative_least_squares, tempered
 from yt8m.output.submission import HEADER
 
 Rows = dict[str, list[tuple[int, float]]]
@@ -162,6 +163,10 @@ def test_hostile_rows(tmp_path: Path, row: str, message: str) -> None:
         (["--input_files=IN", "--output_file=OUT", "--weights=-1"], "none below 0"),
         (["--input_files=IN", "--output_file=OUT", "--weights=0"], "not all 0"),
         (["--input_files=IN", "--output_file=OUT", "--weights=x"], "expected 1 number"),
+        (["--input_files=IN", "--output_file=OUT", "--temperatures=1,2"], "--temperatures=1,2: expected 1 number"),
+        (["--input_files=IN", "--output_file=OUT", "--temperatures=0"], "all above 0"),
+        (["--input_files=IN", "--output_file=OUT", "--temperatures=inf"], "all above 0"),
+        (["--input_files=IN", "--output_file=OUT", "--temperatures=x"], "expected 1 number"),
         (["--input_files=IN", "--output_file=OUT", "--eval_data_pattern=x", "--labels_file=y"], "Give one of the two"),
         (["--input_files=IN", "--output_file=OUT", "--labels_file=LABELS"], "No video of .* is in .*labels.csv"),
     ],
@@ -194,6 +199,102 @@ def test_of_equal_members_one_has_the_weight_of_all() -> None:
     np.testing.assert_allclose(sorted(found), [0.0, 0.5, 0.6], atol=1e-9)
 
 
+def numbers(line: str, flag: str) -> np.ndarray:
+    return np.array([float(word) for word in line.removeprefix(f"--{flag}=").split(",")])
+
+
+def weights_by_scipy(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The pull towards equal weights as rows of the problem: sqrt(q) w[m] is to be sqrt(q) / M."""
+    count = matrix.shape[1]
+    root = np.sqrt(0.1 * np.mean(np.sum(matrix**2, axis=0)))
+    weights = nnls(np.vstack([matrix, root * np.eye(count)]), np.append(target, np.full(count, root / count)))[0]
+    return weights / weights.sum()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_learned_weights_are_pulled_towards_equal_ones(seed: int, num_members: int) -> None:
+    generator = np.random.default_rng(seed)
+    matrix, hits = generator.random((60, num_members)), generator.random(60) < 0.4
+    equations = LeastSquares(num_members)
+    for part in (slice(0, 25), slice(25, 60)):
+        equations.add(matrix[part], hits[part])
+    np.testing.assert_allclose(equations.weights(), weights_by_scipy(matrix, hits.astype(float)), rtol=1e-6, atol=1e-9)
+
+
+def test_members_that_are_equal_have_equal_weights() -> None:
+    matrix, equations = np.random.default_rng(0).random((40, 2))[:, [0, 1, 1]], LeastSquares(3)
+    equations.add(matrix, matrix[:, 0] > 0.5)
+    found = equations.weights()
+    np.testing.assert_allclose(found[1], found[2], atol=1e-12)
+
+
+@given(st.floats(0.01, 100.0), st.floats(1e-6, 1 - 1e-6))
+def test_a_temperature_divides_the_logit(temperature: float, p: float) -> None:
+    found = tempered(np.array([[p, p, 0.0, 1.0]]), np.array([temperature, 1.0, temperature, temperature]))
+    np.testing.assert_allclose(found, [[expit(logit(p) / temperature), p, 0.0, 1.0]], rtol=1e-9, atol=1e-300)
+
+
+def temperature_by_scipy(scores: np.ndarray, labels: np.ndarray, top_k: int) -> float:
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    z = logit(np.clip(np.take_along_axis(scores, order, 1), 1e-7, 1 - 1e-7))
+    y = np.take_along_axis(labels, order, 1)
+    inverse = minimize_scalar(
+        lambda b: np.sum(np.logaddexp(0, b * z) - y * b * z),
+        bounds=(0.01, 100),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return 1 / inverse.x
+
+
+def test_temperatures_are_learned_from_the_classes_that_are_listed_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels are drawn by p; the logits of one member are 3 times as far from 0, those of the other half as far."""
+    generator = np.random.default_rng(1)
+    logits = generator.normal(-1, 1.5, (300, 12))
+    labels = generator.random(logits.shape) < expit(logits)
+    # Six digits as they are written; the last four classes are never listed.
+    members = [np.float64(np.float32(np.round(expit(factor * logits[:, :8]), 6))) for factor in (3.0, 0.5)]
+    rows = [
+        {f"v{i}": [(c, float(p)) for c, p in enumerate(row) if p > 0] for i, row in enumerate(member)}
+        for member in members
+    ]
+    lines = (f"v{i},{' '.join(map(str, np.flatnonzero(row)))}\n" for i, row in enumerate(labels))
+    (tmp_path / "labels.csv").write_text(LABELS_HEADER + "".join(lines))
+    line = [f"--labels_file={tmp_path}/labels.csv", "--num_classes=12", "--top_k=5"]
+    text = blend(tmp_path, *line, members=rows)
+    weights, temperatures, *_ = capsys.readouterr().out.splitlines()
+
+    expected = [temperature_by_scipy(member, labels, top_k=5) for member in members]
+    calibrated = [
+        np.where(p > 0, expit(logit(np.clip(p, 1e-300, 1 - 1e-16)) / temperature), 0)
+        for p, temperature in zip(members, expected, strict=True)
+    ]
+    np.testing.assert_allclose(numbers(temperatures, "temperatures"), expected, rtol=1e-4)
+    assert 2 < expected[0] < 4
+    assert 0.3 < expected[1] < 0.8
+    matrix = np.stack([member.ravel() for member in calibrated], 1)
+    is_listed = (members[0] > 0).ravel() | (members[1] > 0).ravel()
+    of_scipy = weights_by_scipy(matrix[is_listed], labels[:, :8].ravel()[is_listed].astype(float))
+    np.testing.assert_allclose(numbers(weights, "weights"), of_scipy, rtol=1e-3)
+
+    # What is printed can be typed again: the same blend without labels.
+    again = blend(tmp_path, weights, temperatures, "--top_k=5", members=rows)
+    classes = [[pair[0] for pair in pairs] for pairs in read(tmp_path / "blend.csv").values()]
+    assert [line.split(",")[0] for line in text.splitlines()] == [line.split(",")[0] for line in again.splitlines()]
+    assert np.mean([np.argmax(row) in best[:1] for row, best in zip(logits[:, :8], classes, strict=True)]) == 1.0
+
+
+def test_scores_that_are_no_probabilities_have_no_temperature(tmp_path: Path) -> None:
+    members: list[Rows] = [{"a": [(1, 3.5), (2, -1.0)]}, {"a": [(1, 0.5)]}]
+    with pytest.raises(UserError, match="A score is -1, and its file has a temperature"):
+        blend(tmp_path, "--temperatures=2,1", members=members)
+    assert blend(tmp_path, "--temperatures=1,2", members=members) == HEADER + "a,1 2 2 -0.5\n"
+    (tmp_path / "labels.csv").write_text(LABELS_HEADER + "a,1\n")
+    assert blend(tmp_path, f"--labels_file={tmp_path}/labels.csv", members=members).startswith(HEADER + "a,1 ")
+
+
 def test_learned_weights_and_printed_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One member knows the labels, another one is noise; weights and GAP are those of dense matrices."""
     generator = np.random.default_rng(0)
@@ -203,12 +304,11 @@ def test_learned_weights_and_printed_scores(tmp_path: Path, capsys: pytest.Captu
     rows = [{f"v{i}": list(enumerate(map(float, row))) for i, row in enumerate(member)} for member in dense]
     lines = (f"v{i},{' '.join(map(str, np.flatnonzero(row)))}\n" for i, row in enumerate(labels))
     (tmp_path / "labels.csv").write_text(LABELS_HEADER + "".join(lines))
-    blend(tmp_path, f"--labels_file={tmp_path}/labels.csv", "--num_classes=10", members=rows)
+    line = [f"--labels_file={tmp_path}/labels.csv", "--num_classes=10", "--temperatures=1,1"]
+    blend(tmp_path, *line, members=rows)
     first, *lines_of_scores = capsys.readouterr().out.splitlines()
-    expected = nnls(np.stack([member.ravel() for member in dense], 1), labels.ravel().astype(float))[0]
-    expected /= expected.sum()
-    weights = np.array([float(word) for word in first.removeprefix("--weights=").split(",")])
-    np.testing.assert_allclose(weights, expected, rtol=2e-5)
+    expected = weights_by_scipy(np.stack([member.ravel() for member in dense], 1), labels.ravel().astype(float))
+    np.testing.assert_allclose(numbers(first, "weights"), expected, rtol=2e-5)
     combinations = [*dense, (dense[0] + dense[1]) / 2, expected[0] * dense[0] + expected[1] * dense[1]]
     gaps = [metrics_of_matrix(np.asarray(p, np.float32), labels).result()["gap"] for p in combinations]
     assert [line.split("GAP: ")[1].split(" ")[0] for line in lines_of_scores] == [f"{gap:.6f}" for gap in gaps]
@@ -222,8 +322,9 @@ def test_weights_are_learned_from_those_videos_that_have_labels(
     members: list[Rows] = [{"a": [(1, 1.0)], "b": [(2, 1.0)]}, {"a": [(2, 1.0)], "b": [(1, 1.0)]}]
     (tmp_path / "labels.csv").write_text(LABELS_HEADER + "a,1\n")
     text = blend(tmp_path, f"--labels_file={tmp_path}/labels.csv", members=members)
-    assert capsys.readouterr().out.startswith("--weights=1,0\n")
-    assert text == HEADER + "a,1 1 2 0\nb,2 1 1 0\n"
+    # By hand: (1 + q) w = (1, 0) + q / 2 with the pull q = 0.1 * (1 + 1) / 2, so w = (1.05, 0.05) / 1.1.
+    assert capsys.readouterr().out.startswith("--weights=0.954545,0.0454545\n")
+    assert text == HEADER + "a,1 0.954545 2 0.0454545\nb,2 0.954545 1 0.0454545\n"
 
 
 def test_no_weights_can_be_learned_where_no_label_is_listed(tmp_path: Path) -> None:

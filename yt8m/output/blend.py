@@ -21,6 +21,9 @@ _VIDEOS_PER_BLOCK = 2048
 _VIDEOS_PER_TEMPORARY_FILE = 16_384
 _NAMED_VIDEOS = 3  # of the videos that a file lacks, so many are in the message
 
+# How strongly learned weights are pulled towards equal ones, as a share of the mean squared score of a member.
+_PULL = 0.1
+
 # Below this share of the largest moment a gradient is rounding: the weights are optimal.
 _OPTIMALITY = 1e-10
 
@@ -197,12 +200,43 @@ def write_block(writer: SubmissionWriter, block: Submission) -> None:
         writer.add(block.ids[start:end], block.classes[pairs].reshape(shape), block.scores[pairs].reshape(shape))
 
 
+def tempered(scores: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
+    """Divides the logits of probabilities by temperatures; 0 and 1 stay what they are.
+
+        p' = sigmoid(logit(p) / T) = p^(1/T) / (p^(1/T) + (1 - p)^(1/T))
+
+    Args:
+        scores: `(U, M)` float64, p, in [0, 1] where T is not 1.
+        temperatures: `(M,)` float64, T of each member, above 0; at 1 its scores are returned as they are.
+
+    Returns:
+        `(U, M)` float64.
+
+    Raises:
+        UserError: if a score that is not in [0, 1] has a temperature other than 1.
+    """
+    changes = temperatures != 1.0
+    p = scores[:, changes]
+    if p.size and not (p.min() >= 0 and p.max() <= 1):
+        raise UserError(
+            f"A score is {p.min() if p.min() < 0 else p.max():g}, and its file has a temperature: expected scores from "
+            "0 to 1. Give that file the temperature 1."
+        )
+    for_label, against = p ** (1.0 / temperatures[changes]), (1.0 - p) ** (1.0 / temperatures[changes])
+    result = scores.copy()
+    result[:, changes] = for_label / (for_label + against)
+    return result
+
+
 class LeastSquares:
     """Normal equations of the weights w of M members, over all pairs (video, class) of the blocks that were added.
 
         minimise over w >= 0   sum over videos v and classes c of (y[v, c] - sum_m w[m] p[m, v, c])^2
+                               + 0.1 s sum_m (w[m] - 1 / M)^2,   s = mean over m of sum p[m, v, c]^2
 
-    y is 1 for a label, else 0. Pairs that no member lists do not depend on w. Memory: M * M numbers.
+    y is 1 for a label, else 0. Pairs that no member lists do not depend on w. The second term pulls towards equal
+    weights: members resemble each other, so that very different w have nearly the same error, and the least error is
+    not the best order. Memory: M * M numbers.
 
     Args:
         num_members: M.
@@ -223,12 +257,14 @@ class LeastSquares:
         Raises:
             UserError: if they are all 0.
         """
-        weights = nonnegative_least_squares(self._gram, self._moments)
-        if not weights.any():
+        if not self._moments.any():
             raise UserError(
                 "No weights can be learned: no member gives a label of a labelled video a score above 0. "
                 "Are the labels those of these videos, with the same numbers of classes?"
             )
+        count = len(self._moments)
+        pull = _PULL * np.trace(self._gram) / count
+        weights = nonnegative_least_squares(self._gram + pull * np.eye(count), self._moments + pull / count)
         return weights / weights.sum()
 
 
