@@ -111,6 +111,8 @@ def main(values: flags.FlagValues) -> None:
     load_weights(model, checkpoint)
     served = ServedModel(model, temperature_of(values.train_dir, checkpoint) if values.calibrated else 1.0)
     check_inputs(values.format, served, values.float_features)
+    if values.eval_data_pattern and served.spec.record_format == "segment":
+        raise UserError("--eval_data_pattern: GAP is of videos, and this run predicts segments. Leave it out.")
 
     # 3. The file gets its name when it was loaded and found to predict what the run does.
     signature = served.signature(values.float_features)
@@ -199,6 +201,9 @@ def converted(
 def saved_graphs(served: ServedModel, signature: Mapping[str, tf.TensorSpec], float_features: bool) -> dict[str, Any]:
     """Returns the signatures of a SavedModel: from features, and from records to ids and predictions."""
     spec = served.spec
+    graphs = {"serving_default": graph_of(served.outputs, signature).get_concrete_function()}
+    if spec.record_format == "segment":
+        return graphs  # a record holds many segments: their frames are for the caller to cut out
     as_floats = spec.record_format == "video" or float_features
     layout = Layout(spec.feature_names, (as_floats,) * len(spec.feature_names))
     parse = batch_parser(spec, layout, labels_required=False, sampling=served.sampling, purpose="export")
@@ -207,10 +212,8 @@ def saved_graphs(served: ServedModel, signature: Mapping[str, tf.TensorSpec], fl
         batch = parse(examples, None)
         return {ID: batch[ID], **served.outputs_of_chosen(batch)}
 
-    return {
-        "serving_default": graph_of(served.outputs, signature).get_concrete_function(),
-        "serialized": graph_of(serialized, tf.TensorSpec([None], tf.string, "examples")).get_concrete_function(),
-    }
+    examples = tf.TensorSpec([None], tf.string, "examples")
+    return graphs | {"serialized": graph_of(serialized, examples).get_concrete_function()}
 
 
 def mediapipe_graph(served: ServedModel) -> Any:
