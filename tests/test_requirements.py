@@ -14,6 +14,7 @@ PINS = {
     "requirements-video.txt": "requirements-video.in",
     "requirements-remote.txt": "requirements-remote.in",
     "requirements-parquet.txt": "requirements-parquet.in",
+    "requirements-export.txt": "requirements-export.in",
 }
 
 

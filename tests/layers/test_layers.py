@@ -21,6 +21,7 @@ from yt8m.layers.mixture import mixture_logits
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 from yt8m.layers.pooling import masked_max, masked_mean
 from yt8m.layers.recurrent import RecurrentStack, reverse_frames
+from yt8m.portability import portable_graphs
 from yt8m.schema import DataSpec
 
 from oracles import models as oracles
@@ -402,6 +403,16 @@ class TestRecurrentStack:
                 expected = oracles.gru(expected, *(weight.numpy() for weight in recurrent.weights))
             np.testing.assert_allclose(outputs[row, :length], np.reshape(expected, (length, 3)), atol=1e-5)
             np.testing.assert_array_equal(outputs[row, length:], 0.0)
+
+    @pytest.mark.parametrize("cell", ["lstm", "gru"])
+    def test_a_portable_graph_has_the_same_outputs(self, cell: str) -> None:
+        layer, frames, states = self.read(cell)
+        valid = valid_frames(tf.constant(self.LENGTHS), 4)
+        with portable_graphs():
+            outputs, portable_states = layer(tf.constant(frames), valid)
+        np.testing.assert_allclose(outputs, layer(tf.constant(frames), valid)[0], atol=1e-6)
+        for one, other in zip(tf.nest.flatten(states), tf.nest.flatten(portable_states), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
 
     def test_dropout_lies_between_layers(self) -> None:
         layer, frames, states = self.read("gru")

@@ -25,6 +25,8 @@ from yt8m.errors import UserError
 from yt8m.layers import inception
 from yt8m.models.base import FrameLevelModel
 from yt8m.models.clips import ClipNetwork
+from yt8m.output.export import check_operations
+from yt8m.portability import portable_graphs
 from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, Registry
 from yt8m.sampling import FrameSampling
 from yt8m.schema import DataSpec
@@ -431,6 +433,29 @@ def test_a_saved_model_takes_any_batch(case: Case, tmp_path: Path) -> None:
     for num_frames in ([8, 2, 5], [3], []):
         batch = case.batch(num_frames)
         np.testing.assert_allclose(restored.predict(batch), predict(model, batch), rtol=0, atol=1e-6)
+
+
+# What LiteRT and ONNX do not hold, and why, is in docs/export.md.
+NEVER_PORTABLE = {"RankPoolModel": {"litert", "onnx"}, "NearestNeighboursModel": {"onnx"}}
+
+
+@over(FRAME_LEVEL + [(VIDEO_LEVEL_MODELS, name) for name in VIDEO_LEVEL_MODELS.names()])
+def test_a_portable_graph_predicts_the_same(case: Case) -> None:
+    model, batch = case.model(), case.batch([8, 2, 5])
+    signature = {name: spec for name, spec in case.batch_signature().items() if name != "key"}
+    with portable_graphs():
+        graph = tf.function(
+            lambda batch: model(batch, training=False)["predictions"], autograph=False, input_signature=[signature]
+        ).get_concrete_function()
+    seen = graph({name: batch[name] for name in signature})
+    np.testing.assert_allclose(seen, predict(model, batch), rtol=0, atol=1e-6)
+    refused = set()
+    for file_format in ("litert", "onnx"):
+        try:
+            check_operations(graph, file_format)
+        except UserError:
+            refused.add(file_format)
+    assert refused == NEVER_PORTABLE.get(case.name, set())
 
 
 @every_model

@@ -31,7 +31,7 @@ _WANTED_OF_A_TEACHER: dict[str, Any] = {
 _MARK_OF_CSV = r'\C*[,"\r\n\x00]\C*'  # `\C` is any byte
 
 
-Purpose = Literal["training", "evaluation", "examination"]
+Purpose = Literal["training", "evaluation", "examination", "export"]
 
 
 def batch_parser(
@@ -52,13 +52,15 @@ def batch_parser(
         layout: how it is stored.
         labels_required: whether a record without any labels feature is an error. An empty list of labels never is.
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
-        purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at.
+        purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at; `export`
+            is `evaluation` by TensorFlow's operations alone, which do not see every damage to a protocol buffer.
     """
     record_format, labels_name, rated_name = format_of(spec), layout.labels_name, format_of(spec).rated_name
     features = {
         "training": record_format.training_features,
         "evaluation": record_format.features,
         "examination": record_format.examined_features,
+        "export": record_format.features,
     }[purpose]
     wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS} | ({rated_name: _WANTED_LABELS} if rated_name else {})
     wanted |= _WANTED_OF_A_TEACHER if spec.has_teacher else {}
@@ -68,7 +70,9 @@ def batch_parser(
         ids = _ids(context)
         keys = keys_from_ids(ids) if keys is None else keys
         labels = multi_hot(context[labels_name], spec.num_classes)
-        checks = [_assert_well_formed(serialized, record_format.is_all_context), *_assert_ids(ids)]
+        checks = _assert_ids(ids)
+        if purpose != "export":
+            checks.append(_assert_well_formed(serialized, record_format.is_all_context))
         if labels_required:
             checks.append(_assert_present(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):

@@ -22,7 +22,7 @@ def masked_softmax(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         `(B, T, K)` of the dtype of `logits`; computed in float32.
     """
     # Softmax turns whatever batch norm made of a zero frame into weights that sum to 1: only a mask stops padding.
-    shares = tf.where(valid[:, :, tf.newaxis], tf.nn.softmax(tf.cast(logits, tf.float32)), 0.0)
+    shares = tf.where(tf.expand_dims(valid, 2), tf.nn.softmax(tf.cast(logits, tf.float32)), 0.0)
     return tf.cast(shares, logits.dtype)
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from yt8m.arguments import check_at_least, check_share
 from yt8m.distribution import all_replica_sum
 from yt8m.layers.normalisation import MaskedBatchNormalization, moving_rate
+from yt8m.portability import is_portable
 
 # Attention weights in memory at a time: 16 MB. Few enough to stay in a CPU's cache between a product and its softmax,
 # enough to fill a GPU.
@@ -22,7 +23,8 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Ten
 
         o[b, h, i] = sum_j a[i, j] v[b, h, j],   a[i] = softmax_j(q[b, h, i] . k[b, h, j])   over j with valid[b, j]
 
-    The weights a are computed a few rows at a time and once more for the gradient, so memory grows with T, not T^2.
+    The weights a are computed a few rows at a time and once more for the gradient, so memory grows with T, not T^2. In
+    a graph that is to be portable they are computed at once.
 
     Args:
         queries: q, `(B, H, T, W)` float, H heads of width W, already scaled.
@@ -39,7 +41,7 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, valid: tf.Ten
     """
     shape = tf.shape(queries)
     rows = [tf.reshape(x, (shape[0] * shape[1], shape[2], queries.shape[3])) for x in (queries, keys, values)]
-    is_real = tf.reshape(tf.tile(valid[:, tf.newaxis, :], (1, shape[1], 1)), (shape[0] * shape[1], shape[2]))
+    is_real = tf.reshape(tf.tile(tf.expand_dims(valid, 1), (1, shape[1], 1)), (shape[0] * shape[1], shape[2]))
     return tf.reshape(_attend_rows(*rows, is_real), shape)
 
 
@@ -55,7 +57,8 @@ def _attend_rows(
         to logits: z_ij = a_ij (g_i . v_j - d_i),   to q_i: sum_j z_ij k_j,   to k_j: sum_i z_ij q_i,
         to v_j: sum_i a_ij g_i
     """
-    (outputs,) = _in_chunks(_blend, (queries, keys, values, is_real), 1)
+    rows = (queries, keys, values, is_real)
+    (outputs,) = _at_once(_blend, rows) if is_portable() else _in_chunks(_blend, rows, 1)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
         to_rows = _in_chunks(_blend_gradient, (queries, keys, values, is_real, outputs, upstream), 3)
@@ -67,9 +70,10 @@ def _attend_rows(
 def _weights(queries: tf.Tensor, keys: tf.Tensor, is_real: tf.Tensor) -> tf.Tensor:
     # Padding is masked before the softmax: after it, the weights of all real frames might have underflowed. In a video
     # without real frames all logits are masked, and all weights are 0.
-    bias = tf.where(is_real, 0.0, -1e9)[:, tf.newaxis, :]
+    bias = tf.expand_dims(tf.where(is_real, 0.0, -1e9), 1)
     weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) + bias)
-    return tf.where(tf.reduce_any(is_real, axis=1)[:, tf.newaxis, tf.newaxis], weights, 0.0)
+    has_frames = tf.reduce_any(is_real, axis=1, keepdims=True)
+    return tf.where(tf.expand_dims(has_frames, 2), weights, 0.0)
 
 
 def _blend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, is_real: tf.Tensor) -> Rows:
@@ -100,16 +104,20 @@ def _in_chunks(work: Callable[..., Rows], rows: Rows, num_results: int) -> Rows:
     dtype = rows[0].dtype
 
     def step(index: tf.Tensor, *results: tf.TensorArray) -> tuple[Any, ...]:
-        chunk = [row[index * size : (index + 1) * size] for row in rows]
-        done = work(*(tf.cast(part, tf.float32) if part.dtype.is_floating else part for part in chunk))
-        writes = zip(results, done, strict=True)
-        return index + 1, *(result.write(index, tf.cast(part, dtype)) for result, part in writes)
+        done = _at_once(work, tuple(row[index * size : (index + 1) * size] for row in rows))
+        return index + 1, *(result.write(index, part) for result, part in zip(results, done, strict=True))
 
     arrays = [tf.TensorArray(dtype, num_chunks, infer_shape=False) for _ in range(num_results)]
     # One chunk at a time: several would be in memory together.
     loop = tf.while_loop(lambda index, *_: index < num_chunks, step, (0, *arrays), parallel_iterations=1)
     width = rows[0].shape[2]
     return tuple(tf.reshape(array.concat(), (count, length, width)) for array in loop[1:])
+
+
+def _at_once(work: Callable[..., Rows], rows: Rows) -> Rows:
+    """Applies `work` to `rows` in float32; the results have the dtype of the first of the `rows`."""
+    done = work(*(tf.cast(row, tf.float32) if row.dtype.is_floating else row for row in rows))
+    return tuple(tf.cast(part, rows[0].dtype) for part in done)
 
 
 class LogitNormalization(keras.layers.Layer):

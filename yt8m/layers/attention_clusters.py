@@ -25,7 +25,7 @@ def softmax_over_frames(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     Returns:
         `(B, T, K)` of the dtype of `logits`; computed in float32.
     """
-    is_real = valid[:, :, tf.newaxis]
+    is_real = tf.expand_dims(valid, 2)
     # The mask comes first: weights that are masked after the softmax may have underflowed for all real frames.
     masked = tf.where(is_real, tf.cast(logits, tf.float32), tf.float32.min)
     return tf.cast(tf.where(is_real, tf.nn.softmax(masked, axis=1), 0.0), logits.dtype)
@@ -124,6 +124,6 @@ class AttentionClusters(keras.layers.Layer):
         if not self.shift:
             return unit_descriptor(means)
         shifted = l2_normalise(self.alpha * means + self.beta) / self.cluster_size**0.5
-        has_frames = tf.reduce_any(valid, axis=1)[:, tf.newaxis]
+        has_frames = tf.reduce_any(valid, axis=1, keepdims=True)
         descriptor = tf.reshape(shifted, (-1, shifted.shape[1] * shifted.shape[2]))
         return tf.where(has_frames, descriptor, tf.zeros_like(descriptor))

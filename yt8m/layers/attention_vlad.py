@@ -66,7 +66,7 @@ class AttentionEnhancedVLAD(keras.layers.Layer):
         # Clusters of a video without real frames are masked: they would count in the moments of the batch.
         is_real = tf.tile(has_frames, (1, self.vlad.cluster_size))
         clusters = self.cluster_encoder(clusters, is_real, random_key=random_key, training=training)
-        return unit_descriptor(tf.where(has_frames[:, :, tf.newaxis], clusters, tf.zeros_like(clusters)))
+        return unit_descriptor(tf.where(tf.expand_dims(has_frames, 2), clusters, tf.zeros_like(clusters)))
 
 
 class AttentionSimilarityVLAD(keras.layers.Layer):
@@ -143,4 +143,4 @@ class AttentionSimilarityVLAD(keras.layers.Layer):
         if self.similarity == "softmax":
             return masked_softmax(self.similarity_norm(logits, valid=valid, training=training), valid)
         shares = self.similarity_norm(tf.nn.relu(logits), valid=valid, training=training)
-        return tf.where(valid[:, :, tf.newaxis], shares, tf.zeros_like(shares))
+        return tf.where(tf.expand_dims(valid, 2), shares, tf.zeros_like(shares))

@@ -1,6 +1,7 @@
 """From the stored features of a batch to float frames and their padding mask."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -31,6 +32,12 @@ def valid_frames(num_frames: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
     return tf.range(width)[tf.newaxis, :] < tf.cast(num_frames, tf.int32)[:, tf.newaxis]
 
 
+def pad_mask(valid: tf.Tensor, paddings: Any) -> tf.Tensor:
+    """Extends a padding mask by False: `valid` `(B, T)` bool by `paddings` as `tf.pad` takes them, `(B', T')`."""
+    # Not as it is: LiteRT pads numbers alone.
+    return tf.pad(tf.cast(valid, tf.int32), paddings) > 0
+
+
 def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tensor, tf.Tensor]:
     """Dequantises all features of a batch and concatenates them along the last axis.
 
@@ -50,7 +57,7 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
     else:
         frames = _side_by_side([dequantise(feature) for feature in features])
     # A zero byte means -1.99, so padding becomes 0 only here. tf.where also stops NaN in float padding.
-    frames = tf.where(valid[:, :, tf.newaxis], frames, 0.0)
+    frames = tf.where(tf.expand_dims(valid, 2), frames, 0.0)
     return tf.ensure_shape(frames, (None, None, spec.total_size)), valid
 
 

@@ -71,7 +71,7 @@ def average_logits(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     Returns:
         `(B, C)` of the dtype of `logits`; their sigmoid is p.
     """
-    log_weights = tf.math.log(tf.stop_gradient(tf.cast(weights, logits.dtype)))[:, :, tf.newaxis]
+    log_weights = tf.expand_dims(tf.math.log(tf.stop_gradient(tf.cast(weights, logits.dtype))), 2)
     log_p = tf.reduce_logsumexp(log_weights + tf.math.log_sigmoid(logits), axis=1)
     log_q = tf.reduce_logsumexp(log_weights + tf.math.log_sigmoid(-logits), axis=1)
     return log_p - log_q

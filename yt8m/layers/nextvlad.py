@@ -93,6 +93,6 @@ class NeXtVLAD(keras.layers.Layer):
         logits = tf.cast(self.assignment(wide, valid=valid, training=training), tf.float32)
         shares = tf.nn.softmax(tf.reshape(logits, (count, length, self.groups, self.cluster_size)))
         attention = tf.sigmoid(tf.cast(self.attention(wide), tf.float32))
-        attention = tf.where(valid[:, :, tf.newaxis], attention, 0.0)
-        shares = tf.cast(shares * attention[:, :, :, tf.newaxis], wide.dtype)
+        attention = tf.where(tf.expand_dims(valid, 2), attention, 0.0)
+        shares = tf.cast(shares * tf.expand_dims(attention, 3), wide.dtype)
         return tf.reshape(shares, (count, length * self.groups, self.cluster_size))

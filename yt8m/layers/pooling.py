@@ -22,7 +22,7 @@ def masked_mean(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """
     weights = tf.cast(valid, tf.float32) / frame_counts(valid)[:, tf.newaxis]
     # As a product of matrices the frames are read once and the sum is kept in float32.
-    return tf.matmul(tf.cast(weights, frames.dtype)[:, tf.newaxis, :], frames)[:, 0, :]
+    return tf.matmul(tf.expand_dims(tf.cast(weights, frames.dtype), 1), frames)[:, 0, :]
 
 
 def masked_max(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -38,7 +38,7 @@ def masked_max(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         `(B, D)` of the dtype of `frames`.
     """
     # Padding counts as the smallest float: zeros would be a lower bound of the features of a short video.
-    largest = tf.reduce_max(tf.where(valid[:, :, tf.newaxis], frames, frames.dtype.min), axis=1)
+    largest = tf.reduce_max(tf.where(tf.expand_dims(valid, 2), frames, frames.dtype.min), axis=1)
     return tf.where(tf.reduce_any(valid, axis=1, keepdims=True), largest, tf.zeros_like(largest))
 
 
@@ -53,5 +53,5 @@ def first_frame(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         `(B, D)` of the dtype of `frames`.
     """
     # One more frame of zeros, so that a batch of videos without frames has a first one too.
-    first = tf.where(valid[:, :1, tf.newaxis], frames[:, :1], 0.0)
+    first = tf.where(tf.expand_dims(valid[:, :1], 2), frames[:, :1], 0.0)
     return tf.pad(first, [[0, 0], [0, 1], [0, 0]])[:, 0]

@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_share, choose
 from yt8m.layers.dropout import KeyedDropout
+from yt8m.layers.frames import pad_mask
 from yt8m.layers.layer_list import LayerList
+from yt8m.portability import is_portable
 
 _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
@@ -15,7 +17,8 @@ _CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 class RecurrentStack(keras.layers.Layer):
     """A stack of LSTM or GRU layers that stops at the last real frame of each video.
 
-    Keras' layers are used: cuDNN on a GPU, one step at a time on a CPU.
+    Keras' layers are used: cuDNN on a GPU, one step at a time on a CPU. A graph that is to be portable has a loop of
+    our own over Keras' cells, because the loop of Keras' layers keeps its outputs in a list of tensors.
 
     Args:
         cell: `lstm` or `gru`.
@@ -71,18 +74,36 @@ class RecurrentStack(keras.layers.Layer):
         for depth, layer in enumerate(self.layers):
             if depth:
                 frames = self.dropouts[depth - 1](frames, random_key=random_key, training=training)
-            frames, *last = layer(frames, mask=is_read)
+            frames, *last = _step_by_step(layer, frames, is_read) if is_portable() else layer(frames, mask=is_read)
             states.append([tf.where(has_frames, state[: tf.shape(valid)[0]], 0) for state in last])
         outputs = frames[: tf.shape(valid)[0], : tf.shape(valid)[1]]
-        return tf.where(valid[:, :, tf.newaxis], outputs, 0), states
+        return tf.where(tf.expand_dims(valid, 2), outputs, 0), states
 
 
 def _at_least_one_frame(frames: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Pads an empty batch to one video and one frame, and marks every first frame as real, as cuDNN needs."""
     missing = [[0, tf.cast(tf.equal(size, 0), tf.int32)] for size in tf.unstack(tf.shape(valid))]
     frames = tf.pad(frames, [*missing, [0, 0]])
-    valid = tf.pad(valid, missing)
+    valid = pad_mask(valid, missing)
     return frames, valid | (tf.range(tf.shape(valid)[1]) == 0)
+
+
+def _step_by_step(layer: keras.layers.RNN, frames: tf.Tensor, is_read: tf.Tensor) -> list[tf.Tensor]:
+    """What a Keras layer returns for `frames` `(B, T, D)`, of which those count where `is_read` `(B, T)` is True."""
+    times = tf.reshape(tf.range(tf.shape(frames)[1]), (1, -1, 1))
+
+    def step(time: tf.Tensor, outputs: tf.Tensor, *states: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        _, after = layer.cell(tf.gather(frames, time, axis=1), states)
+        is_real = tf.expand_dims(tf.gather(is_read, time, axis=1), 1)
+        states = tuple(tf.where(is_real, new, old) for new, old in zip(after, states, strict=True))
+        return time + 1, tf.where(times == time, tf.expand_dims(states[0], 1), outputs), *states
+
+    before = [
+        tf.zeros([tf.shape(frames)[0], layer.units], frames.dtype) for _ in tf.nest.flatten(layer.cell.state_size)
+    ]
+    outputs = tf.zeros([*tf.unstack(tf.shape(frames)[:2]), layer.units], frames.dtype)
+    loop = tf.while_loop(lambda time, *_: time < tf.shape(frames)[1], step, (tf.constant(0), outputs, *before))
+    return list(loop[1:])
 
 
 def reverse_frames(frames: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

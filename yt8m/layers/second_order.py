@@ -104,7 +104,7 @@ class TEmbedding(keras.layers.Layer):
         centres = tf.convert_to_tensor(self.centres)
         squares = squared_distances(frames, centres)
         if self.assignment is None:
-            shares = tf.where(valid[:, :, tf.newaxis], tf.ones_like(squares), 0.0)
+            shares = tf.where(tf.expand_dims(valid, 2), tf.ones_like(squares), 0.0)
         else:
             shares = self.assignment(frames, valid, training=training)
         sums = direction_sums(shares, frames, centres, squares)
@@ -195,7 +195,7 @@ class FAEmbedding(keras.layers.Layer):
         flat = tf.reshape(means, (-1, self.cluster_size, self.projected_size**2))
         flat = _side_by_side(tf.gather(flat, self.upper, axis=2) * self.scale)
         flat = self.sum_norm(flat, valid=has_frames, training=training)
-        flat = tf.where(has_frames[:, tf.newaxis], flat, 0.0)
+        flat = tf.where(tf.expand_dims(has_frames, 1), flat, 0.0)
         return _side_by_side(l2_normalise(tf.reshape(flat, (-1, self.cluster_size, len(self.upper)))))
 
 

@@ -17,6 +17,7 @@ from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.layer_list import LayerList
 from yt8m.layers.normalisation import LayerNormalization
 from yt8m.layers.pooling import first_frame, masked_mean
+from yt8m.portability import is_portable
 
 POSITIONS = ("none", "sinusoidal", "learnt")
 POOLINGS = ("mean", "first", "attention")
@@ -47,7 +48,9 @@ def gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
         return upstream * (below() + x * tf.exp(-0.5 * tf.square(x)) * (2.0 * math.pi) ** -0.5)
 
-    return x * below(), gradient
+    # The first form is the one that LiteRT knows to be GELU: it has no erf.
+    y = 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5))) if is_portable() else x * below()
+    return y, gradient
 
 
 ACTIVATIONS = {"gelu": gelu, "relu": tf.nn.relu}

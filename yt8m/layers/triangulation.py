@@ -69,7 +69,7 @@ def direction_product_sums(weights: tf.Tensor, frames: tf.Tensor, centres: tf.Te
     """
     size = frames.shape[2]
     scaled = weights / squares
-    pairs = frames[:, :, :, tf.newaxis] * frames[:, :, tf.newaxis, :]
+    pairs = tf.expand_dims(frames, 3) * tf.expand_dims(frames, 2)
     pairs = tf.reshape(pairs, (tf.shape(frames)[0], tf.shape(frames)[1], size * size))
     sums = weighted_sums(scaled, pairs)
     sums = tf.reshape(sums, (tf.shape(frames)[0], centres.shape[0], size, size))
@@ -124,7 +124,7 @@ class AllFrames:
     """
 
     def __init__(self, frames: tf.Tensor, valid: tf.Tensor, centres: tf.Tensor, squares: tf.Tensor):
-        ones = tf.where(valid[:, :, tf.newaxis], tf.ones_like(squares), 0.0)
+        ones = tf.where(tf.expand_dims(valid, 2), tf.ones_like(squares), 0.0)
         self.arguments = (*map(_as_one_video, (ones, frames)), centres, _as_one_video(squares))
         self.count = all_replica_sum(tf.reduce_sum(tf.cast(valid, tf.float32)))
 

@@ -55,4 +55,4 @@ class ReverseWhitening(keras.layers.Layer):
 
         `valid` `(B, T)` bool is the padding mask, True for real frames.
         """
-        return tf.where(valid[:, :, tf.newaxis], (frames - QUANTISATION_HALF_STEP) * self.scale, 0.0)
+        return tf.where(tf.expand_dims(valid, 2), (frames - QUANTISATION_HALF_STEP) * self.scale, 0.0)

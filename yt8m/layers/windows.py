@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from yt8m.layers.frames import pad_mask
 from yt8m.layers.pooling import masked_max
 
 
@@ -26,12 +27,12 @@ def sliding_windows(
         is_window: `(B, W)` bool, True for the windows of the video; the others repeat its end or contain padding alone.
     """
     length = tf.shape(valid)[1]
-    count = -(-length // stride)
+    count = (length + stride - 1) // stride
     positions = tf.range(count)[:, tf.newaxis] * stride + tf.range(size)
-    padded = tf.pad(tf.where(valid[:, :, tf.newaxis], frames, 0), [[0, 0], [0, size], [0, 0]])
+    padded = tf.pad(tf.where(tf.expand_dims(valid, 2), frames, 0), [[0, 0], [0, size], [0, 0]])
     # Along the first axis, because TensorFlow's gradient of a gather along another one fails for an empty batch.
     windows = tf.transpose(tf.gather(tf.transpose(padded, (1, 0, 2)), positions), (2, 0, 1, 3))
-    is_frame = tf.gather(tf.pad(valid, [[0, 0], [0, size]]), positions, axis=1)
+    is_frame = tf.gather(pad_mask(valid, [[0, 0], [0, size]]), positions, axis=1)
     num_frames = tf.reduce_sum(tf.cast(valid, tf.int32), axis=1, keepdims=True)
     # Window w > 0 is needed if the one before it ends before the last frame.
     starts = tf.range(count) * stride
@@ -77,6 +78,7 @@ def max_over_parts(frames: tf.Tensor, valid: tf.Tensor, num_parts: int) -> tf.Te
     times = tf.range(tf.shape(valid)[1])
     parts = []
     for part in range(num_parts):
-        first, end = part * num_frames // num_parts, -(-(part + 1) * num_frames // num_parts)
+        # No quotient is negative: ONNX rounds towards 0.
+        first, end = part * num_frames // num_parts, ((part + 1) * num_frames + num_parts - 1) // num_parts
         parts.append(masked_max(frames, valid & (times >= first) & (times < end)))
     return tf.stack(parts, axis=1)

@@ -65,7 +65,7 @@ def differentiable_descriptor(solved: Solved, gradient: GradientName) -> tf.Tens
     @tf.custom_gradient
     def descriptor(frames: tf.Tensor, targets: tf.Tensor, c: tf.Tensor, epsilon: tf.Tensor) -> tuple:
         pooled = tf.cast(solved.solution.descriptor, frames.dtype)
-        pooled = tf.where(solved.is_usable[:, tf.newaxis], pooled, math.nan)
+        pooled = tf.where(tf.expand_dims(solved.is_usable, 1), pooled, math.nan)
         inputs = solved._replace(given=Problem(frames, given.is_frame, targets, c, epsilon))
         return pooled, lambda upstream: _first_derivatives(inputs, upstream, gradient)
 
@@ -80,9 +80,9 @@ def finite_problem(problem: Problem, is_usable: tf.Tensor) -> Problem:
         is_usable: `(B,)` bool, False for a sequence with a number that is not finite or out of range.
     """
     # By tf.where, because a product with a mask would keep NaN.
-    is_frame = problem.is_frame & is_usable[:, tf.newaxis]
+    is_frame = problem.is_frame & tf.expand_dims(is_usable, 1)
     return Problem(
-        frames=tf.where(is_frame[..., tf.newaxis], problem.frames, 0),
+        frames=tf.where(tf.expand_dims(is_frame, 2), problem.frames, 0),
         is_frame=is_frame,
         targets=tf.where(is_frame, problem.targets, 0),
         c=tf.where(is_usable, problem.c, 1),

@@ -72,7 +72,7 @@ def are_all(is_wide: tf.Tensor) -> tf.Tensor:
 
 def only(problem: Problem, is_own: tf.Tensor) -> Problem:
     """Masks all frames of the sequences where `is_own` `(B,)` bool is False, so that they need no iterations."""
-    return problem._replace(is_frame=problem.is_frame & is_own[:, tf.newaxis])
+    return problem._replace(is_frame=problem.is_frame & tf.expand_dims(is_own, 1))
 
 
 def as_dtype(problem: Problem, dtype: tf.DType) -> Problem:
@@ -83,7 +83,7 @@ def as_dtype(problem: Problem, dtype: tf.DType) -> Problem:
 def select(is_wide: tf.Tensor, wide: tuple[tf.Tensor, ...], narrow: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
     """Takes each field, `(B,)` or `(B, N)`, from `wide` where `is_wide` `(B,)` bool is True, else from `narrow`."""
     pairs = zip(wide, narrow, strict=True)
-    return [tf.where(is_wide if a.shape.rank == 1 else is_wide[:, tf.newaxis], a, b) for a, b in pairs]
+    return [tf.where(is_wide if a.shape.rank == 1 else tf.expand_dims(is_wide, 1), a, b) for a, b in pairs]
 
 
 def _in_float32(solution: Solution) -> Solution:

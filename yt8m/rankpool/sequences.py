@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from yt8m.portability import is_portable
+
 # Bounds the slope of the square root: 1 / (2 sqrt(1e-6)) = 500.
 _SMALLEST_ROOTED = 1e-6
 # A frame shorter than its square root has no direction worth keeping.
@@ -41,9 +43,10 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
 
     Source: Fernando et al. 2015 ("Modeling video evolution for action recognition"), time varying mean vectors.
     """
-    weights = 1 / tf.range(1, tf.shape(frames)[1] + 1)
+    dtype = tf.float64 if frames.dtype == tf.float64 else tf.float32
+    weights = 1 / tf.cast(tf.range(1, tf.shape(frames)[1] + 1), dtype)
     weights = tf.where(is_frame(frames, num_frames), tf.cast(weights, frames.dtype), 0)
-    return _running_sum(_zero_padded(frames, num_frames)) * weights[..., tf.newaxis]
+    return _running_sum(_zero_padded(frames, num_frames)) * tf.expand_dims(weights, 2)
 
 
 def _running_sum(frames: tf.Tensor) -> tf.Tensor:
@@ -59,7 +62,7 @@ def _running_sum(frames: tf.Tensor) -> tf.Tensor:
     triangle = tf.linalg.band_part(tf.ones([_FRAMES_PER_BLOCK, _FRAMES_PER_BLOCK], frames.dtype), -1, 0)
     within = tf.matmul(triangle, blocks)
     before = tf.cumsum(within[:, :, -1], axis=1, exclusive=True)
-    return tf.reshape(within + before[:, :, tf.newaxis], tf.shape(padded))[:, :longest]
+    return tf.reshape(within + tf.expand_dims(before, 2), tf.shape(padded))[:, :longest]
 
 
 def reversed_frames(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.Tensor:
@@ -114,7 +117,10 @@ def unit_length(frames: tf.Tensor) -> tf.Tensor:
 
     A frame that becomes 0 has a zero gradient.
     """
-    squared = tf.einsum("...d,...d->...", frames, frames)[..., tf.newaxis]
+    if is_portable():
+        squared = tf.reduce_sum(tf.square(frames), axis=-1, keepdims=True)
+    else:  # LiteRT has no einsum
+        squared = tf.expand_dims(tf.einsum("...d,...d->...", frames, frames), -1)
     has_length = squared > tf.constant(_SMALLEST_SQUARED_LENGTH, frames.dtype)
     scale = tf.where(has_length, tf.math.rsqrt(tf.where(has_length, squared, 1)), 0)
     return frames * scale
@@ -157,4 +163,4 @@ def approximate_rank_pool(
 def _zero_padded(frames: tf.Tensor, num_frames: tf.Tensor | None) -> tf.Tensor:
     if num_frames is None:
         return frames
-    return tf.where(is_frame(frames, num_frames)[..., tf.newaxis], frames, 0)
+    return tf.where(tf.expand_dims(is_frame(frames, num_frames), 2), frames, 0)

@@ -147,10 +147,10 @@ def _newton_step(problem: Problem, system: tf.Tensor, point: _Point, signs: tf.T
     is_sound = tf.reduce_all(tf.linalg.diag_part(factor) * tf.sqrt(c) >= _SMALLEST_PIVOT, axis=-1)
     right = tf.where(is_active, problem.targets - signs * epsilon, 0)
     alpha = tf.linalg.cholesky_solve(factor, right[..., tf.newaxis])[..., 0]
-    alpha = tf.where(is_active & is_sound[:, tf.newaxis], alpha, 0)
+    alpha = tf.where(is_active & tf.expand_dims(is_sound, 1), alpha, 0)
     target = _Point(alpha, problem.targets - (tf.linalg.matvec(system, alpha) - alpha / c))
     rim = _rounding_of_residuals(problem, system, alpha)
-    wanted = tf.where(is_sound[:, tf.newaxis], _wanted_signs(problem, signs, target, rim), signs)
+    wanted = tf.where(tf.expand_dims(is_sound, 1), _wanted_signs(problem, signs, target, rim), signs)
     return _Step(point, signs, target, wanted, factor, is_sound)
 
 
@@ -192,7 +192,7 @@ def _line_search(problem: Problem, step: _Step) -> tuple[_Point, tf.Tensor]:
     slopes = _slopes(way, lengths)
     noise = np.finfo(slopes.dtype.as_numpy_dtype).eps ** (2 / 3) * tf.abs(slopes[:, 0])
     is_at_rest = tf.reduce_all(step.wanted == step.signs, axis=-1)
-    is_inner = ((slopes[:, 0] < 0) & (slopes[:, 1] > noise) & ~is_at_rest)[:, tf.newaxis]
+    is_inner = tf.expand_dims((slopes[:, 0] < 0) & (slopes[:, 1] > noise) & ~is_at_rest, 1)
     length = _zero_of_slope(lengths, slopes)[:, tf.newaxis]
     inner = _Point(start.alpha + length * d, start.residual - length * q)
     point = _Point(*(tf.where(is_inner, *pair) for pair in zip(inner, step.target, strict=True)))

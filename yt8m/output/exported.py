@@ -1,0 +1,72 @@
+"""Runs exported files: the same call for every format. LiteRT and ONNX files are run without TensorFlow."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from yt8m.errors import UserError
+
+# What reads and writes a format, apart from TensorFlow.
+PACKAGES = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}
+
+# Features `(B, ...)` and `num_frames` `(B,)` by name -> predictions `(B, C)` float32.
+Runner = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+def optional_package(name: str) -> Any:
+    """Imports a package of requirements-export.txt.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"Files of LiteRT and ONNX need packages of their own, and '{name}' cannot be imported. Install them: "
+            "pip install -r requirements-export.txt"
+        ) from error
+
+
+def saved_model_runner(path: str) -> Runner:
+    """Loads a SavedModel, of which it runs the signature `serving_default`."""
+    tf = importlib.import_module("tensorflow")
+    loaded = tf.saved_model.load(path)
+
+    def run(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        inputs = {name: tf.constant(values) for name, values in batch.items()}
+        return loaded.signatures["serving_default"](**inputs)["predictions"].numpy()
+
+    return run
+
+
+def litert_runner(file: str | bytes) -> Runner:
+    """Loads a file for LiteRT, or its content; where no TensorFlow is loaded it has to do with LiteRT's own operations.
+
+    Raises:
+        UserError: if ai-edge-litert is not installed.
+    """
+    source = {"model_content" if isinstance(file, bytes) else "model_path": file}
+    interpreter = optional_package("ai_edge_litert.interpreter").Interpreter(**source)
+    serve = interpreter.get_signature_runner("serving_default")
+    return lambda batch: serve(**batch)["predictions"]
+
+
+def onnx_runner(file: str | bytes) -> Runner:
+    """Loads a file of ONNX, or its content.
+
+    Raises:
+        UserError: if onnxruntime is not installed.
+    """
+    runtime = optional_package("onnxruntime")
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(["predictions"], dict(batch))[0]
+
+
+RUNNERS: dict[str, Callable[[Any], Runner]] = {
+    "saved_model": saved_model_runner,
+    "litert": litert_runner,
+    "onnx": onnx_runner,
+}
