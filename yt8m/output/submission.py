@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from yt8m.arguments import LARGEST_FLOAT, LARGEST_SIZE
 from yt8m.errors import UserError, first_line
-from yt8m.files import AtomicFile
+from yt8m.files import AtomicFile, open_text
 from yt8m.output.parquet_predictions import predictions_rows, predictions_table
 from yt8m.packages import PARQUET
 from yt8m.parquet import ParquetWriter
@@ -259,7 +259,7 @@ def _rows(path: str, header: str) -> Iterator[tuple[str, str]]:
 
 def _lines(path: str, header: str) -> Iterator[tuple[str, str]]:
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
+        with open_text(path) as file:
             found = file.readline().rstrip("\r\n")
             if found != header.rstrip():
                 raise UserError(
