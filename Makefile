@@ -40,7 +40,7 @@ results: .venv/dev-installed
 	$(BIN)/python -m tools.results
 
 PIN := $(BIN)/uv pip compile --quiet --annotation-style=line --custom-compile-command='make pins'
-# The last four go beside either set of versions, so they leave out what both have.
+# The last five go beside either set of versions, so they leave out what both have.
 IN_BOTH_SETS = $$(sed -n "/>=/!s/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p" requirements.txt)
 
 pins: .venv/dev-installed
@@ -49,6 +49,7 @@ pins: .venv/dev-installed
 	$(PIN) --universal --python-version=3.11 requirements-video.in -o requirements-video.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-remote.in -o requirements-remote.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-parquet.in -o requirements-parquet.txt $(IN_BOTH_SETS)
+	$(PIN) --python-version=3.11 --python-platform=linux requirements-beam.in -o requirements-beam.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 
 clean:

@@ -289,6 +289,41 @@ def evaluation_data(
     if not pattern:
         raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
     files = readers.find_files(pattern, flag)
+    return evaluation_data_of(
+        files,
+        config,
+        model,
+        batch_size=batch_size,
+        on_bad_record=on_bad_record,
+        labels_required=labels_required,
+        decided_by=decided_by,
+    )
+
+
+def evaluation_data_of(
+    files: list[str],
+    config: RunConfig,
+    model: keras.Model,
+    *,
+    batch_size: int,
+    on_bad_record: OnBadRecord,
+    labels_required: bool,
+    decided_by: str = "",
+) -> Data:
+    """Opens the shards `files` for one pass in their order; the other arguments are those of `evaluation_data`.
+
+    Args:
+        files: the shards.
+        config: the run.
+        model: tells which frames it wants to see.
+        batch_size: videos per batch.
+        on_bad_record: `error` or `skip`.
+        labels_required: whether a record without labels is an error.
+        decided_by: the directory of the run, if flags cannot change what is read.
+
+    Raises:
+        UserError: if a file cannot be read.
+    """
     sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
     spec = config.data if labels_required else EverySegmentDataSpec(**vars(config.data))

@@ -14,6 +14,7 @@ PINS = {
     "requirements-video.txt": "requirements-video.in",
     "requirements-remote.txt": "requirements-remote.in",
     "requirements-parquet.txt": "requirements-parquet.in",
+    "requirements-beam.txt": "requirements-beam.in",
 }
 
 
@@ -23,7 +24,7 @@ def lines(name: str) -> list[str]:
 
 
 def package(line: str) -> str:
-    return re.split("[ =<>;]", line)[0]
+    return re.split(r"[\[ =<>;]", line)[0]
 
 
 @pytest.mark.parametrize("name", PINS)

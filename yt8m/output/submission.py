@@ -97,7 +97,19 @@ class SubmissionWriter:
         """
         check_finite(scores, ids)
         names = [name_of(video_id) for video_id in ids]
-        rows = format_rows(names, classes, scores)
+        self.add_rows(names, format_rows(names, classes, scores))
+
+    def add_rows(self, names: list[str], rows: str) -> None:
+        """Writes rows that are text already, as those of a part of the submission.
+
+        Args:
+            names: B ids of videos.
+            rows: a row for each of them, in the same order, each ended by a newline.
+
+        Raises:
+            UserError: if an id was written before or has a comma, quote or line end in it, or the file cannot be
+                written.
+        """
         # One comma and one line end per row, and no other mark: nothing of them is in an id.
         if [rows.count(mark) for mark in _MARKS_OF_CSV] != [len(names), len(names), 0, 0, 0]:
             _refuse_marks(names)
