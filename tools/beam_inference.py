@@ -6,9 +6,10 @@ r"""Predicts as inference.py does, by many workers: a pipeline of Apache Beam on
 What follows `--` are options of Beam. The rows are those of inference.py, in its order.
 """
 
+import sys
+
 from absl import flags
 
-from tools.beam_pipeline import MANY, check_options, load_beam, run_pipeline, spread
 from yt8m.arguments import check_size, typed_as
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
@@ -49,11 +50,10 @@ def check_flags(values: flags.FlagValues) -> None:
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
-    OPTIONS = program.parse_flags(define_flags, check_flags, num_arguments=MANY)
+    OPTIONS = program.parse_flags(define_flags, check_flags, num_arguments=sys.maxsize)
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -61,10 +61,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tools.beam_pipeline import check_options, load_beam, run_pipeline, shared_folder, spread
 from tools.predicted_parts import Prediction, predict_part
-from yt8m.files import check_outputs, delete_abandoned, partial_path
+from yt8m.files import check_outputs
 from yt8m.output.submission import SubmissionWriter, read_rows
-from yt8m.runs.directory import load_config, make_directory, paths_of_run, require_checkpoint
+from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
 
 import readers
 
@@ -93,7 +94,7 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
     check_outputs({"output_file": values.output_file}, [*files, *paths_of_run(values.train_dir)])
 
     # 2. The submission is opened before hours of work, and the parts go beside it.
-    with SubmissionWriter(values.output_file) as writer, _folder_of_parts(values.output_file) as folder:
+    with SubmissionWriter(values.output_file) as writer, shared_folder(values.output_file) as folder:
         prediction = Prediction(
             folder,
             values.train_dir,
@@ -129,19 +130,6 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
 def divided(files: Sequence[str], num_parts: int) -> list[list[str]]:
     """Returns the files in at most so many parts of consecutive ones, none of them empty, as equal as can be."""
     return [list(map(str, part)) for part in np.array_split(np.array(files), min(num_parts, len(files)))]
-
-
-@contextmanager
-def _folder_of_parts(output_file: str) -> Iterator[str]:
-    """A folder beside the output for as long as it is needed; what a killed program of this machine left goes."""
-    place = f"{output_file}.parts"
-    delete_abandoned(place)
-    folder = partial_path(place)
-    make_directory(folder)
-    try:
-        yield folder
-    finally:
-        tf.io.gfile.rmtree(folder)
 
 
 if __name__ == "__main__":

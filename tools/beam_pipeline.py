@@ -1,17 +1,20 @@
-"""Shared by the programs whose work Apache Beam spreads over workers: options, errors, and the pipeline itself."""
+"""Shared by the programs whose work Apache Beam spreads over workers: options, errors, results, the pipeline itself."""
 
 import importlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import tensorflow as tf
+
 from yt8m.errors import UserError
+from yt8m.files import delete_abandoned, partial_path
+from yt8m.runs.directory import make_directory
 
 Element = TypeVar("Element")
 Result = TypeVar("Result")
 
-MANY = sys.maxsize  # options of Beam may follow `--`
 _FOR_THE_USER = "|for the user|"  # before and after a message, of which Beam passes on only the text of the exception
 
 
@@ -80,3 +83,25 @@ def run_pipeline(build: Callable[[Any], None], options: Sequence[str]) -> None:
         if _FOR_THE_USER in str(error):
             raise UserError(str(error).split(_FOR_THE_USER)[1]) from error
         raise
+
+
+@contextmanager
+def shared_folder(output: str) -> Iterator[str]:
+    """Makes a folder beside a program's output, through which workers return results; afterwards it is deleted.
+
+    What a killed program of this machine left of it goes too.
+
+    Args:
+        output: the file that the program writes; all workers have to see its folder.
+
+    Raises:
+        UserError: if the folder cannot be made.
+    """
+    place = f"{output}.parts"
+    delete_abandoned(place)
+    folder = partial_path(place)
+    make_directory(folder)
+    try:
+        yield folder
+    finally:
+        tf.io.gfile.rmtree(folder)

@@ -7,7 +7,6 @@ from threading import Lock
 
 import keras
 
-from yt8m import storage
 from yt8m.arguments import typed_as
 from yt8m.config import OnBadRecord, RunConfig
 from yt8m.engine.calibration import CalibratedModel, temperature_of
@@ -17,6 +16,7 @@ from yt8m.files import write_text
 from yt8m.output.submission import SubmissionWriter
 from yt8m.runs.directory import CONFIG, join, load_config
 from yt8m.shard_cache import shard_cache
+from yt8m.storage import enable, enable_records
 
 import experiment
 
@@ -72,7 +72,9 @@ def predict_part(part: tuple[int, Sequence[str]], prediction: Prediction) -> Non
     number, files = part
     with _one_part_at_a_time, shard_cache(prediction.cache_dir, prediction.cache_max_gb):
         for path in (prediction.train_dir, prediction.folder):
-            storage.enable(path)
+            enable(path)
+        for file in files:
+            enable_records(file)
         config, model, calibrated = _loaded(prediction.train_dir, prediction.checkpoint, prediction.calibrated)
         data = experiment.evaluation_data_of(
             list(files),

@@ -1,5 +1,6 @@
 """The programs on Apache Beam, against those that do the same in one process."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,20 @@ def test_without_beam_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_parts_are_of_consecutive_shards_and_as_equal_as_can_be() -> None:
     assert divided(["a", "b", "c", "d", "e"], 2) == [["a", "b", "c"], ["d", "e"]]
     assert divided(["a", "b"], 256) == [["a"], ["b"]]
+
+
+def test_statistics_are_those_of_check_dataset(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shards that share ids, a damaged one and one that is none, in two workers' order."""
+    shutil.copy(place / "train0003.tfrecord", tmp_path / "copy.tfrecord")
+    (tmp_path / "damaged.tfrecord").write_bytes((place / "train0000.tfrecord").read_bytes()[:-5])
+    (tmp_path / "none.tfrecord").write_text("VideoId,LabelConfidencePairs\n")
+    pattern = f"--data_pattern={place}/train*.tfrecord,{tmp_path}/*.tfrecord"
+    said = []
+    for name in ("check_dataset", "beam_statistics"):
+        with pytest.raises(UserError, match="damaged in 2 places, listed above"):
+            run(f"tools.{name}", pattern, f"--csv={tmp_path}/{name}.csv", *SPEC)
+        said.append(capsys.readouterr().out)
+    assert "27 records have the id of an earlier one" in said[0]  # 14 of the copy, 13 of the damaged one
+    assert said[1] == said[0]
+    assert (tmp_path / "beam_statistics.csv").read_bytes() == (tmp_path / "check_dataset.csv").read_bytes()
+    assert not list(tmp_path.glob("*.partial"))

@@ -160,12 +160,10 @@ def _storage(values: flags.FlagValues) -> Iterator[None]:
         yield
         return
     from yt8m.shard_cache import shard_cache  # TensorFlow comes with it
-    from yt8m.storage import OBSTORE_SCHEMES, enable, scheme
+    from yt8m.storage import enable, enable_records
 
     for name, path in remote:
-        # Files of records are copied, and the copies are read.
-        if not (name.endswith("data_pattern") and scheme(path) in OBSTORE_SCHEMES):
-            enable(path)
+        (enable_records if name.endswith("data_pattern") else enable)(path)
     if "cache_dir" not in values:
         yield
         return

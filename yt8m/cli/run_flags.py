@@ -155,6 +155,17 @@ def define_cache_flags(values: flags.FlagValues) -> None:
     define.number("cache_max_gb", 100.0, "What the copies in --cache_dir may take, in GB.")
 
 
+def define_examination_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the programs that count what shards hold."""
+    define_data_flags(values)
+    define_cache_flags(values)
+    define = _Definer(values)
+    define.text("data_pattern", "", "Shards to check: comma-separated patterns.")
+    define.boolean("labels_required", True, "Whether a record without labels is damage.")
+    define.text("vocabulary", "", "Names of the classes: a CSV with Index and Name, or AudioSet's.")
+    define.text("csv", "", "Also write all counts to this CSV: Part,Key,Name,Value.")
+
+
 def define_calibrated_flag(values: flags.FlagValues) -> None:
     """Defines the flag of the programs that use a run's calibration."""
     _Definer(values).boolean(
