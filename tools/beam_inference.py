@@ -88,7 +88,10 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
     check_flags(values)
     check_options(options)
     load_beam()
-    load_config(values.train_dir)
+    if load_config(values.train_dir).data.record_format == "segment":
+        raise UserError(
+            f"--train_dir={values.train_dir} predicts segments, and their ranking needs all shards: use inference.py."
+        )
     checkpoint = require_checkpoint(values.train_dir)
     files = readers.find_files(values.input_data_pattern, "input_data_pattern")
     check_outputs({"output_file": values.output_file}, [*files, *paths_of_run(values.train_dir)])

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 
-import keras
+import tensorflow as tf
 
 from yt8m.arguments import typed_as
-from yt8m.config import OnBadRecord, RunConfig
+from yt8m.config import OnBadRecord
 from yt8m.engine.calibration import CalibratedModel, temperature_of
-from yt8m.engine.prediction import predict
+from yt8m.engine.prediction import Step, predict_batches, prediction_step
 from yt8m.engine.weight_averages import load_weights
 from yt8m.files import write_text
 from yt8m.output.submission import SubmissionWriter
@@ -75,31 +75,42 @@ def predict_part(part: tuple[int, Sequence[str]], prediction: Prediction) -> Non
             enable(path)
         for file in files:
             enable_records(file)
-        config, model, calibrated = _loaded(prediction.train_dir, prediction.checkpoint, prediction.calibrated)
+        run = _loaded(prediction.train_dir, prediction.checkpoint, prediction.calibrated)
         data = experiment.evaluation_data_of(
             list(files),
-            config,
-            model,
+            run.config,
+            run.model,
             batch_size=prediction.batch_size,
             on_bad_record=prediction.on_bad_record,
             labels_required=False,
             decided_by=prediction.train_dir,
         )
         with data.explained(), SubmissionWriter(prediction.part(number)) as writer:
-            for ids, classes, scores in predict([calibrated], [1.0], data.batches, prediction.top_k):
+            for ids, classes, scores in predict_batches(run.step(data.batches, prediction.top_k), data.batches):
                 writer.add(ids, classes, scores)
         skipped = data.options.skipped.report()
         if skipped:
             write_text(prediction.skipped(number), "".join(f"{line}\n" for line in skipped))
 
 
-@lru_cache(1)
-def _loaded(train_dir: str, checkpoint: str, calibrated: bool) -> tuple[RunConfig, keras.Model, CalibratedModel]:
-    """A run, its model, and that with calibrated predictions, which a worker keeps for its next parts."""
-    config = load_config(train_dir)
-    with typed_as(f"{CONFIG.path(train_dir)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, checkpoint)
-    calibrated_model = CalibratedModel(model)
-    calibrated_model.set_temperature(temperature_of(train_dir, checkpoint) if calibrated else 1.0)
-    return config, model, calibrated_model
+class _LoadedRun:
+    """A run that a worker keeps for its next parts: its model, and the step that is traced for its batches."""
+
+    def __init__(self, train_dir: str, checkpoint: str, calibrated: bool):
+        self.config = load_config(train_dir)
+        with typed_as(f"{CONFIG.path(train_dir)}: "):
+            self.model = experiment.build_model(self.config)
+        load_weights(self.model, checkpoint)
+        self._calibrated = CalibratedModel(self.model)
+        self._calibrated.set_temperature(temperature_of(train_dir, checkpoint) if calibrated else 1.0)
+        self._steps: dict[str, Step] = {}
+
+    def step(self, batches: tf.data.Dataset, top_k: int) -> Step:
+        """What predicts such batches."""
+        signature = f"{top_k} {batches.element_spec}"
+        if signature not in self._steps:
+            self._steps[signature] = prediction_step([self._calibrated], [1.0], batches.element_spec, top_k)
+        return self._steps[signature]
+
+
+_loaded = lru_cache(1)(_LoadedRun)

@@ -155,7 +155,8 @@ def _storage(values: flags.FlagValues) -> Iterator[None]:
     """Loads what remote paths need: every text is looked at, so that no flag that holds some can be forgotten."""
     flagged = [(name, values[name].value) for name in values]
     texts = [(name, text) for name, text in flagged if isinstance(text, str)]
-    remote = [(name, path.strip()) for name, text in texts for path in text.split(",") if "://" in path]
+    parts = [(name, path.strip()) for name, text in texts for path in text.split(",")]
+    remote = [(name, path) for name, path in parts if "://" in path and not path.startswith("grpc://")]  # a server
     if not remote:
         yield
         return

@@ -40,6 +40,7 @@ def batch_parser(
     labels_required: bool,
     sampling: FrameSampling | None = None,
     purpose: Purpose = "evaluation",
+    portable: bool = False,
 ) -> Callable[[tf.Tensor, tf.Tensor | None], Batch]:
     """Returns a function from serialized records to a batch, to be called directly or inside `Dataset.map`.
 
@@ -53,6 +54,8 @@ def batch_parser(
         labels_required: whether a record without any labels feature is an error. An empty list of labels never is.
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
         purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at.
+        portable: whether the function's graph is to run in other processes. It leaves out the check that a record is a
+            protocol buffer from end to end, which Python does; most damage of that kind fails elsewhere.
     """
     record_format, labels_name, rated_name = format_of(spec), layout.labels_name, format_of(spec).rated_name
     features = {
@@ -68,7 +71,9 @@ def batch_parser(
         ids = _ids(context)
         keys = keys_from_ids(ids) if keys is None else keys
         labels = multi_hot(context[labels_name], spec.num_classes)
-        checks = [_assert_well_formed(serialized, record_format.is_all_context), *_assert_ids(ids)]
+        checks = _assert_ids(ids)
+        if not portable:
+            checks.append(_assert_well_formed(serialized, record_format.is_all_context))
         if labels_required:
             checks.append(_assert_present(serialized, context[labels_name], labels_name))
         with tf.control_dependencies(checks):
