@@ -50,6 +50,7 @@ pins: .venv/dev-installed
 	$(PIN) --universal --python-version=3.11 requirements-remote.in -o requirements-remote.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-parquet.in -o requirements-parquet.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-export.in -o requirements-export.txt $(IN_BOTH_SETS)
+	$(PIN) --python-version=3.11 --python-platform=linux requirements-beam.in -o requirements-beam.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 
 clean:

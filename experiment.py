@@ -225,6 +225,8 @@ def training_data(
     start: Position | None = None,
     worker: int = 0,
     num_workers: int = 1,
+    service: str = "",
+    examples_per_epoch: int = 0,
 ) -> Data:
     """Reads the training shards of a run, from a position on.
 
@@ -237,22 +239,43 @@ def training_data(
         start: where to start; None for the start of the first epoch.
         worker: number of this process.
         num_workers: how many share a batch.
+        service: the address of a tf.data service that reads in place of this process; empty for none.
+        examples_per_epoch: about how many records the shards hold, which decides the end of a run that a service reads
+            for.
 
     Raises:
-        UserError: if the weights of examples cannot be read.
+        UserError: if the weights of examples cannot be read, or the service cannot be used.
     """
     run, spec = config.training, training_spec(config)
-    batches = readers.training_batches(
-        order,
-        spec,
-        run.batch_size,
-        num_epochs=run.num_epochs or None,
-        sampling=model.frame_sampling(training=True),
-        mixup=run.mixup,
-        worker=worker,
-        num_workers=num_workers,
-        start=start,
-    )
+    num_epochs, sampling = run.num_epochs or None, model.frame_sampling(training=True)
+    if service:
+        if num_workers > 1:
+            raise UserError(
+                f"--tf_data_service={service}: with several workers in TF_CONFIG the batches of one would come to an "
+                "end before those of another. Leave the flag out, or train on the devices of one machine (--num_gpu)."
+            )
+        batches = readers.served_batches(
+            order,
+            spec,
+            run.batch_size,
+            service,
+            num_epochs=num_epochs,
+            sampling=sampling,
+            start=start,
+            examples_per_epoch=examples_per_epoch,
+        )
+    else:
+        batches = readers.training_batches(
+            order,
+            spec,
+            run.batch_size,
+            num_epochs=num_epochs,
+            sampling=sampling,
+            mixup=run.mixup,
+            worker=worker,
+            num_workers=num_workers,
+            start=start,
+        )
     if run.example_weights or run.bagging_seed:
         weights = read_example_weights(run.example_weights) if run.example_weights else None
         batches = batches.map(with_example_weights(weights, run.bagging_seed)).prefetch(1)
@@ -289,6 +312,41 @@ def evaluation_data(
     if not pattern:
         raise UserError(f"--{flag} is missing: give the shards to read, as in 'DIR/validate*.tfrecord'.")
     files = readers.find_files(pattern, flag)
+    return evaluation_data_of(
+        files,
+        config,
+        model,
+        batch_size=batch_size,
+        on_bad_record=on_bad_record,
+        labels_required=labels_required,
+        decided_by=decided_by,
+    )
+
+
+def evaluation_data_of(
+    files: list[str],
+    config: RunConfig,
+    model: keras.Model,
+    *,
+    batch_size: int,
+    on_bad_record: OnBadRecord,
+    labels_required: bool,
+    decided_by: str = "",
+) -> Data:
+    """Opens the shards `files` for one pass in their order; the other arguments are those of `evaluation_data`.
+
+    Args:
+        files: the shards.
+        config: the run.
+        model: tells which frames it wants to see.
+        batch_size: videos per batch.
+        on_bad_record: `error` or `skip`.
+        labels_required: whether a record without labels is an error.
+        decided_by: the directory of the run, if flags cannot change what is read.
+
+    Raises:
+        UserError: if a file cannot be read.
+    """
     sampling = model.frame_sampling(training=False)
     options = readers.ReadOptions(on_bad_record=on_bad_record)
     spec = config.data if labels_required else EverySegmentDataSpec(**vars(config.data))

@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.batch import POSITION, Batch
+from yt8m.data.data_service import ORDER as SERVICE_ORDER
+from yt8m.data.data_service import check_service, service_batches
 from yt8m.data.diagnosis import explain_failure, explain_ratings_failure
 from yt8m.data.formats.base import Layout, format_of
 from yt8m.data.formats.segment import num_rated_segments
@@ -43,6 +45,7 @@ from yt8m.storage import matching_files, scheme
 
 __all__ = [
     "READING_ERRORS",
+    "SERVICE_ORDER",
     "ReadOptions",
     "SkippedRecords",
     "class_counts",
@@ -52,6 +55,7 @@ __all__ = [
     "explain_failure",
     "find_files",
     "segment_ratings",
+    "served_batches",
     "training_batches",
     "training_order",
     "video_labels",
@@ -176,6 +180,45 @@ def training_batches(
         return batch | {POSITION: position}
 
     return _parsed(order.batches(batch_size, num_epochs, start or Position()), worker_batch)
+
+
+def served_batches(
+    order: Order,
+    spec: DataSpec,
+    batch_size: int,
+    address: str,
+    *,
+    num_epochs: int | None = None,
+    sampling: FrameSampling | None = None,
+    start: Position | None = None,
+    examples_per_epoch: int,
+) -> tf.data.Dataset:
+    """Returns shuffled batches that a tf.data service makes, in whatever order they come: yt8m/data/data_service.py.
+
+    Args:
+        order: has the shards.
+        spec: what the records hold.
+        batch_size: videos per batch; a few batches at the end may be smaller.
+        address: `grpc://HOST:PORT` of the service's dispatcher.
+        num_epochs: passes over the files; None for no end.
+        sampling: which frames of a video to keep; None for all, up to `spec.max_frames`.
+        start: epoch to start with, and examples seen before.
+        examples_per_epoch: about how many records the shards hold.
+
+    Raises:
+        UserError: if the service does not answer, or cannot open the shards.
+    """
+    check_service(address, order)
+    parse = batch_parser(spec, order.source.layout, True, sampling, purpose="training", portable=True)
+    return service_batches(
+        order,
+        parse,
+        batch_size,
+        address,
+        num_epochs=num_epochs,
+        start=start or Position(),
+        examples_per_epoch=examples_per_epoch,
+    )
 
 
 def evaluation_batches(

@@ -10,11 +10,14 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_run_flags(values)
     run_flags.define_program_flags(values, batch_size=1024)
     run_flags.define_evaluation_flags(values)
+    run_flags.define_service_flag(values)
 
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
-    program.parse_flags(define_flags, run_flags.config_from_flags, metric_flags.metrics_from_flags)
+    program.parse_flags(
+        define_flags, run_flags.config_from_flags, metric_flags.metrics_from_flags, run_flags.check_service_flag
+    )
 
 import logging
 from collections.abc import Callable, Iterator
@@ -45,6 +48,7 @@ def main(values: flags.FlagValues) -> int:
     """Trains or resumes the run in --train_dir; returns the exit status."""
     # 1. The run that is asked for, and the one in its directory, if that is to be resumed. Nothing is written yet.
     config = run_flags.config_from_flags(values)
+    run_flags.check_service_flag(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
     worker, workers = worker_index(strategy), Workers(strategy)
     if worker == 0:
@@ -60,17 +64,28 @@ def main(values: flags.FlagValues) -> int:
     with strategy.scope(), run_flags.hparams_as_typed(values):
         state = experiment.build_train_state(config, run_examples)
 
-    # 3. A new run begins with the first example, a resumed one where its newest checkpoint left it.
+    # 3. A new run begins with the first example, a resumed one where its newest checkpoint left it. What a tf.data
+    # service reads has no order, so that a place in it is a number of examples alone.
     options = experiment.training_options(config)
     order = experiment.training_order(config, files, options)
-    checkpoints = Checkpoints(
-        values.train_dir, state, values.keep_checkpoints, order.fingerprint(), order.shards(), worker
-    )
+    if values.tf_data_service:
+        LOG.info("--tf_data_service: the order of the data is that in which they come; resuming is not exact.")
+    fingerprint = readers.SERVICE_ORDER if values.tf_data_service else order.fingerprint()
+    checkpoints = Checkpoints(values.train_dir, state, values.keep_checkpoints, fingerprint, order.shards(), worker)
     start = checkpoints.restore(examples_per_epoch) if resumed else Position()
 
     # 4. This worker's share of every batch from there on, and what a step does with it.
     data = experiment.training_data(
-        config, state.model, files, order, options, start=start, worker=worker, num_workers=num_workers(strategy)
+        config,
+        state.model,
+        files,
+        order,
+        options,
+        start=start,
+        worker=worker,
+        num_workers=num_workers(strategy),
+        service=values.tf_data_service,
+        examples_per_epoch=examples_per_epoch,
     )
     step = TrainStep(
         strategy,

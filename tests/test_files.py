@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
-from yt8m.errors import UserError
-from yt8m.files import AtomicFile, check_outputs, write_text
+from yt8m.errors import UserError, first_line
+from yt8m.files import AtomicFile, check_outputs, open_text, write_text
 
 
 def names(directory: Path) -> list[str]:
@@ -107,3 +108,15 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
 def test_a_pipe_may_be_named_twice(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     check_outputs({"one": f"{tmp_path}/pipe"}, [f"{tmp_path}/pipe"])
+
+
+def test_where_a_server_says_nothing_the_kind_of_the_error_speaks() -> None:
+    assert first_line(tf.errors.NotFoundError(None, None, ": No response body.")) == "it is not there"
+    assert first_line(tf.errors.PermissionDeniedError(None, None, ": No response body.")) == "access is denied"
+    assert first_line(tf.errors.UnknownError(None, None, ": No response body.")) == "UnknownError"
+    assert first_line(tf.errors.NotFoundError(None, None, "a; No such file\nat a node")) == "a; No such file"
+
+
+def test_a_text_that_is_not_there_is_not_one_without_lines(tmp_path: Path) -> None:
+    with pytest.raises(tf.errors.NotFoundError), open_text(str(tmp_path / "missing")):
+        pass

@@ -15,6 +15,7 @@ PINS = {
     "requirements-remote.txt": "requirements-remote.in",
     "requirements-parquet.txt": "requirements-parquet.in",
     "requirements-export.txt": "requirements-export.in",
+    "requirements-beam.txt": "requirements-beam.in",
 }
 
 
@@ -24,7 +25,7 @@ def lines(name: str) -> list[str]:
 
 
 def package(line: str) -> str:
-    return re.split("[ =<>;]", line)[0]
+    return re.split(r"[\[ =<>;]", line)[0]
 
 
 @pytest.mark.parametrize("name", PINS)

@@ -16,13 +16,7 @@ from yt8m.cli import program, run_flags
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
-    run_flags.define_data_flags(values)
-    run_flags.define_cache_flags(values)
-    define = flags.DEFINE_string
-    define("data_pattern", "", "Shards to check: comma-separated patterns.", flag_values=values)
-    flags.DEFINE_boolean("labels_required", True, "Whether a record without labels is damage.", flag_values=values)
-    define("vocabulary", "", "Names of the classes: a CSV with Index and Name, or AudioSet's.", flag_values=values)
-    define("csv", "", "Also write all counts to this CSV: Part,Key,Name,Value.", flag_values=values)
+    run_flags.define_examination_flags(values)
     flags.DEFINE_integer(
         "num_processes", os.cpu_count() or 1, "Processes that read shards side by side, at most.", flag_values=values
     )
@@ -79,6 +73,20 @@ def main(values: flags.FlagValues) -> None:
     names = class_names(values.vocabulary) if values.vocabulary else {}
     with progress(len(files), "shards") as advance:
         contents = examine_dataset(files, spec, values.labels_required, values.num_processes, advance)
+    report(contents, names, values)
+
+
+def report(contents: DatasetContents, names: Mapping[int, str], values: flags.FlagValues) -> None:
+    """Prints what shards hold, and writes it to `--csv` if that is given.
+
+    Args:
+        contents: what was found.
+        names: of the classes, by index.
+        values: the flags of a report.
+
+    Raises:
+        UserError: if a record or a file is damaged.
+    """
     for line in text_report(contents, names):
         print(line)
     if values.csv:

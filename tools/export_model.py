@@ -206,7 +206,7 @@ def saved_graphs(served: ServedModel, signature: Mapping[str, tf.TensorSpec], fl
         return graphs  # a record holds many segments: their frames are for the caller to cut out
     as_floats = spec.record_format == "video" or float_features
     layout = Layout(spec.feature_names, (as_floats,) * len(spec.feature_names))
-    parse = batch_parser(spec, layout, labels_required=False, sampling=served.sampling, purpose="export")
+    parse = batch_parser(spec, layout, labels_required=False, sampling=served.sampling, portable=True)
 
     def serialized(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = parse(examples, None)

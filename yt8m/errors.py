@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+_S3_SAYS_NOTHING = ": No response body."
+_KINDS_OF_S3_ERRORS = {"NotFoundError": "it is not there", "PermissionDeniedError": "access is denied"}
+
 
 class UserError(Exception):
     """Something the user can put right. A program prints its message on one line and exits with status 1.
@@ -20,5 +23,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message; TensorFlow's go on with the places in a graph."""
-    return str(getattr(error, "message", error)).partition("\n")[0]
+    """Returns the first line of an error's message; TensorFlow's go on with the places in a graph.
+
+    Where tensorflow-io's client of s3:// says nothing, the kind of the error has to: S3 answers a question about an
+    object that is missing, or that may not be read, without a text.
+    """
+    line = str(getattr(error, "message", error)).partition("\n")[0]
+    if line != _S3_SAYS_NOTHING:
+        return line
+    kind = type(error).__name__
+    return _KINDS_OF_S3_ERRORS.get(kind, kind)

@@ -210,6 +210,16 @@ def one_at_a_time(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def open_text(path: str) -> Any:
+    """Opens a text that is read line by line, as a context.
+
+    Raises:
+        OpError: of TensorFlow, if it is not there. Otherwise a missing object of s3:// would be a text without lines.
+    """
+    tf.io.gfile.stat(path)
+    return tf.io.gfile.GFile(path, "r")
+
+
 def read_bytes(path: str) -> bytes:
     """Reads a small file of ours.
 

@@ -61,6 +61,16 @@ def enable(path: str) -> None:
         ) from error
 
 
+def enable_records(path: str) -> None:
+    """Loads tensorflow-io if files of records need it: those that obstore reaches are copied, and the copies are read.
+
+    Raises:
+        UserError: as `enable` does.
+    """
+    if scheme(path) not in OBSTORE_SCHEMES:
+        enable(path)
+
+
 def matching_files(pattern: str) -> list[str]:
     """Returns the files of records that match a glob pattern, sorted; folders are left out.
 

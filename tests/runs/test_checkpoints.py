@@ -348,7 +348,7 @@ def test_another_order_starts_the_epoch_again_and_says_what_changed(
         assert restored(tmp_path, "other", "a 10 00\nb 21 00\n") == Position(epoch=2, examples=102)
         assert restored(tmp_path, "other", "a 10 00\nb 20 00\n") == Position(epoch=2, examples=102)
     assert "(b is one): the data are read from the start of epoch 2." in caplog.text
-    assert "by another seed or number of readers: the data" in caplog.text
+    assert "by another seed, number of readers or service: the data" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"order": 3}', '{"order": "a", "epoch": -1}', '{"epoch": 1.5}'])

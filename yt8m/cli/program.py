@@ -155,17 +155,16 @@ def _storage(values: flags.FlagValues) -> Iterator[None]:
     """Loads what remote paths need: every text is looked at, so that no flag that holds some can be forgotten."""
     flagged = [(name, values[name].value) for name in values]
     texts = [(name, text) for name, text in flagged if isinstance(text, str)]
-    remote = [(name, path.strip()) for name, text in texts for path in text.split(",") if "://" in path]
+    parts = [(name, path.strip()) for name, text in texts for path in text.split(",")]
+    remote = [(name, path) for name, path in parts if "://" in path and not path.startswith("grpc://")]  # a server
     if not remote:
         yield
         return
     from yt8m.shard_cache import shard_cache  # TensorFlow comes with it
-    from yt8m.storage import OBSTORE_SCHEMES, enable, scheme
+    from yt8m.storage import enable, enable_records
 
     for name, path in remote:
-        # Files of records are copied, and the copies are read.
-        if not (name.endswith("data_pattern") and scheme(path) in OBSTORE_SCHEMES):
-            enable(path)
+        (enable_records if name.endswith("data_pattern") else enable)(path)
     if "cache_dir" not in values:
         yield
         return

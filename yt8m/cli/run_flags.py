@@ -155,6 +155,43 @@ def define_cache_flags(values: flags.FlagValues) -> None:
     define.number("cache_max_gb", 100.0, "What the copies in --cache_dir may take, in GB.")
 
 
+def define_service_flag(values: flags.FlagValues) -> None:
+    """Defines the flag of train.py that lets other processes read."""
+    _Definer(values).text(
+        "tf_data_service",
+        "",
+        "grpc://HOST:PORT of a tf.data service that reads the training shards, in no fixed order: see docs/large.md.",
+    )
+
+
+def check_service_flag(values: flags.FlagValues) -> None:
+    """Checks that nothing is asked for with a tf.data service that its workers cannot do.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if not values.tf_data_service:
+        return
+    reasons = {
+        "mixup": (values.mixup, "a video's partner is chosen by the order of the data, which a service does not keep"),
+        "on_bad_record": (values.on_bad_record == "skip", "its workers run no Python, which looks for damage"),
+    }
+    for flag, (is_given, reason) in reasons.items():
+        if is_given:
+            raise UserError(f"--tf_data_service with --{flag}={values[flag].value}: {reason}. Leave one of them out.")
+
+
+def define_examination_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the programs that count what shards hold."""
+    define_data_flags(values)
+    define_cache_flags(values)
+    define = _Definer(values)
+    define.text("data_pattern", "", "Shards to check: comma-separated patterns.")
+    define.boolean("labels_required", True, "Whether a record without labels is damage.")
+    define.text("vocabulary", "", "Names of the classes: a CSV with Index and Name, or AudioSet's.")
+    define.text("csv", "", "Also write all counts to this CSV: Part,Key,Name,Value.")
+
+
 def define_calibrated_flag(values: flags.FlagValues) -> None:
     """Defines the flag of the programs that use a run's calibration."""
     _Definer(values).boolean(

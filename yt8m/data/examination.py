@@ -25,7 +25,7 @@ from yt8m.schema import DataSpec
 from yt8m.side_by_side import in_order
 from yt8m.storage import scheme
 
-_NAMED_IDS = 20  # of those that occur twice
+NAMED_IDS = 20  # of those that occur twice
 # To start a process takes as long as to examine so much.
 _BYTES_PER_PROCESS = 1 << 30
 
@@ -133,6 +133,22 @@ class DatasetContents:
     num_repeated: int = 0
     duplicates: list[Duplicate] = field(default_factory=list)
 
+    def add(self, contents: ShardContents) -> None:
+        """Counts a shard in, apart from ids that occur twice."""
+        self.shards.append((contents.file, contents.num_bytes, contents.num_records, len(contents.damages)))
+        self.class_counts = self.class_counts + contents.class_counts
+        self.labels_per_video.update(contents.labels_per_video)
+        self.frames_per_video.update(contents.frames_per_video)
+        self.damages += contents.damages
+
+    def merge(self, part: "DatasetContents") -> None:
+        """Counts another part of the data set in, apart from ids that occur twice; its shards come after those here."""
+        self.shards += part.shards
+        self.class_counts = self.class_counts + part.class_counts
+        self.labels_per_video.update(part.labels_per_video)
+        self.frames_per_video.update(part.frames_per_video)
+        self.damages += part.damages
+
     @property
     def num_records(self) -> int:
         """All sound records."""
@@ -164,11 +180,7 @@ def examine_dataset(
         UserError: if no file or no record can be read, or a process dies.
     """
     # 1. How the first records store what the spec names.
-    opened = open_shards(files)
-    shards = [shard for shard in opened if isinstance(shard, Shard)]
-    if not shards:
-        damages = [damage for damage in opened if isinstance(damage, Damage)]
-        raise UserError(f"None of the {len(files)} files can be read. {without_advice(damages[0])}")
+    shards = readable_shards(files)
     layout = find_layout(shards, spec, labels_required, skip=True)
 
     # 2. Shard by shard.
@@ -182,11 +194,7 @@ def examine_dataset(
         shard_numbers.extend([len(found.shards)] * contents.num_records)
         hashes.extend(contents.hashes)
         numbers.extend(contents.numbers)
-        found.shards.append((contents.file, contents.num_bytes, contents.num_records, len(contents.damages)))
-        found.class_counts += contents.class_counts
-        found.labels_per_video.update(contents.labels_per_video)
-        found.frames_per_video.update(contents.frames_per_video)
-        found.damages += contents.damages
+        found.add(contents)
         advance()
 
     # 3. Which ids occur twice; the names of some of them are read again.
@@ -195,13 +203,37 @@ def examine_dataset(
     is_repeated = np.append(False, ordered[1:] == ordered[:-1]) if len(ordered) else np.zeros(0, bool)
     found.num_repeated = int(is_repeated.sum())
     firsts = np.flatnonzero(np.append(is_repeated[1:], False) & ~is_repeated)
-    for first in firsts[np.argsort(order[firsts])][:_NAMED_IDS]:
+    for first in firsts[np.argsort(order[firsts])][:NAMED_IDS]:
         end = first + 1
         while end < len(order) and is_repeated[end]:
             end += 1
-        places = [(files[shard_numbers[i]], numbers[i]) for i in order[first:end].tolist()]
-        found.duplicates.append(Duplicate(_id_at(*places[0]), places))
+        found.duplicates.append(
+            duplicate_at([(files[shard_numbers[i]], numbers[i]) for i in order[first:end].tolist()])
+        )
     return found
+
+
+def readable_shards(files: Sequence[str]) -> list[Shard]:
+    """Opens files, and returns those that are shards.
+
+    Raises:
+        UserError: if none is.
+    """
+    opened = open_shards(files)
+    shards = [shard for shard in opened if isinstance(shard, Shard)]
+    if not shards:
+        damages = [damage for damage in opened if isinstance(damage, Damage)]
+        raise UserError(f"None of the {len(files)} files can be read. {without_advice(damages[0])}")
+    return shards
+
+
+def duplicate_at(places: list[tuple[str, int]]) -> Duplicate:
+    """Returns the records at `places`, `(file, record)` in the order of the shards, with the id that they all have.
+
+    Raises:
+        UserError: if the first of them is not there any more.
+    """
+    return Duplicate(_id_at(*places[0]), places)
 
 
 def _id_at(file: str, number: int) -> str:

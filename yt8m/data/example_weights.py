@@ -12,6 +12,7 @@ import tensorflow as tf
 from yt8m.arguments import LARGEST_FLOAT
 from yt8m.batch import EXAMPLE_WEIGHTS, ID, Batch
 from yt8m.errors import UserError, first_line
+from yt8m.files import open_text
 from yt8m.randomness import keys_from_ids, keys_from_positions, uniform
 
 WEIGHTS_HEADER = "VideoId,Weight\n"
@@ -57,7 +58,7 @@ def read_example_weights(path: str) -> dict[str, float]:
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
+        with open_text(path) as file:
             found = file.readline().rstrip("\r\n")
             if found != WEIGHTS_HEADER.rstrip():
                 raise UserError(f"{path}, line 1: found {found[:60]!r}, expected the header {WEIGHTS_HEADER.rstrip()}.")

@@ -31,7 +31,7 @@ _WANTED_OF_A_TEACHER: dict[str, Any] = {
 _MARK_OF_CSV = r'\C*[,"\r\n\x00]\C*'  # `\C` is any byte
 
 
-Purpose = Literal["training", "evaluation", "examination", "export"]
+Purpose = Literal["training", "evaluation", "examination"]
 
 
 def batch_parser(
@@ -40,6 +40,7 @@ def batch_parser(
     labels_required: bool,
     sampling: FrameSampling | None = None,
     purpose: Purpose = "evaluation",
+    portable: bool = False,
 ) -> Callable[[tf.Tensor, tf.Tensor | None], Batch]:
     """Returns a function from serialized records to a batch, to be called directly or inside `Dataset.map`.
 
@@ -52,15 +53,15 @@ def batch_parser(
         layout: how it is stored.
         labels_required: whether a record without any labels feature is an error. An empty list of labels never is.
         sampling: which frames to keep (frame level only); None keeps the first `spec.max_frames`.
-        purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at; `export`
-            is `evaluation` by TensorFlow's operations alone, which do not see every damage to a protocol buffer.
+        purpose: what the batch is for: `examination` fails at whatever training or evaluation could fail at.
+        portable: whether the function's graph is to run in other processes. It leaves out the check that a record is a
+            protocol buffer from end to end, which Python does; most damage of that kind fails elsewhere.
     """
     record_format, labels_name, rated_name = format_of(spec), layout.labels_name, format_of(spec).rated_name
     features = {
         "training": record_format.training_features,
         "evaluation": record_format.features,
         "examination": record_format.examined_features,
-        "export": record_format.features,
     }[purpose]
     wanted = _WANTED_IDS | {labels_name: _WANTED_LABELS} | ({rated_name: _WANTED_LABELS} if rated_name else {})
     wanted |= _WANTED_OF_A_TEACHER if spec.has_teacher else {}
@@ -71,7 +72,7 @@ def batch_parser(
         keys = keys_from_ids(ids) if keys is None else keys
         labels = multi_hot(context[labels_name], spec.num_classes)
         checks = _assert_ids(ids)
-        if purpose != "export":
+        if not portable:
             checks.append(_assert_well_formed(serialized, record_format.is_all_context))
         if labels_required:
             checks.append(_assert_present(serialized, context[labels_name], labels_name))

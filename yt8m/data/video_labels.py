@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.errors import UserError, first_line
+from yt8m.files import open_text
 
 LABELS_HEADER = "VideoId,Labels\n"
 
@@ -91,7 +92,7 @@ def read_labels(path: str, num_classes: int) -> VideoLabels:
 
 def _rows(path: str) -> Iterator[tuple[str, list[int]]]:
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, start=1):
                 line = line.rstrip("\r\n")
                 if number > 1:

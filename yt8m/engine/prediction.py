@@ -11,6 +11,7 @@ from yt8m.batch import ID, model_inputs
 from yt8m.metrics import top_k_predictions
 
 Model = Callable[..., Mapping[str, Any]]
+Step = Callable[[Mapping[str, tf.Tensor]], Any]
 
 
 def predict(
@@ -28,8 +29,33 @@ def predict(
         batches: one pass over the data.
         top_k: the number k of classes per video.
     """
-    for ids, (scores, classes) in _results(models, weights, batches, partial(top_k_predictions, k=top_k)):
-        yield ids, classes.numpy(), scores.numpy()
+    yield from predict_batches(prediction_step(models, weights, batches.element_spec, top_k), batches)
+
+
+def prediction_step(
+    models: Sequence[Model], weights: Sequence[float], batch_spec: Mapping[str, tf.TypeSpec], top_k: int
+) -> Step:
+    """Returns the function from a batch to the scores and classes `(B, k)` of its videos, traced at its first call.
+
+    Args:
+        models: as of `predict`.
+        weights: as of `predict`.
+        batch_spec: shapes and types of a batch.
+        top_k: the number k of classes per video.
+    """
+    return _step(models, weights, batch_spec, partial(top_k_predictions, k=top_k))
+
+
+def predict_batches(step: Step, batches: tf.data.Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields what `predict` does, by a step that may have predicted other batches before.
+
+    Args:
+        step: of `prediction_step`.
+        batches: one pass over the data.
+    """
+    for batch in batches:
+        scores, classes = step(batch)
+        yield batch[ID].numpy(), classes.numpy(), scores.numpy()
 
 
 def predict_classes(
@@ -43,20 +69,23 @@ def predict_classes(
         batches: one pass over the data.
         classes: K class indices; scores are in their order.
     """
-    for ids, scores in _results(models, weights, batches, partial(tf.gather, indices=classes, axis=1)):
-        yield ids, scores.numpy()
+    step = _step(models, weights, batches.element_spec, partial(tf.gather, indices=classes, axis=1))
+    for batch in batches:
+        yield batch[ID].numpy(), step(batch).numpy()
 
 
-def _results(
-    models: Sequence[Model], weights: Sequence[float], batches: tf.data.Dataset, choose: Callable[[tf.Tensor], Any]
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yields ids, and what is chosen on the device of the weighted sum of predictions, `(B, C)`."""
+def _step(
+    models: Sequence[Model],
+    weights: Sequence[float],
+    batch_spec: Mapping[str, tf.TypeSpec],
+    choose: Callable[[tf.Tensor], Any],
+) -> Step:
+    """The function from a batch to what is chosen on the device of the weighted sum of predictions, `(B, C)`."""
 
-    @tf.function(input_signature=[batches.element_spec], autograph=False)
+    @tf.function(input_signature=[batch_spec], autograph=False)
     def step(batch: dict[str, tf.Tensor]) -> Any:
         inputs = model_inputs(batch)
         parts = [w * model(inputs, training=False)["predictions"] for w, model in zip(weights, models, strict=True)]
         return choose(tf.add_n(parts))
 
-    for batch in batches:
-        yield batch[ID].numpy(), step(batch)
+    return step

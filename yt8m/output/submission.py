@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from yt8m.arguments import LARGEST_FLOAT, LARGEST_SIZE
 from yt8m.errors import UserError, first_line
-from yt8m.files import AtomicFile
+from yt8m.files import AtomicFile, open_text
 from yt8m.output.parquet_predictions import predictions_rows, predictions_table
 from yt8m.packages import PARQUET
 from yt8m.parquet import ParquetWriter
@@ -97,7 +97,19 @@ class SubmissionWriter:
         """
         check_finite(scores, ids)
         names = [name_of(video_id) for video_id in ids]
-        rows = format_rows(names, classes, scores)
+        self.add_rows(names, format_rows(names, classes, scores))
+
+    def add_rows(self, names: list[str], rows: str) -> None:
+        """Writes rows that are text already, as those of a part of the submission.
+
+        Args:
+            names: B ids of videos.
+            rows: a row for each of them, in the same order, each ended by a newline.
+
+        Raises:
+            UserError: if an id was written before or has a comma, quote or line end in it, or the file cannot be
+                written.
+        """
         # One comma and one line end per row, and no other mark: nothing of them is in an id.
         if [rows.count(mark) for mark in _MARKS_OF_CSV] != [len(names), len(names), 0, 0, 0]:
             _refuse_marks(names)
@@ -259,7 +271,7 @@ def _rows(path: str, header: str) -> Iterator[tuple[str, str]]:
 
 def _lines(path: str, header: str) -> Iterator[tuple[str, str]]:
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
+        with open_text(path) as file:
             found = file.readline().rstrip("\r\n")
             if found != header.rstrip():
                 raise UserError(

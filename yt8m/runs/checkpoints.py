@@ -149,7 +149,7 @@ class Checkpoints:
         gone = [line.split(" ")[0] for line in before if line not in now]
         if changed or gone:
             return f"Training shards changed since the checkpoint ({(changed or gone)[0]} is one)"
-        return "The order of the data changed since the checkpoint, by another seed or number of readers"
+        return "The order of the data changed since the checkpoint, by another seed, number of readers or service"
 
     def _position_path(self, step: int) -> str:
         return join(self._train_dir, POSITIONS_DIRECTORY, f"{step}.json")
