@@ -82,7 +82,7 @@ def test_frames_are_mixed_one_by_one(stored: tf.DType) -> None:
         }
         for whose, of_them in videos.items()
     ]
-    found = mixed(*batches, ["x"], 0.4)
+    found = mixed(batches[0], batches[1], ["x"], 0.4)
     assert found["x"].dtype == stored
     assert found["x"].shape == (5, 5, 3)
     np.testing.assert_array_equal(found["num_frames"], [5, 5, 3, 4, 0])

@@ -255,7 +255,8 @@ def test_temperatures_are_learned_from_the_classes_that_are_listed_first(
     logits = generator.normal(-1, 1.5, (300, 12))
     labels = generator.random(logits.shape) < expit(logits)
     # Six digits as they are written; the last four classes are never listed.
-    members = [np.float64(np.float32(np.round(expit(factor * logits[:, :8]), 6))) for factor in (3.0, 0.5)]
+    probabilities = [np.round(expit(factor * logits[:, :8]), 6) for factor in (3.0, 0.5)]
+    members = [p.astype(np.float32).astype(np.float64) for p in probabilities]
     rows = [
         {f"v{i}": [(c, float(p)) for c, p in enumerate(row) if p > 0] for i, row in enumerate(member)}
         for member in members
