@@ -229,13 +229,14 @@ def graph_of(compute: Callable[..., Mapping[str, tf.Tensor]], *signature: Any) -
 
 
 def made_up_videos(served: ServedModel, signature: Mapping[str, tf.TensorSpec]) -> Batch:
-    """Returns a batch of three videos of random numbers, one of them shorter, for a model to be tried on."""
+    """Returns a batch of three videos of random numbers, of different lengths, for a model to be tried on."""
     generator = np.random.default_rng(0)
-    width = min(served.spec.max_frames, 20)
+    width = min(served.spec.max_frames, 19)  # no multiple of a stride: what is rounded shows
     batch: dict[str, Any] = {ID: tf.constant(["a", "b", "c"])}
     if NUM_FRAMES in signature:
         num_frames = np.full((3, *signature[NUM_FRAMES].shape[1:]), width, np.int32)
-        num_frames[1] = 1
+        num_frames[1:] = 1
+        num_frames[2:] = (width + 1) // 2
         batch[NUM_FRAMES] = tf.constant(num_frames)
     for name in served.spec.feature_names:
         free = iter((3, width))
