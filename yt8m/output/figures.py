@@ -13,7 +13,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from yt8m.engine.calibration import Reliability
 from yt8m.engine.clusters import VideoShares
@@ -190,6 +190,25 @@ def cluster_figure(videos: Sequence[VideoShares], names: Mapping[int, str]) -> s
     return svg()
 
 
+def tuning_figure(scores: Mapping[int, float], importances: Mapping[str, float]) -> str:
+    """Draws the score of each trial of a search, the best so far, and what share of the scores each setting explains.
+
+    Args:
+        scores: GAP by the number of the trial.
+        importances: by setting, in [0, 1]; if there are none, that panel is empty.
+    """
+    with _figure(1, 2, 3.0) as (_, axes, svg):
+        numbers = sorted(scores)
+        values = np.array([scores[number] for number in numbers])
+        axes[0].step(numbers, np.maximum.accumulate(values), where="post", color=COLOURS[0])
+        axes[0].scatter(numbers, values, s=14, color=COLOURS[1])
+        _finish(axes[0], "GAP of each trial, and the best so far", "trial")
+        names = sorted(importances, key=lambda name: importances[name])
+        axes[1].barh([_shortened(name, 40) for name in names], [importances[name] for name in names])
+        _finish(axes[1], "Importance of each setting", "share")
+    return svg()
+
+
 @contextmanager
 def _figure(rows: int, columns: int, height: float) -> Iterator[tuple[Figure, list[Axes], Any]]:
     """A figure, its panels in reading order, and what gives its SVG after the block."""
@@ -208,7 +227,12 @@ def _svg(figure: Figure) -> str:
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    text = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+        r'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="\1" role="img">',
+        text,
+        count=1,
+    )
     return re.sub(r'<g id="[^"]*"', "<g", text)
 
 
@@ -217,6 +241,10 @@ def _finish(axis: Axes, title: str, x: str, y: str = "") -> None:
     axis.set(xlabel=x, ylabel=y)
     if axis.get_xscale() == "linear":
         axis.xaxis.set_major_locator(MaxNLocator(4))
+    for side in (axis.xaxis, axis.yaxis):
+        if side.get_scale() == "log":
+            side.set_major_formatter(StrMethodFormatter("{x:,.0f}"))  # by default a formula, and none is parsed
+            side.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, names: Mapping[str, Any]) -> None:

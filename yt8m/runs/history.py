@@ -36,16 +36,17 @@ def training_curves(train_dir: str) -> dict[str, Curve]:
     their file.
     """
     points: dict[str, dict[int, float]] = {}
-    for path in EVENTS.find(train_dir):  # the names have the time in them
-        first = None
+    for path in EVENTS.find(train_dir):  # in the order of time, which is in their names
+        of_file: dict[str, dict[int, float]] = {}
         for event in _events(path):
-            scalars = {value.tag: number for value in event.summary.value if (number := _scalar(value)) is not None}
-            if scalars and first is None:
-                first = event.step
-                points = {tag: {s: v for s, v in curve.items() if s < first} for tag, curve in points.items()}
-            for tag, number in scalars.items():
-                points.setdefault(tag, {})[event.step] = number
-    return {tag: _curve(numbers) for tag, numbers in points.items() if numbers}
+            for value in event.summary.value:
+                number = _scalar(value)
+                if number is not None:
+                    of_file.setdefault(value.tag, {})[event.step] = number
+        for tag, numbers in of_file.items():
+            before = points.get(tag, {})
+            points[tag] = {step: number for step, number in before.items() if step < min(numbers)} | numbers
+    return {tag: _curve(numbers) for tag, numbers in points.items()}
 
 
 def evaluation_curves(train_dir: str) -> dict[str, Curve]:
