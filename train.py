@@ -7,9 +7,7 @@ from yt8m.cli import metric_flags, program, run_flags
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
-    run_flags.define_run_flags(values)
-    run_flags.define_program_flags(values, batch_size=1024)
-    run_flags.define_evaluation_flags(values)
+    run_flags.define_train_flags(values)
 
 
 if __name__ == "__main__":

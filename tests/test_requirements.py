@@ -15,6 +15,8 @@ PINS = {
     "requirements-remote.txt": "requirements-remote.in",
     "requirements-parquet.txt": "requirements-parquet.in",
     "requirements-export.txt": "requirements-export.in",
+    "requirements-report.txt": "requirements-report.in",
+    "requirements-tune.txt": "requirements-tune.in",
 }
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -47,7 +48,6 @@ from yt8m.progress import progress
 from yt8m.runs.history import evaluation_curves
 
 import readers
-import train
 
 LOG = logging.getLogger("yt8m.tune")
 
@@ -105,7 +105,7 @@ def parsed(train_flags: Sequence[str]) -> flags.FlagValues:
         UserError: if there is a flag that train.py lacks or a word that is none.
     """
     values = flags.FlagValues()
-    train.define_flags(values)
+    run_flags.define_train_flags(values)
     try:
         _, *others = values(["train.py", *train_flags])
     except flags.Error as error:
@@ -179,11 +179,14 @@ class Tuning:
         self._path, self._space, self._train_flags = path, space, list(train_flags)
         self._trials = path.with_name(f"{path.stem}-trials")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # What is called experimental is pinned; heartbeats serve here without `Study.optimize`, by `record_heartbeat`.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
         try:
             self._trials.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self._trials} cannot be made ({error.strerror}). Choose another --study.") from error
-        self._retry = optuna.storages.RetryFailedTrialCallback()
+        self._retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
         with one_at_a_time(str(self._trials)):  # two processes that make one study at once would meet half of it
             self._study = self._open_study()
             self._check_same_search()
@@ -253,7 +256,7 @@ class Tuning:
 
     def train_dir(self, trial: Any) -> Path:
         """Returns the run of a trial; of one that a killed process began, the run that is there."""
-        first = self._optuna.storages.RetryFailedTrialCallback.retried_trial_number(trial)
+        first = self._optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
         return self._trials / f"trial-{trial.number if first is None else first:04d}"
 
     def arguments(self, params: dict[str, Any]) -> list[str]:

@@ -23,6 +23,13 @@ def define_run_flags(values: flags.FlagValues) -> None:
     define_training_flags(values)
 
 
+def define_train_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of train.py, which other programs pass on to it."""
+    define_run_flags(values)
+    define_program_flags(values, batch_size=1024)
+    define_evaluation_flags(values)
+
+
 def define_data_flags(values: flags.FlagValues) -> None:
     """Defines the flags that say what records hold."""
     define = _Definer(values)
