@@ -278,7 +278,6 @@ class Tuning:
             *(sys.executable, "-c", _WITH_PARENT, sys.executable, "train.py"),
             *(*self.arguments(trial.params), f"--train_dir={run.resolve()}", "--keep_checkpoints=1"),
         ]
-        start = time.monotonic()
         with log.open("a") as file:
             process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
             try:
@@ -289,7 +288,6 @@ class Tuning:
                 self._retry(self._study, self._study.get_trials(deepcopy=False)[trial.number])
                 process.wait()
                 raise
-        trial.set_user_attr("seconds", round(time.monotonic() - start))
         if is_pruned:
             LOG.info("Trial %d is pruned.", trial.number)
             return

@@ -13,7 +13,7 @@ class VideoShares(NamedTuple):
     """How the frames of a video are assigned to clusters.
 
     Attributes:
-        video_id: the video.
+        video_id: the id in the records, as text.
         labels: `(L,)` int64, its classes.
         shares: for each pooling that has clusters `(T, K)` float32, T the frames and K the clusters.
     """

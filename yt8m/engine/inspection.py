@@ -18,7 +18,7 @@ class Mistake(NamedTuple):
 
     Attributes:
         score: the prediction, in [0, 1].
-        video_id: the video.
+        video_id: the id in the records, as text.
         predicted: the class.
         labels: the classes that the video has.
     """
