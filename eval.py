@@ -32,7 +32,7 @@ from yt8m.distribution import one_device_strategy
 from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.clusters import ClusterView
 from yt8m.engine.projector import class_weights, write_projector
-from yt8m.engine.reports import EvaluationReport, class_table
+from yt8m.engine.reports import EvaluationReport, EventWriter, class_table
 from yt8m.engine.weight_averages import load_weights
 from yt8m.runs.checkpoints import save_class_table, save_evaluation
 from yt8m.runs.directory import (
@@ -81,7 +81,7 @@ def main(values: flags.FlagValues) -> None:
     calibrated = CalibratedModel(model)
     evaluator = experiment.build_evaluator(config, one_device_strategy(), calibrated, data, metrics, values.top_k)
     clusters = ClusterView(model, data.batches)
-    report = EvaluationReport(evaluation_directory(values.train_dir))
+    report = EvaluationReport(EventWriter(evaluation_directory(values.train_dir)))
 
     # 3. One checkpoint, or each new one as it comes.
     for checkpoint in _checkpoints(values.train_dir, values.run_once):

@@ -194,7 +194,7 @@ def _at_checkpoints(
     evaluator: Evaluator,
 ) -> Callable[[int], None]:
     """Returns what is done at each checkpoint: evaluate, keep the best weights."""
-    report, clusters = EvaluationReport(train_dir), ClusterView(state.model, data.batches)
+    report, clusters = EvaluationReport(training.events), ClusterView(state.model, data.batches)
 
     def evaluate(step: int) -> None:
         with state.evaluated_weights():

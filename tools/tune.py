@@ -129,8 +129,8 @@ def with_validation_shards(train_flags: Sequence[str], space: SearchSpace) -> li
             raise UserError(f"--{name} is chosen for each trial. Leave it out.")
     if not values.eval_data_pattern:
         raise UserError(
-            "The validation shards are missing, by which trials are compared: give --eval_data_pattern after --, or in "
-            "the file of --space. Take a part of the training shards: scores on the evaluation shards are no longer "
+            "The validation shards are missing, by which trials are compared: give train.py --eval_data_pattern after "
+            "--, or name them in the file of --space. Take a part of the training shards: scores on the evaluation shards are no longer "
             "fair once settings were chosen by them."
         )
     both = set(readers.find_files(values.train_data_pattern, "train_data_pattern")) & set(
@@ -139,7 +139,7 @@ def with_validation_shards(train_flags: Sequence[str], space: SearchSpace) -> li
     if both:
         raise UserError(
             f"{min(both)} is a training and a validation shard: a trial would be scored by what it has learned. Divide "
-            "the shards between --train_data_pattern and --eval_data_pattern."
+            "the shards between --train_data_pattern and --eval_data_pattern of train.py."
         )
     return list(train_flags)
 

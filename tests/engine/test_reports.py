@@ -1,6 +1,7 @@
 """What an evaluation shows: log lines, TensorBoard's tags and curves, the table of classes."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ from yt8m.engine.evaluation import Evaluation
 from yt8m.engine.loop import LoopSettings
 from yt8m.engine.profiling import Profile
 from yt8m.engine.projector import class_weights, write_projector
-from yt8m.engine.reports import EvaluationReport, TrainingReport, class_table
+from yt8m.engine.reports import EvaluationReport, EventWriter, TrainingReport, class_table
 from yt8m.errors import UserError
 from yt8m.metrics import Accumulator, BatchResults, top_k_pairs
 from yt8m.registry import FRAME_LEVEL_MODELS, METRICS, VIDEO_LEVEL_MODELS
@@ -92,7 +93,7 @@ def scalars(directory: Path) -> dict[str, float]:
 
 def test_every_value_is_shown_under_its_old_tag_or_its_own_name(tmp_path: Path) -> None:
     found = evaluation([*(METRICS[name] for name in METRICS.names()), Mine])
-    report = EvaluationReport(str(tmp_path))
+    report = EvaluationReport(EventWriter(str(tmp_path)))
     report(STEP, found, NUM_CLASSES)
     shown = scalars(tmp_path)
     assert len(shown) == len(found.summary)
@@ -106,7 +107,7 @@ def test_the_starters_line_comes_first_and_further_groups_have_a_line_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="yt8m")
-    EvaluationReport(str(tmp_path / "1"))(STEP, evaluation([METRICS["default"]]), NUM_CLASSES)
+    EvaluationReport(EventWriter(str(tmp_path / "1")))(STEP, evaluation([METRICS["default"]]), NUM_CLASSES)
     starter = (
         "epoch/eval number 70 | Avg_Hit@1: 0.3333 | Avg_PERR: 0.1667 | MAP: 0.5000 | GAP: 0.5000 | Avg_Loss: 3.0000 | "
         "num_classes: 4"
@@ -114,7 +115,7 @@ def test_the_starters_line_comes_first_and_further_groups_have_a_line_each(
     assert caplog.messages == [starter]
     caplog.clear()
     found = evaluation([METRICS["default"], METRICS["precision_recall"], Mine])
-    EvaluationReport(str(tmp_path / "2"))(STEP, found, NUM_CLASSES)
+    EvaluationReport(EventWriter(str(tmp_path / "2")))(STEP, found, NUM_CLASSES)
     # Six predictions, two hits, three positives; class 0: 1/1 and 1/1, class 2: 1/2 and 1/1, class 3: 0/1 and 0/1.
     assert caplog.messages == [
         starter,
@@ -125,7 +126,7 @@ def test_the_starters_line_comes_first_and_further_groups_have_a_line_each(
 
 
 def test_curves_are_those_that_some_group_offers(tmp_path: Path) -> None:
-    report = EvaluationReport(str(tmp_path))
+    report = EvaluationReport(EventWriter(str(tmp_path)))
     report.write_curves(STEP, evaluation([Mine, METRICS["default"]]).curves, {2: "Games"})
     tags = [value.tag for event in events(tmp_path) for value in event.summary.value]
     assert tags == ["class/0/pr_curves", "class/2 Games/pr_curves", "class/3/pr_curves"]
@@ -156,7 +157,7 @@ def test_the_settings_of_a_run_are_in_the_table_of_runs(tmp_path: Path) -> None:
         if value.metadata.plugin_data.plugin_name == "hparams"
     )
     hparams = content.session_start_info.hparams
-    assert content.session_start_info.group_name == str(tmp_path)
+    assert re.fullmatch(rf"{re.escape(tmp_path.name)} [0-9a-f]{{4}}", content.session_start_info.group_name)
     assert hparams["model"].string_value == "LogisticModel"
     assert hparams["l2_penalty"].number_value == 1e-8
     assert hparams["base_learning_rate"].number_value == 0.01
@@ -169,7 +170,7 @@ def test_clusters_are_pictures_of_equal_length(tmp_path: Path) -> None:
     two = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
     three = np.array([[0.0, 0.5], [0.5, 0.0], [0.25, 0.25]], np.float32)
     videos = [VideoShares("a", np.array([0]), [two]), VideoShares("b", np.array([1]), [three])]
-    report = EvaluationReport(str(tmp_path))
+    report = EvaluationReport(EventWriter(str(tmp_path)))
     report.write_clusters(STEP, videos)
     report.write_clusters(STEP, [])
     (value,) = [value for event in events(tmp_path) for value in event.summary.value]

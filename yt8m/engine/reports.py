@@ -4,9 +4,11 @@ import csv
 import io
 import logging
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,9 @@ class EventWriter:
 class TrainingReport:
     """Tells how training goes, under the names that people's dashboards and scripts know.
 
+    Attributes:
+        events: the run's events, to which evaluations on the way are added.
+
     Args:
         train_dir: where TensorBoard events go.
         config: is shown as text, and its settings in the table of runs, HPARAMS.
@@ -89,15 +94,15 @@ class TrainingReport:
     """
 
     def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, run_examples: int, log: bool = True):
-        self._events = EventWriter(train_dir, enabled=log)
+        self.events = EventWriter(train_dir, enabled=log)
         self._log = log
         self._examples_seen = examples_seen
         self._moment = time.monotonic()
         self._shown = ExitStack()
         self._advance = self._shown.enter_context(progress("training", run_examples, examples_seen)) if log else None
-        with self._events.of_step(0):
+        with self.events.of_step(0):
             tf.summary.text("config", f"```\n{config.to_json()}```")
-            settings = hparams_pb(_settings_in_table(config), trial_id=train_dir)
+            settings = hparams_pb(_settings_in_table(config), trial_id=_name_in_table(train_dir))
             tf.summary.experimental.write_raw_pb(settings.SerializeToString())
 
     def restart_clock(self) -> None:
@@ -127,23 +132,23 @@ class TrainingReport:
             "model/Training_GAP": measures.metrics["gap"],
             "global_step/Examples/Second": rate,
         }
-        self._events.scalars(step, scalars)
+        self.events.scalars(step, scalars)
 
     def close(self) -> None:
         """Writes out what is still in memory, and takes the bar away."""
         self._shown.close()
-        self._events.close()
+        self.events.close()
 
 
 class EvaluationReport:
     """Tells how well a checkpoint does.
 
     Args:
-        directory: where TensorBoard events go.
+        events: where TensorBoard events go. Of two writers in one folder TensorBoard would follow one only.
     """
 
-    def __init__(self, directory: str):
-        self._events = EventWriter(directory)
+    def __init__(self, events: EventWriter):
+        self._events = events
 
     def __call__(self, step: int, evaluation: Evaluation, num_classes: int) -> None:
         """Reports one evaluation: its log line first, one more for each further group of metrics, then its scalars.
@@ -251,6 +256,12 @@ def _same_size(images: Sequence[np.ndarray]) -> np.ndarray:
     """Puts images `(K, T, 1)` of different lengths T into one array; what they lack is white."""
     longest = max(image.shape[1] for image in images)
     return np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)), constant_values=255) for x in images])
+
+
+def _name_in_table(train_dir: str) -> str:
+    """The name of a run in TensorBoard's table: short, and another one for a folder of the same name elsewhere."""
+    path = train_dir.rstrip("/") if "://" in train_dir else str(Path(train_dir).absolute())
+    return f"{path.rpartition('/')[2]} {zlib.crc32(path.encode()) & 0xFFFF:04x}"
 
 
 def _settings_in_table(config: RunConfig) -> dict[str, bool | float | str]:
