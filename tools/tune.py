@@ -130,8 +130,8 @@ def with_validation_shards(train_flags: Sequence[str], space: SearchSpace) -> li
     if not values.eval_data_pattern:
         raise UserError(
             "The validation shards are missing, by which trials are compared: give train.py --eval_data_pattern after "
-            "--, or name them in the file of --space. Take a part of the training shards: scores on the evaluation shards are no longer "
-            "fair once settings were chosen by them."
+            "--, or name them in the file of --space. Take a part of the training shards: scores on the evaluation "
+            "shards are no longer fair once settings were chosen by them."
         )
     both = set(readers.find_files(values.train_data_pattern, "train_data_pattern")) & set(
         readers.find_files(values.eval_data_pattern, "eval_data_pattern")
