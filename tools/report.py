@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("yt8m.report")
 
+_CLASS_COLUMNS = {"num_positives", "average_precision"}  # which eval.py writes unless --metrics leaves them out
+
 
 def main(values: flags.FlagValues) -> None:
     """Writes the page.
@@ -90,7 +92,8 @@ def look_at(train_dir: str, values: flags.FlagValues) -> "RunView":
     step = checkpoint_step(checkpoint)
     course = training_curves(train_dir), evaluation_curves(train_dir)
     if not values.eval_data_pattern:
-        return RunView(train_dir, config, step, *course, class_table(train_dir))
+        table = class_table(train_dir)
+        return RunView(train_dir, config, step, *course, table if table.keys() >= _CLASS_COLUMNS else {})
 
     # 2. The model as eval.py evaluates it.
     with typed_as(f"{CONFIG.path(train_dir)}: "):

@@ -57,7 +57,7 @@ def training_figure(runs: Mapping[str, Mapping[str, Curve]]) -> str:
         for axis, (tag, title) in zip(axes, panels.items(), strict=True):
             for number, curves in enumerate(runs.values()):
                 if tag in curves:
-                    colour, (steps, values) = COLOURS[number % len(COLOURS)], _thinned(curves[tag])
+                    colour, (steps, values) = COLOURS[number % len(COLOURS)], _thinned(*curves[tag])
                     if tag in ("learning_rate", "global_step/Examples/Second"):
                         axis.plot(steps, values, color=colour)
                     else:
@@ -101,8 +101,8 @@ def precision_recall_figure(
     rows = 1 + (len(classes) > 3)
     with _figure(rows, 4, 2.6 * rows) as (figure, axes, svg):
         for number, (precision, recall) in enumerate(overall.values()):
-            places = np.unique(np.linspace(0, len(recall) - 1, _DRAWN_POINTS).astype(int))
-            axes[0].plot(recall[places], precision[places], color=COLOURS[number % len(COLOURS)])
+            curve = _thinned(recall, precision)
+            axes[0].plot(*curve, color=COLOURS[number % len(COLOURS)])
         _finish(axes[0], "All pairs of video and class", "recall", "precision")
         for axis, c in zip(axes[1:], classes, strict=False):
             for number, curves in enumerate(of_classes.values()):
@@ -255,9 +255,10 @@ def _legend(figure: Figure, names: Mapping[str, Any]) -> None:
         figure.legend(lines, labels, loc="outside upper left", ncols=min(len(labels), 3))
 
 
-def _thinned(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    places = np.unique(np.linspace(0, len(curve.steps) - 1, _DRAWN_POINTS).astype(int))
-    return curve.steps[places], curve.values[places]
+def _thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some points of a curve, its ends among them; all if there are few."""
+    places = np.unique(np.linspace(0, max(len(xs) - 1, 0), _DRAWN_POINTS).astype(int))[: len(xs)]
+    return xs[places], ys[places]
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
