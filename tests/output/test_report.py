@@ -29,8 +29,8 @@ HOSTILE = "<script>document.title='pwned'</script> \"A$AP\" & $x"
 
 
 def test_the_worst_mistakes_are_the_best_wrong_classes() -> None:
-    predictions = np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.95], [0.5, 0.6, 0.7], [0.9, 0.9, 0.9]])
-    labels = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 1]], bool)
+    predictions = np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.95], [0.5, 0.6, 0.7], [0.9, 0.9, -1.0]])
+    labels = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 0]], bool)
     ids = np.array([b'quote"d', b"b", b"c\xff", b"all"])
     assert worst_mistakes(predictions, labels, ids, 2) == [Mistake(0.95, "b", 2, ()), Mistake(0.8, 'quote"d', 1, (0,))]
     assert worst_mistakes(predictions, labels, ids, 9)[2:] == [Mistake(0.6, "c\\xff", 1, (2,))]

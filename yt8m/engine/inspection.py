@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import ID, LABELS, model_inputs, videos_in
+from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, model_inputs, videos_in
 from yt8m.engine.calibration import LogitHistogram, Model, logits_of
-from yt8m.metrics import EvaluationMetrics, top_k_pairs
+from yt8m.metrics import EvaluationMetrics, rated_predictions, top_k_pairs
 from yt8m.progress import with_progress
 from yt8m.scores import check_finite, name_of
 
@@ -64,7 +64,8 @@ def inspect(
     @tf.function(input_signature=[batches.element_spec], autograph=False)
     def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         outputs = model(model_inputs(batch), training=False)
-        return logits_of(outputs), outputs["predictions"], top_k_pairs(outputs["predictions"], batch[LABELS], top_k)
+        predictions = rated_predictions(outputs["predictions"], batch.get(LABEL_WEIGHTS))
+        return logits_of(outputs), predictions, top_k_pairs(predictions, batch[LABELS], top_k)
 
     metrics, histogram, mistakes = EvaluationMetrics(num_classes, top_k), LogitHistogram(), list[Mistake]()
     for batch in with_progress(batches, "inspecting", num_videos, videos_in):
@@ -72,7 +73,7 @@ def inspect(
         ids, labels = batch[ID].numpy(), batch[LABELS].numpy()
         check_finite(predictions, ids)
         metrics.add(pairs, ids)
-        histogram.add(logits, labels)
+        histogram.add(logits, labels, batch[LABEL_WEIGHTS].numpy() > 0 if LABEL_WEIGHTS in batch else None)
         mistakes += worst_mistakes(predictions, labels, ids, num_mistakes)
         mistakes = sorted(mistakes, key=lambda mistake: -mistake.score)[:num_mistakes]
     return Inspection(metrics, histogram, mistakes)
@@ -84,7 +85,7 @@ def worst_mistakes(predictions: np.ndarray, labels: np.ndarray, ids: np.ndarray,
     A video that has all classes has no mistake. Highest score first, then in the order of the videos.
 
     Args:
-        predictions: `(B, C)` float.
+        predictions: `(B, C)` float; below 0 for classes that were not rated.
         labels: `(B, C)` bool.
         ids: `(B,)` bytes.
         count: how many are returned, at most.
@@ -95,5 +96,5 @@ def worst_mistakes(predictions: np.ndarray, labels: np.ndarray, ids: np.ndarray,
     return [
         Mistake(float(scores[v]), name_of(ids[v]), int(classes[v]), tuple(map(int, np.flatnonzero(labels[v]))))
         for v in order
-        if np.isfinite(scores[v])
+        if scores[v] >= 0
     ]
