@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo check fix test bench results pins clean
 
-demo: .venv/run-installed
+demo: .venv/report-installed
 	$(BIN)/python -m tools.demo --directory=demo
 
 check: .venv/dev-installed
@@ -40,7 +40,7 @@ results: .venv/dev-installed
 	$(BIN)/python -m tools.results
 
 PIN := $(BIN)/uv pip compile --quiet --annotation-style=line --custom-compile-command='make pins'
-# The last five go beside either set of versions, so they leave out what both have.
+# The last ones go beside either set of versions, so they leave out what both have.
 IN_BOTH_SETS = $$(sed -n "/>=/!s/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p" requirements.txt)
 
 pins: .venv/dev-installed
@@ -51,6 +51,8 @@ pins: .venv/dev-installed
 	$(PIN) --universal --python-version=3.11 requirements-parquet.in -o requirements-parquet.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-export.in -o requirements-export.txt $(IN_BOTH_SETS)
 	$(PIN) --python-version=3.11 --python-platform=linux requirements-beam.in -o requirements-beam.txt $(IN_BOTH_SETS)
+	$(PIN) --universal --python-version=3.11 requirements-report.in -o requirements-report.txt $(IN_BOTH_SETS)
+	$(PIN) --universal --python-version=3.11 requirements-tune.in -o requirements-tune.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 
 clean:
@@ -62,8 +64,13 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+.venv/report-installed: .venv/run-installed requirements-report.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
+	touch $@
+
 # Without pyarrow: pandas, and so Keras, would load it in every program. Tests of Parquet skip where it is missing:
 # .venv/bin/pip install -r requirements-parquet.txt
-.venv/dev-installed: .venv/run-installed requirements-dev.txt requirements-video.txt requirements-remote.txt requirements-export.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-video.txt -r requirements-remote.txt -r requirements-export.txt
+OPTIONAL := $(addprefix requirements-,$(addsuffix .txt,dev video remote export report tune))
+.venv/dev-installed: .venv/run-installed $(OPTIONAL)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(OPTIONAL:%=-r %)
 	touch $@

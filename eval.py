@@ -12,8 +12,9 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_evaluation_flags(values)
     run_flags.define_calibrated_flag(values)
     flags.DEFINE_boolean("run_once", False, "Evaluate the newest checkpoint and stop.", flag_values=values)
-    flags.DEFINE_string(
-        "vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.", flag_values=values
+    run_flags.define_vocabulary_flag(values)
+    flags.DEFINE_boolean(
+        "projector", False, "Also write the weights of the classes for TensorBoard's projector.", flag_values=values
     )
 
 
@@ -29,7 +30,9 @@ from yt8m.arguments import typed_as
 from yt8m.data.vocabulary import class_names
 from yt8m.distribution import one_device_strategy
 from yt8m.engine.calibration import CalibratedModel, temperature_of
-from yt8m.engine.reports import EvaluationReport, class_table
+from yt8m.engine.clusters import ClusterView
+from yt8m.engine.projector import class_weights, write_projector
+from yt8m.engine.reports import EvaluationReport, EventWriter, class_table
 from yt8m.engine.weight_averages import load_weights
 from yt8m.runs.checkpoints import save_class_table, save_evaluation
 from yt8m.runs.directory import (
@@ -77,21 +80,27 @@ def main(values: flags.FlagValues) -> None:
     )
     calibrated = CalibratedModel(model)
     evaluator = experiment.build_evaluator(config, one_device_strategy(), calibrated, data, metrics, values.top_k)
-    report = EvaluationReport(evaluation_directory(values.train_dir))
+    clusters = ClusterView(model, data.batches)
+    report = EvaluationReport(EventWriter(evaluation_directory(values.train_dir)))
 
     # 3. One checkpoint, or each new one as it comes.
     for checkpoint in _checkpoints(values.train_dir, values.run_once):
         load_weights(model, checkpoint)
         calibrated.set_temperature(temperature_of(values.train_dir, checkpoint) if values.calibrated else 1.0)
         with data.explained():
-            evaluation = evaluator.evaluate(data.batches)
+            evaluation = evaluator.evaluate(data.batches, data.num_videos)
+            videos = clusters()
         data.report_skipped()
 
         # 4. The log line comes first: it is there even where nothing can be written.
         step = checkpoint_step(checkpoint)
         report(step, evaluation, config.data.num_classes)
         report.write_curves(step, evaluation.curves, names)
+        report.write_clusters(step, videos)
         save_class_table(values.train_dir, class_table(evaluation.per_class, names))
+        if values.projector:
+            weights = class_weights(model, config.data.num_classes)
+            write_projector(values.train_dir, weights, evaluation.per_class, names)
         # Last, as all before can be redone.
         save_evaluation(values.train_dir, {"global_step": step} | evaluation.summary, PROGRAM)
 

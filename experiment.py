@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from yt8m.arguments import typed_as
-from yt8m.batch import KEY
+from yt8m.batch import KEY, videos_in
 from yt8m.config import PRECISIONS, RECORDS_TEACH, OnBadRecord, RunConfig, flat_hparams
 from yt8m.data.example_weights import missing_weight, read_example_weights, with_example_weights
 from yt8m.data.order import Order
@@ -27,6 +27,7 @@ from yt8m.losses.base import weighted_sum
 from yt8m.metrics import Accumulator
 from yt8m.output.submission import read_submission
 from yt8m.positions import Position
+from yt8m.progress import progress_is_shown, with_progress
 from yt8m.registry import CLIP_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
 from yt8m.runs.directory import has_run, load_config, require_checkpoint
 from yt8m.schema import DataSpec, EverySegmentDataSpec, TaughtDataSpec
@@ -141,6 +142,11 @@ class Data:
     labels_required: bool
     options: readers.ReadOptions
     decided_by: str = ""
+
+    @cached_property
+    def num_videos(self) -> int:
+        """How many videos there are, about, for those who watch a bar; 0 where nobody does."""
+        return readers.estimate_num_records(self.files) if progress_is_shown() else 0
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -473,7 +479,7 @@ def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
         options=data.options,
         labels_required=True,
     )
-    model.remember(videos)
+    model.remember(with_progress(videos, "remembering", data.num_videos, videos_in))
 
 
 def _start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> None:

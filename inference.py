@@ -70,6 +70,7 @@ from yt8m.output.archive import pack_run, unpack_run
 from yt8m.output.rankings import SegmentRankings
 from yt8m.output.submission import SEGMENT_HEADER, submission_writer
 from yt8m.packages import PARQUET, pyarrow
+from yt8m.progress import with_progress
 from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
 
 import experiment
@@ -137,7 +138,8 @@ def main(values: flags.FlagValues) -> None:
         else:
             writing = submission_writer(values.output_file, configs[0].data.num_classes)
             with data.explained(), writing as writer:
-                for best in _logged(predict(calibrated, weights, data.batches, values.top_k), "videos"):
+                predicted = predict(calibrated, weights, data.batches, values.top_k)
+                for best in _logged(predicted, "videos", data.num_videos):
                     writer.add(*best)
         data.report_skipped()
 
@@ -157,11 +159,11 @@ def _classes_of_segments(path: str, num_classes: int) -> list[int]:
     return list(range(num_classes))
 
 
-def _logged(batches: Iterator[tuple[np.ndarray, ...]], what: str) -> Iterator[tuple[np.ndarray, ...]]:
-    """Passes batches on, ids first, and logs how many examples there were."""
+def _logged(batches: Iterator[tuple[np.ndarray, ...]], what: str, total: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    """Passes batches on, ids first, and shows and logs how many examples there were, of `total` if that is known."""
     start = logged = time.monotonic()
     num_examples = 0
-    for batch in batches:
+    for batch in with_progress(batches, f"predicting {what}", total, lambda it: len(it[0])):
         yield batch
         num_examples += len(batch[0])
         now = time.monotonic()

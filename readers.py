@@ -37,6 +37,7 @@ from yt8m.data.source import Source, open_source
 from yt8m.data.video_labels import VideoLabels
 from yt8m.errors import UserError, first_line
 from yt8m.positions import Position
+from yt8m.progress import progress_is_shown, with_progress
 from yt8m.randomness import keys_from_positions
 from yt8m.sampling import FrameSampling
 from yt8m.schema import LABELS_KEY, SEGMENT_LABELS_KEY, DataSpec
@@ -272,7 +273,8 @@ def class_counts(
     cycle_length = min(len(source.shards), _FILES_OF_A_COUNT)
     records = source.files().interleave(source.records, cycle_length=cycle_length).take(limit)
     counts, num_examples = np.zeros((2, spec.num_classes), np.int64)
-    for serialized in records.batch(_RECORDS_OF_A_COUNT):
+    batches = records.batch(_RECORDS_OF_A_COUNT)
+    for serialized in with_progress(batches, "counting labels", limit, len):
         labels, is_rated = parse_labels(serialized, spec, source.layout)
         counts += labels.numpy().sum(axis=0)
         num_examples += is_rated.numpy().sum(axis=0)
@@ -298,7 +300,8 @@ def video_labels(pattern: str, num_classes: int) -> VideoLabels:
     parsed = batches.map(partial(parse_ids_and_labels, labels_name=labels_name), num_parallel_calls=_PARALLEL_PARSES)
 
     def videos() -> Iterator[tuple[str, list[int]]]:
-        for ids, labels in parsed.prefetch(1):
+        total = estimate_num_records(files) if progress_is_shown() else 0
+        for ids, labels in with_progress(parsed.prefetch(1), "reading labels", total, lambda it: len(it[0])):
             yield from zip(map(name_of, ids.numpy().tolist()), labels.to_list(), strict=True)
 
     try:
@@ -354,7 +357,8 @@ def _merged_ratings(source: Source) -> SegmentRatings:
         source.records, cycle_length=_FILES_OF_A_COUNT, num_parallel_calls=_PARALLEL_PARSES, deterministic=False
     )
     ratings: SegmentRatings = {}
-    for batch in records.batch(_RECORDS_OF_RATINGS).map(parse_ratings).prefetch(1).as_numpy_iterator():
+    batches = records.batch(_RECORDS_OF_RATINGS).map(parse_ratings).prefetch(1).as_numpy_iterator()
+    for batch in with_progress(batches, "reading ratings", count=lambda it: len(it["id"])):
         add_ratings(ratings, batch["id"], batch["class"], batch["start"], batch["score"])
     return ratings
 

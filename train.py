@@ -7,16 +7,17 @@ from yt8m.cli import metric_flags, program, run_flags
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
-    run_flags.define_run_flags(values)
-    run_flags.define_program_flags(values, batch_size=1024)
-    run_flags.define_evaluation_flags(values)
-    run_flags.define_service_flag(values)
+    run_flags.define_train_flags(values)
 
 
 if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
     program.parse_flags(
-        define_flags, run_flags.config_from_flags, metric_flags.metrics_from_flags, run_flags.check_service_flag
+        define_flags,
+        run_flags.config_from_flags,
+        run_flags.profile_steps,
+        run_flags.check_service_flag,
+        metric_flags.metrics_from_flags,
     )
 
 import logging
@@ -25,8 +26,10 @@ from contextlib import closing, contextmanager, nullcontext
 
 from yt8m.config import RunConfig, schedule_differences
 from yt8m.distribution import Strategy, Workers, build_strategy, num_workers, worker_index
+from yt8m.engine.clusters import ClusterView
 from yt8m.engine.evaluation import Evaluator
 from yt8m.engine.loop import LoopSettings, train
+from yt8m.engine.profiling import Profile
 from yt8m.engine.reports import EvaluationReport, TrainingReport
 from yt8m.engine.step import TrainState, TrainStep, explained_compilation, num_weights
 from yt8m.engine.teacher import explained_teacher
@@ -49,6 +52,7 @@ def main(values: flags.FlagValues) -> int:
     # 1. The run that is asked for, and the one in its directory, if that is to be resumed. Nothing is written yet.
     config = run_flags.config_from_flags(values)
     run_flags.check_service_flag(values)
+    profiled = run_flags.profile_steps(values)
     strategy = build_strategy(values.num_gpu, values.log_device_placement)
     worker, workers = worker_index(strategy), Workers(strategy)
     if worker == 0:
@@ -130,6 +134,7 @@ def main(values: flags.FlagValues) -> int:
                 closing(
                     TrainingReport(values.train_dir, config, examples_seen, run_examples, log=worker == 0)
                 ) as report,
+                Profile(values.train_dir, profiled if worker == 0 else None) as profile,
                 explained_teacher(),
                 explained_compilation(config.model.name) if values.jit_compile else nullcontext(),
             ):
@@ -143,9 +148,11 @@ def main(values: flags.FlagValues) -> int:
                         values.log_steps,
                         values.export_model_steps,
                         values.save_checkpoint_seconds,
+                        profiled,
                     ),
                     workers=workers,
                     report=report,
+                    profile=profile,
                     evaluated_at=last_evaluated_step(values.train_dir, PROGRAM) if resumed else None,
                     evaluate=evaluation and _at_checkpoints(values.train_dir, config, state, report, *evaluation),
                 )
@@ -203,14 +210,16 @@ def _at_checkpoints(
     evaluator: Evaluator,
 ) -> Callable[[int], None]:
     """Returns what is done at each checkpoint: evaluate, keep the best weights."""
-    report = EvaluationReport(train_dir)
+    report, clusters = EvaluationReport(training.events), ClusterView(state.model, data.batches)
 
     def evaluate(step: int) -> None:
         with state.evaluated_weights():
             with data.explained():
-                evaluation = evaluator.evaluate(data.batches)
+                evaluation = evaluator.evaluate(data.batches, data.num_videos)
+                videos = clusters()
             data.report_skipped()
             report(step, evaluation, config.data.num_classes)
+            report.write_clusters(step, videos)
             summary = {"global_step": step} | evaluation.summary
             if summary["gap"] > best_gap(train_dir):
                 save_best(train_dir, config, state.model, summary)

@@ -16,6 +16,8 @@ PINS = {
     "requirements-parquet.txt": "requirements-parquet.in",
     "requirements-export.txt": "requirements-export.in",
     "requirements-beam.txt": "requirements-beam.in",
+    "requirements-report.txt": "requirements-report.in",
+    "requirements-tune.txt": "requirements-tune.in",
 }
 
 

@@ -16,6 +16,7 @@ from absl import flags
 from tools import results
 from tools.measuring import ROOT, add_line, check_names, define_measuring_flags, replace_table, spread, train_and_score
 from yt8m.cli import program
+from yt8m.progress import with_progress
 
 LOG = logging.getLogger("yt8m.ablations")
 
@@ -149,9 +150,9 @@ def main(values: flags.FlagValues) -> None:
         UserError: if `--only` names an unknown configuration, or a program fails.
     """
     check_names(values.only, CHANGED)
-    for name in values.only or CHANGED:
-        for seed in values.seeds:
-            measure(name, seed, values.split)
+    runs = [(name, seed) for name in values.only or CHANGED for seed in values.seeds]
+    for name, seed in with_progress(runs, "training and scoring", len(runs)):
+        measure(name, seed, values.split)
     write_tables()
 
 

@@ -34,6 +34,7 @@ from yt8m.data.shards import Damage, Shard, require_shards, stored_records
 from yt8m.errors import UserError, first_line
 from yt8m.files import partial_path
 from yt8m.output.submission import read_submission
+from yt8m.progress import with_progress
 from yt8m.runs.directory import join, make_directory
 from yt8m.schema import TEACHER_CLASSES_KEY, TEACHER_SCORES_KEY
 
@@ -63,7 +64,8 @@ def main(values: flags.FlagValues) -> None:
     make_directory(values.output_dir)
     written = {partial_path(target): target for target in targets}
     try:
-        for shard, path in zip(shards, written, strict=True):
+        copies = zip(shards, written, strict=True)
+        for shard, path in with_progress(copies, "copying shards", len(shards)):
             with tf.io.TFRecordWriter(path, shard.compression) as writer:
                 for record in taught_records(shard, teacher):
                     writer.write(record)

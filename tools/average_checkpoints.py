@@ -41,6 +41,7 @@ from yt8m.cli.ensemble_flags import weights_of_members
 from yt8m.config import RunConfig
 from yt8m.engine.weight_averages import load_mean_of_weights, measure_moments
 from yt8m.errors import UserError
+from yt8m.progress import with_progress
 from yt8m.runs.checkpoints import save_weights
 from yt8m.runs.directory import (
     CONFIG,
@@ -100,7 +101,8 @@ def measure_moments_on(pattern: str, num_batches: int, config: RunConfig, model:
     order = experiment.training_order(config, files, options)
     data = experiment.training_data(config, model, files, order, options)
     with data.explained():
-        found = measure_moments(model, data.batches.take(num_batches))
+        batches = with_progress(data.batches.take(num_batches), "measuring moments", num_batches)
+        found = measure_moments(model, batches)
     data.report_skipped()
     LOG.info("The moments of batch normalisation are those of %d batches.", found)
 

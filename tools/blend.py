@@ -48,6 +48,7 @@ from yt8m.metrics import EvaluationMetrics, hits_of_lists
 from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, tempered, write_block
 from yt8m.output.submission import SubmissionWriter
 from yt8m.packages import PARQUET
+from yt8m.progress import with_progress
 
 import readers
 
@@ -88,7 +89,7 @@ def main(values: flags.FlagValues) -> None:
     scored |= {"equal weights": (mean, ones), "blend": (weights, temperatures)}
     metrics = {name: EvaluationMetrics(values.num_classes, values.top_k) for name in scored}
     with SubmissionWriter(values.output_file) as writer:
-        for table in members:
+        for table in with_progress(members, "blending", len(members.ids), lambda it: len(it.ids)):
             blended = tempered(table.scores, temperatures) @ weights
             write_block(writer, table.best(blended, values.top_k))
             if labels is None:
@@ -150,7 +151,7 @@ def learned_temperatures(members: AlignedSubmissions, labels: VideoLabels, top_k
     """
     histograms = [LogitHistogram() for _ in range(members.num_members)]
     are_probabilities = np.ones(members.num_members, bool)
-    for table in members:
+    for table in with_progress(members, "learning temperatures", len(members.ids), lambda it: len(it.ids)):
         labelled = with_labels(table, labels)
         are_probabilities &= np.all((labelled.scores >= 0) & (labelled.scores <= 1), axis=0)
         for histogram, scores in zip(histograms, labelled.scores.T, strict=True):
@@ -181,7 +182,7 @@ def learned_weights(members: AlignedSubmissions, labels: VideoLabels, temperatur
         UserError: if no member gives a label a score.
     """
     equations = LeastSquares(members.num_members)
-    for table in members:
+    for table in with_progress(members, "learning weights", len(members.ids), lambda it: len(it.ids)):
         labelled = with_labels(table, labels)
         hits = hits_of_lists(labelled.rows, labelled.classes, *labels.of(labelled.ids), labels.num_classes)
         equations.add(tempered(labelled.scores, temperatures), hits)

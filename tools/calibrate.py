@@ -66,7 +66,7 @@ def main(values: flags.FlagValues) -> None:
 
     # 2. One pass, then the temperature.
     with data.explained():
-        logits = collect_logits(model, data.batches)
+        logits = collect_logits(model, data.batches, data.num_videos)
     data.report_skipped()
     temperature = logits.temperature()
     before, after = logits.reliability(1.0), logits.reliability(temperature)

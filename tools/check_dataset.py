@@ -43,12 +43,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tools.video_shards import progress
 from yt8m.data.examination import DatasetContents, examine_dataset
 from yt8m.data.shards import without_advice
 from yt8m.data.vocabulary import class_names
 from yt8m.errors import UserError
 from yt8m.files import check_outputs, write_text
+from yt8m.progress import progress
 
 import readers
 
@@ -71,8 +71,8 @@ def main(values: flags.FlagValues) -> None:
             "segment_eval_inference.py and train.py check the ratings."
         )
     names = class_names(values.vocabulary) if values.vocabulary else {}
-    with progress(len(files), "shards") as advance:
-        contents = examine_dataset(files, spec, values.labels_required, values.num_processes, advance)
+    with progress("checking shards", len(files)) as advance:
+        contents = examine_dataset(files, spec, values.labels_required, values.num_processes, lambda: advance(1))
     report(contents, names, values)
 
 

@@ -1,4 +1,4 @@
-"""A whole competition on synthetic videos: shards, training, evaluation, submission. `make demo` runs it."""
+"""A whole competition on synthetic videos: shards, training, evaluation, submission, report. `make demo` runs it."""
 
 from absl import flags
 
@@ -38,7 +38,7 @@ SPEC = DataSpec(("rgb", "audio"), (1024, 128), NUM_CLASSES, record_format="frame
 
 
 def main(values: flags.FlagValues) -> None:
-    """Writes synthetic shards, trains, evaluates, writes a submission, and prints the scores and the paths.
+    """Writes synthetic shards, trains, evaluates, writes a submission and a report, and prints scores and paths.
 
     Raises:
         UserError: if one of the programs fails.
@@ -72,7 +72,14 @@ def main(values: flags.FlagValues) -> None:
         f"--train_dir={run}",
         f"--output_file={submission}",
     )
-    tell(place, run, submission, time.monotonic() - start)
+    page = place / "report.html"
+    run_program(
+        "tools.report",
+        f"--train_dir={run}",
+        f"--eval_data_pattern={place}/validate*.tfrecord",
+        f"--output={page}",
+    )
+    tell(place, run, submission, page, time.monotonic() - start)
 
 
 def make_shards(place: Path) -> None:
@@ -96,8 +103,9 @@ def run_program(program: str, *arguments: str) -> None:
     Raises:
         UserError: if the program ends with a status other than 0.
     """
-    say(f"python {program} {' '.join(arguments)}")
-    if subprocess.run([sys.executable, program, *arguments], cwd=ROOT, check=False).returncode:
+    say(f"python {program if program.endswith('.py') else f'-m {program}'} {' '.join(arguments)}")
+    command = [program] if program.endswith(".py") else ["-m", program]
+    if subprocess.run([sys.executable, *command, *arguments], cwd=ROOT, check=False).returncode:
         raise UserError(f"{program} failed: its message is above.")
 
 
@@ -113,13 +121,14 @@ def class_prior_gap(place: Path) -> float:
     return metrics_of_matrix(predictions, labels).result()["gap"]
 
 
-def tell(place: Path, run: Path, submission: Path, seconds: float) -> None:
+def tell(place: Path, run: Path, submission: Path, page: Path, seconds: float) -> None:
     """Prints the metrics, the baseline and the paths.
 
     Args:
         place: the directory of the shards.
         run: the directory of the run.
         submission: the CSV.
+        page: the report.
         seconds: the time that the demo took.
     """
     metrics = json.loads(Path(EVALUATION.path(str(run))).read_text())
@@ -134,6 +143,7 @@ run          {run}
 metrics      {EVALUATION.path(str(run))}, {HISTORY.name}, {CLASS_TABLE.name}
 submission   {submission}
              {first_row[:70]} ...
+page         {page}
 
 To watch it:  .venv/bin/tensorboard --logdir={run}"""
     )

@@ -23,12 +23,12 @@ from tools.video_shards import (
     check_shard_flags,
     check_video_flags,
     define_shard_flags,
-    progress,
     write_missing_shards,
 )
 from yt8m.arguments import check_fraction, check_positive, check_size, typed_as
 from yt8m.cli import program
 from yt8m.errors import UserError
+from yt8m.progress import progress
 from yt8m.video.inputs import InputOptions, network_inputs
 from yt8m.video.listing import Video, list_videos
 
@@ -175,7 +175,7 @@ def _fit_pca(
 
     videos, _ = list_videos(values.videos)
     moments: dict[str, Moments] = {}
-    with progress(len(videos)) as advance:
+    with progress("reading videos", len(videos)) as advance:
         reader = VideoReader(values, videos, read, advance)
         for _, inputs in reader.read(videos):
             for name, features in features_of(inputs).items():

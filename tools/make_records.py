@@ -13,6 +13,7 @@ from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
 from yt8m.packages import PARQUET, pyarrow
+from yt8m.progress import Advance, progress
 
 _NUMBERS = ("floats", "bytes")
 
@@ -53,13 +54,12 @@ if __name__ == "__main__":
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 
 import numpy as np
 import tensorflow as tf
 
-from tools.video_shards import progress
 from yt8m.data.formats.base import RecordFaultError
 from yt8m.data.shard_writing import claim_output, is_written, shard_path, write_shard
 from yt8m.data.stored_videos import StoredVideo, check_is_stored_whole, record_of
@@ -109,7 +109,7 @@ def main(values: flags.FlagValues) -> None:
 
     # 3. Row after row into shard after shard. The rows of a shard that is there are read and counted, no more.
     ranges = _Ranges()
-    with progress(len(files), "files") as advance:
+    with progress("reading files", len(files)) as advance:
         rows = _unlike(_rows(files, spec, values.numbers == "bytes", advance))
         num_shards = num_videos = 0
         for first in rows:
@@ -127,7 +127,7 @@ def main(values: flags.FlagValues) -> None:
         LOG.warning("%s", line)
 
 
-def _rows(files: list[str], spec: DataSpec, are_bytes: bool, advance: Callable[[], None]) -> Iterator[Row]:
+def _rows(files: list[str], spec: DataSpec, are_bytes: bool, advance: Advance) -> Iterator[Row]:
     for file in files:
         is_empty = True
         for row in reader_of(file)(spec, are_bytes).read(file):
@@ -135,7 +135,7 @@ def _rows(files: list[str], spec: DataSpec, are_bytes: bool, advance: Callable[[
             yield row
         if is_empty:
             raise UserError(f"{file}: it holds no videos. Write it again, or leave it out of --input.")
-        advance()
+        advance(1)
 
 
 def _unlike(rows: Iterator[Row]) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from absl import flags
 
 from tools.measuring import ROOT, add_line, check_names, replace_table, spread, train_and_score
 from yt8m.cli import program
+from yt8m.progress import with_progress
 
 LOG = logging.getLogger("yt8m.rankpool_sensitivity")
 
@@ -78,11 +79,11 @@ def main(values: flags.FlagValues) -> None:
         UserError: if `--only` names unknown features, or a program fails.
     """
     check_names(values.only, list(FEATURES))
-    for features in values.only or FEATURES:
-        for row in ROWS:
-            for seed in values.seeds if is_measured(features, row) else ():
-                measure(features, row, seed)
-                write_table()
+    rows = [(features, row) for features in values.only or FEATURES for row in ROWS if is_measured(features, row)]
+    runs = [(features, row, seed) for features, row in rows for seed in values.seeds]
+    for features, row, seed in with_progress(runs, "training and scoring", len(runs)):
+        measure(features, row, seed)
+        write_table()
 
 
 def is_measured(features: str, row: str) -> bool:

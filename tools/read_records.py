@@ -13,6 +13,7 @@ from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.cli import program, run_flags
 from yt8m.errors import UserError
 from yt8m.packages import pyarrow
+from yt8m.progress import Advance, progress
 
 _FORMATS = ("npz", "csv", "jsonl", "parquet")
 
@@ -50,10 +51,9 @@ if __name__ == "__main__":
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 
-from tools.video_shards import progress
 from yt8m.data.diagnosis import find_layout
 from yt8m.data.formats.base import RecordFaultError
 from yt8m.data.shard_writing import claim_output, is_written, shard_path
@@ -91,7 +91,7 @@ def main(values: flags.FlagValues) -> None:
 
     # 3. Record after record into file after file.
     num_files = num_videos = 0
-    with progress(len(shards), "shards") as advance:
+    with progress("reading shards", len(shards)) as advance:
         records = _records(shards, advance)
         for first in records:
             of_file = chain([first], islice(records, values.videos_per_file - 1))
@@ -110,13 +110,13 @@ def main(values: flags.FlagValues) -> None:
     LOG.info("%d videos written, to %s*: %d files.", num_videos, values.output, num_files)
 
 
-def _records(shards: list[Shard], advance: Callable[[], None]) -> Iterator[Record]:
+def _records(shards: list[Shard], advance: Advance) -> Iterator[Record]:
     for shard in shards:
         for item in stored_records(shard):
             if isinstance(item, Damage):
                 raise UserError(str(item))
             yield item
-        advance()
+        advance(1)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tools.measuring import (
     train_and_score,
 )
 from yt8m.cli import program
+from yt8m.progress import with_progress
 
 LOG = logging.getLogger("yt8m.results")
 
@@ -56,11 +57,14 @@ def main(values: flags.FlagValues) -> None:
     """
     recipes = sorted(path.stem for data_set in SPLITS for path in ROOT.glob(f"recipes/{data_set}-*.flags"))
     check_names(values.only, recipes)
-    for name in values.only or recipes:
-        for seed in values.seeds if not values.speed else ():
-            measure(name, seed, values.split)
-        if values.speed:
+    names = values.only or recipes
+    if values.speed:
+        for name in with_progress(names, "measuring speed", len(names)):
             measure_speed(name)
+    else:
+        runs = [(name, seed) for name in names for seed in values.seeds]
+        for name, seed in with_progress(runs, "training and scoring", len(runs)):
+            measure(name, seed, values.split)
     write_table()
     scores_figure().savefig(ROOT / "docs" / "results.svg", metadata={"Date": None, "Creator": None})
     quote_scores()

@@ -4,11 +4,9 @@ import csv
 import io
 import logging
 import os
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -16,6 +14,7 @@ from absl import flags
 
 from yt8m.arguments import check_one_of, check_size, typed_as
 from yt8m.errors import UserError
+from yt8m.progress import Advance, progress
 from yt8m.side_by_side import in_order
 from yt8m.video.listing import Video, list_videos
 from yt8m.video.packages import optional_package
@@ -79,7 +78,7 @@ class VideoReader(Generic[Read]):
         values: the flags of `define_shard_flags`.
         videos: all that will be asked for, in that order.
         read: reads a video file in another process; returns a text if it cannot be used, which says why.
-        advance: is called after each video.
+        advance: is told of each video.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class VideoReader(Generic[Read]):
         values: flags.FlagValues,
         videos: Sequence[Video],
         read: Callable[[str], Read | str],
-        advance: Callable[[], None],
+        advance: Advance,
     ):
         self._on_bad_video, self._advance = values.on_bad_video, advance
         self._results = in_order(read, [video.path for video in videos], values.num_processes)
@@ -108,7 +107,7 @@ class VideoReader(Generic[Read]):
                 self.faults.append(fault)
             else:
                 yield video, result
-            self._advance()
+            self._advance(1)
 
     def check_some(self, num_videos: int) -> None:
         """Checks that of all `num_videos` videos some could be used.
@@ -161,7 +160,7 @@ def write_missing_shards(
     todo = [video for shard in missing.values() for video in shard]
 
     # 3. Other processes read the videos in this order; each shard takes its own.
-    with progress(len(todo)) as advance:
+    with progress("reading videos", len(todo)) as advance:
         reader = VideoReader(values, todo, read, advance)
         for path, shard in missing.items():
             started = time.monotonic()
@@ -190,22 +189,3 @@ def _write_classes(output: str, classes: list[str]) -> None:
             )
     else:
         write_text(path, text.getvalue())
-
-
-@contextmanager
-def progress(total: int, what: str = "videos") -> Iterator[Callable[[], None]]:
-    """Shows a bar of `total` videos, or what else there is, on a terminal; elsewhere the lines of the log are enough.
-
-    Yields:
-        What is called when one of them is done.
-    """
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

@@ -57,6 +57,11 @@ FOR_THE_LOSS = (KEY, TEACHER_PREDICTIONS)
 Batch = dict[str, tf.Tensor]
 
 
+def videos_in(batch: Mapping[str, tf.Tensor]) -> int:
+    """Returns the number B of the videos of a batch."""
+    return int(batch[ID].shape[0])
+
+
 def model_inputs(batch: Mapping[str, tf.Tensor]) -> Batch:
     """Returns the batch without `id`, labels, weights, teacher and `position`: all that a model may read."""
     return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}

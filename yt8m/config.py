@@ -243,6 +243,11 @@ class RunConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings by name, hyper-parameters as `--hparams` names them: architecture first, then the training."""
+        return {**_architecture(self), **_schedule(self)}
+
     def to_json(self) -> str:
         """Returns the text of `config.json`."""
         return json.dumps({"format": config_formats.CURRENT} | dataclasses.asdict(self), indent=2) + "\n"

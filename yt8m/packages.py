@@ -1,4 +1,4 @@
-"""The package that only those need who read or write Parquet. It is looked for without TensorFlow, before any work."""
+"""Packages that only some programs need. They are looked for without TensorFlow, before any work."""
 
 import importlib
 from typing import Any
@@ -21,4 +21,24 @@ def pyarrow() -> Any:
         raise UserError(
             f"Parquet files are read and written with the package pyarrow, which cannot be imported ({error}). Install "
             "it: pip install -r requirements-parquet.txt"
+        ) from error
+
+
+def optional_package(name: str, needed_for: str, requirements: str) -> Any:
+    """Imports a package that is not in requirements.txt.
+
+    Args:
+        name: the module, as `import` takes it.
+        needed_for: begins the message, as in `Video files are read`.
+        requirements: the file that has the package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{needed_for} with packages that not everybody needs, and '{name}' cannot be imported. Install them: "
+            f"pip install -r {requirements}"
         ) from error

@@ -17,6 +17,7 @@ from yt8m.data.example_weights import with_example_weights
 from yt8m.distribution import Workers, build_strategy
 from yt8m.engine.loop import LoopSettings, _check_finite, train
 from yt8m.engine.optimization import LearningRate
+from yt8m.engine.profiling import Profile
 from yt8m.engine.step import Measures, TrainState, TrainStep, explained_compilation
 from yt8m.engine.weight_averages import load_weights, measure_moments
 from yt8m.errors import UserError
@@ -133,7 +134,7 @@ class Run:
         on_report: Callable[[int], None] = lambda step: None,
         evaluate: Callable[[int], None] | None = None,
         evaluated_at: int | None = None,
-        **settings: int,
+        **settings: Any,
     ) -> int:
         """Trains; every argument has the meaning of its flag."""
 
@@ -152,6 +153,7 @@ class Run:
             loop,
             workers=self.workers,
             report=report,
+            profile=Profile("", None),
             evaluate=evaluate,
             evaluated_at=evaluated_at,
         )

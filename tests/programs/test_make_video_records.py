@@ -186,7 +186,7 @@ def test_without_the_packages_one_line_asks_for_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(
-        UserError, match=r"'av' cannot be imported. Install both: pip install -r requirements-video.txt"
+        UserError, match=r"'av' cannot be imported. Install them: pip install -r requirements-video.txt"
     ):
         make(folder, tmp_path / "out" / "x")
     assert packages.optional_package("cv2")

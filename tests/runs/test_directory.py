@@ -29,9 +29,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_dir = place / "run"
     shards = f"{place}/train*.tfrecord"
     flags = (f"--train_data_pattern={shards}", "--batch_size=20", "--num_classes=3", "--max_steps=2")
-    run("train", *flags, f"--train_dir={train_dir}", f"--eval_data_pattern={shards}")
+    run("train", *flags, f"--train_dir={train_dir}", f"--eval_data_pattern={shards}", "--profile_steps=2,2")
     for evaluated in (train_dir, train_dir / "best"):
-        run("eval", f"--train_dir={evaluated}", f"--eval_data_pattern={shards}", "--run_once")
+        run("eval", f"--train_dir={evaluated}", f"--eval_data_pattern={shards}", "--run_once", "--projector")
         run("tools.calibrate", f"--train_dir={evaluated}", f"--eval_data_pattern={shards}")
     return train_dir
 

@@ -63,6 +63,6 @@ def run_directories(train_dir: str) -> list[str]:
     if len(runs) > 1 and wrong:
         raise UserError(
             f"--train_dir={train_dir} names {f'{wrong[0]} twice' if wrong[0] else 'a run without a name'}. Give "
-            "different runs, separated by commas; --ensemble_weights says how much each counts."
+            "different runs, separated by commas."
         )
     return runs

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -22,6 +22,7 @@ from yt8m.arguments import check_at_least, check_count, check_one_of, check_size
 from yt8m.cli.startup import end_on_signals, keep_freed_memory, load_tensorflow
 from yt8m.config import OnBadRecord
 from yt8m.errors import UserError
+from yt8m.progress import clear_progress
 
 # Numbers that no `RunConfig` holds, which would check them, or none that eval.py and inference.py build.
 _RANGES: dict[str, tuple[Callable[..., None], int]] = {
@@ -175,7 +176,7 @@ def _storage(values: flags.FlagValues) -> Iterator[None]:
 def _show_log() -> None:
     """Shows our own log lines on stderr, and only warnings of the libraries."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler()
+    handler = _LogHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("yt8m")
     logger.addHandler(handler)
@@ -183,11 +184,22 @@ def _show_log() -> None:
     logger.propagate = False
 
 
+class _LogHandler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the time: while a bar is shown, to what keeps bar and lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def _exit_status(main: Main) -> int | None:
     try:
         status = start(main, flags.FLAGS)
     except UserError as error:
+        clear_progress()
         status = _show_error(str(error))
+    finally:
+        clear_progress()
     if sys.modules.get("tensorflow_io"):
         # Its client of s3:// aborts the process while Python ends it ("pure virtual method called").
         logging.shutdown()

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from yt8m.arguments import typed_as
+from yt8m.arguments import LARGEST_COUNT, typed_as
 from yt8m.cli.loss_flags import check_teacher, loss_hparams, resolve_loss, split_loss_assignments
 from yt8m.cli.model_flags import given_hparams, known_model_flags, loss_of_model, resolve_model, typed_names
 from yt8m.config import RECORDS_TEACH, OptimizationConfig, RunConfig, TrainingConfig, flat_hparams
@@ -21,6 +21,14 @@ def define_run_flags(values: flags.FlagValues) -> None:
     define_data_flags(values)
     define_model_flags(values)
     define_training_flags(values)
+
+
+def define_train_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of train.py, which other programs pass on to it."""
+    define_run_flags(values)
+    define_program_flags(values, batch_size=1024)
+    define_evaluation_flags(values)
+    define_service_flag(values)
 
 
 def define_data_flags(values: flags.FlagValues) -> None:
@@ -135,6 +143,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep.")
     define.integer("log_steps", 10, "Steps between two log lines; so many steps run in one call of the device.")
     define.boolean("jit_compile", False, "Compile model, loss and gradients with XLA: see docs/speed.md.")
+    define.text("profile_steps", "", "A,B: record steps A to B for TensorBoard's profiler, B included.")
     define.boolean("log_device_placement", False, "Log the device on which each operation runs.")
 
 
@@ -197,6 +206,11 @@ def define_calibrated_flag(values: flags.FlagValues) -> None:
     _Definer(values).boolean(
         "calibrated", True, "Divide logits by the temperature that tools.calibrate found for the checkpoint, if it did."
     )
+
+
+def define_vocabulary_flag(values: flags.FlagValues) -> None:
+    """Defines the flag of the programs that name classes."""
+    _Definer(values).text("vocabulary", "", "vocabulary.csv or class_labels_indices.csv: names of classes.")
 
 
 def define_evaluation_flags(values: flags.FlagValues) -> None:
@@ -362,6 +376,21 @@ _DATA_FLAGS: dict[str, Callable[[flags.FlagValues], Any]] = {
 }
 _FREE_AT_EVALUATION = ("eval_clips", "segment_context")
 _OF_FRAMES = ("frame", "segment")  # formats of the same records, read in different ways
+
+
+def profile_steps(values: flags.FlagValues) -> tuple[int, int] | None:
+    """Returns the first and the last step that `--profile_steps` names; None if it is not given.
+
+    Raises:
+        UserError: if it does not name two steps in their order.
+    """
+    text = values.profile_steps
+    if not text:
+        return None
+    first, _, last = text.partition(",")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= LARGEST_COUNT):
+        raise UserError(f"--profile_steps={text}: expected the first and the last step to record, as in 100,110.")
+    return int(first), int(last)
 
 
 def check_repeated_flags(values: flags.FlagValues, config: RunConfig) -> None:

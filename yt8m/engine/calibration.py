@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import LABEL_WEIGHTS, LABELS, model_inputs
+from yt8m.batch import LABEL_WEIGHTS, LABELS, model_inputs, videos_in
 from yt8m.errors import UserError, first_line
 from yt8m.files import parse_json, read_bytes, write_text
+from yt8m.progress import with_progress
 from yt8m.runs.directory import CALIBRATION, checkpoint_step
 from yt8m.scores import check_finite
 
@@ -170,6 +171,18 @@ class LogitHistogram:
         means = self._means
         return float(self._counts @ (means * _sigmoid(b * means)) - self._sum_of_positives)
 
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns precision and recall of all pairs (video, class) as one pool, `(N,)` float64 each.
+
+            precision = labels among the pairs of logit >= z / number of these pairs
+            recall = labels among them / all labels
+
+        One point per bin that has pairs, z the bin's lower end, from the largest z down. Without labels recall is 0.
+        """
+        known = np.flatnonzero(self._counts)[::-1]
+        hits, pairs = np.cumsum(self._positives[known]), np.cumsum(self._counts[known])
+        return hits / pairs, hits / max(int(self._positives.sum()), 1)
+
     def reliability(self, temperature: float, num_bins: int = 10) -> Reliability:
         """Returns how often predictions at a temperature come true, in `num_bins` bins of equal width."""
         p = _sigmoid(self._means / temperature)
@@ -181,8 +194,13 @@ class LogitHistogram:
         return Reliability(counts.astype(np.int64), means, frequencies)
 
 
-def collect_logits(model: Model, batches: tf.data.Dataset) -> LogitHistogram:
+def collect_logits(model: Model, batches: tf.data.Dataset, num_videos: int = 0) -> LogitHistogram:
     """Returns the logits and labels of a finite pass over the data.
+
+    Args:
+        model: maps a batch to `predictions` and perhaps `logits`, `(B, C)` float.
+        batches: one pass over the data.
+        num_videos: how many videos that is, about, for those who watch a bar; 0 if it is not known.
 
     Raises:
         UserError: if a logit is not finite.
@@ -193,7 +211,7 @@ def collect_logits(model: Model, batches: tf.data.Dataset) -> LogitHistogram:
         return logits_of(model(model_inputs(batch), training=False))
 
     histogram = LogitHistogram()
-    for batch in batches:
+    for batch in with_progress(batches, "reading logits", num_videos, videos_in):
         is_rated = batch[LABEL_WEIGHTS].numpy() > 0 if LABEL_WEIGHTS in batch else None
         histogram.add(step(batch).numpy(), batch[LABELS].numpy(), is_rated)
     return histogram

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, loss_inputs, model_inputs
+from yt8m.batch import ID, LABEL_WEIGHTS, LABELS, loss_inputs, model_inputs, videos_in
 from yt8m.distribution import Strategy, replica_rows
 from yt8m.metrics import Accumulator, rated_predictions, top_k_pairs
+from yt8m.progress import with_progress
 from yt8m.scores import check_finite
 
 
@@ -70,14 +71,18 @@ class Evaluator:
         self._top_k = top_k
         self._step = tf.function(self._evaluate_batch, input_signature=[batch_spec], autograph=False)
 
-    def evaluate(self, batches: tf.data.Dataset) -> Evaluation:
+    def evaluate(self, batches: tf.data.Dataset, num_videos: int = 0) -> Evaluation:
         """Evaluates the model as it is now on every video of a finite data set.
+
+        Args:
+            batches: one pass over the data.
+            num_videos: how many videos that is, about, for those who watch a bar; 0 if it is not known.
 
         Raises:
             UserError: if a prediction is not finite; the message names the video.
         """
         metrics = self._build_metrics()
-        for batch in batches:
+        for batch in with_progress(batches, "evaluating", num_videos, videos_in):
             for replica in self._step(batch):
                 results = {name: value.numpy() for name, value in replica.items()}
                 check_finite(results["scores"], results["ids"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yt8m.distribution import Workers
+from yt8m.engine.profiling import Profile
 from yt8m.engine.step import Measures, TrainState, TrainStep
 from yt8m.errors import UserError
 from yt8m.positions import Position
@@ -24,16 +25,21 @@ class LoopSettings:
         log_steps: steps between two reports; so many run in one call.
         export_model_steps: steps between two checkpoints.
         save_checkpoint_seconds: seconds after which a checkpoint is due before its step; 0 never.
+        profile_steps: first and last step that TensorBoard's profiler records; None for none.
     """
 
     max_steps: int
     log_steps: int
     export_model_steps: int
     save_checkpoint_seconds: float
+    profile_steps: tuple[int, int] | None = None
 
     def steps_until_pause(self, step: int) -> int:
         """How many steps may run before the loop has something else to do."""
         until = [every - step % every for every in (self.log_steps, self.export_model_steps)]
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            until += [pause - step for pause in (first - 1, last) if pause > step]
         return min([*until, self.max_steps - step] if self.max_steps else until)
 
 
@@ -46,6 +52,7 @@ def train(
     *,
     workers: Workers,
     report: Callable[[int, int, Measures], None],
+    profile: Profile,
     evaluate: Callable[[int], None] | None = None,
     evaluated_at: int | None = None,
 ) -> int:
@@ -59,6 +66,7 @@ def train(
         settings: when.
         workers: those that train together: what one of them is asked to do, all do.
         report: is told the step, the examples seen, and the measures of the step.
+        profile: is told the step before and after each call of the device.
         evaluate: is told the step of each checkpoint that is due by its step, and of the last one unless a signal asked
             to stop.
         evaluated_at: the step of the newest evaluation before; one that was due since and did not come is caught up on.
@@ -77,12 +85,14 @@ def train(
             evaluate(step)
             evaluated_at = step
         while not settings.max_steps or step < settings.max_steps:
+            profile.after_step(step)
             measures = train_step.run(iterator, settings.steps_until_pause(step))
             if measures is None:
                 break
             before, step = step, int(state.global_step.numpy())
             _check_finite(measures, before, step, saved_at)
             report(step, int(state.examples_seen.numpy()), measures)
+            profile.after_step(step)
             stop, due = workers.any_worker([bool(signals), clock.is_due()])
             on_schedule = step % settings.export_model_steps == 0
             position = measures.position

@@ -1,22 +1,26 @@
-"""What people watch: log lines, a progress line on terminals, TensorBoard."""
+"""What people watch: log lines, a bar on terminals, TensorBoard."""
 
 import csv
 import io
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from yt8m.config import RunConfig
+from yt8m.engine.clusters import VideoShares
 from yt8m.engine.evaluation import Evaluation
 from yt8m.engine.step import Measures
 from yt8m.errors import UserError, first_line
+from yt8m.progress import progress
 
 LOG = logging.getLogger("yt8m.summaries")
 
@@ -78,22 +82,28 @@ class EventWriter:
 class TrainingReport:
     """Tells how training goes, under the names that people's dashboards and scripts know.
 
+    Attributes:
+        events: the run's events, to which evaluations on the way are added.
+
     Args:
         train_dir: where TensorBoard events go.
-        config: is shown as text.
+        config: is shown as text, and its settings in the table of runs, HPARAMS.
         examples_seen: how many examples the run saw before it was resumed.
         run_examples: how many it will see, more or less.
         log: whether this process logs; one of several workers does.
     """
 
     def __init__(self, train_dir: str, config: RunConfig, examples_seen: int, run_examples: int, log: bool = True):
-        self._events = EventWriter(train_dir, enabled=log)
+        self.events = EventWriter(train_dir, enabled=log)
         self._log = log
-        self._total_examples = run_examples
         self._examples_seen = examples_seen
         self._moment = time.monotonic()
-        with self._events.of_step(0):
+        self._shown = ExitStack()
+        self._advance = self._shown.enter_context(progress("training", run_examples, examples_seen)) if log else None
+        with self.events.of_step(0):
             tf.summary.text("config", f"```\n{config.to_json()}```")
+            settings = hparams_pb(_settings_in_table(config), trial_id=_name_in_table(train_dir))
+            tf.summary.experimental.write_raw_pb(settings.SerializeToString())
 
     def restart_clock(self) -> None:
         """Leaves out of the examples per second what was done since the last report: an evaluation."""
@@ -106,11 +116,13 @@ class TrainingReport:
             UserError: if its scalars cannot be written.
         """
         now = time.monotonic()
-        rate = (examples_seen - self._examples_seen) / max(now - self._moment, 1e-9)
+        new_examples = examples_seen - self._examples_seen
+        rate = new_examples / max(now - self._moment, 1e-9)
         self._examples_seen, self._moment = examples_seen, now
         if self._log:
             LOG.info("%s", training_line(step, rate, measures))
-            _show_progress(examples_seen, self._total_examples, rate)
+        if self._advance is not None:
+            self._advance(new_examples)
         scalars = {
             name: measures.scalars[name] for name in ("learning_rate", "label_loss", "reg_loss", "gradient_norm")
         }
@@ -120,22 +132,23 @@ class TrainingReport:
             "model/Training_GAP": measures.metrics["gap"],
             "global_step/Examples/Second": rate,
         }
-        self._events.scalars(step, scalars)
+        self.events.scalars(step, scalars)
 
     def close(self) -> None:
-        """Writes out what is still in memory."""
-        self._events.close()
+        """Writes out what is still in memory, and takes the bar away."""
+        self._shown.close()
+        self.events.close()
 
 
 class EvaluationReport:
     """Tells how well a checkpoint does.
 
     Args:
-        directory: where TensorBoard events go.
+        events: where TensorBoard events go. Of two writers in one folder TensorBoard would follow one only.
     """
 
-    def __init__(self, directory: str):
-        self._events = EventWriter(directory)
+    def __init__(self, events: EventWriter):
+        self._events = events
 
     def __call__(self, step: int, evaluation: Evaluation, num_classes: int) -> None:
         """Reports one evaluation: its log line first, one more for each further group of metrics, then its scalars.
@@ -150,6 +163,23 @@ class EvaluationReport:
                 LOG.info("%s", group_line(step, {name: summary[name] for name in accumulator.values}))
         tags = {name: tag for accumulator in evaluation.metrics for name, tag in accumulator.tags.items()}
         self._events.scalars(step, {tags.get(name, f"Epoch/Eval_{name}"): value for name, value in summary.items()})
+
+    def write_clusters(self, step: int, videos: Sequence[VideoShares]) -> None:
+        """Writes a picture per pooling of the clusters of each frame: of a video per row, the darker the larger.
+
+        Args:
+            step: the step of the checkpoint.
+            videos: all with as many poolings; if there are none, nothing is written.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        if not videos:
+            return
+        with self._events.of_step(step):
+            for number in range(len(videos[0].shares)):
+                images = [cluster_image(video.shares[number]) for video in videos]
+                tf.summary.image(f"clusters/pooling_{number}", _same_size(images), max_outputs=len(images))
 
     def write_curves(self, step: int, curves: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> None:
         """Writes precision-recall curves.
@@ -216,22 +246,27 @@ def group_line(step: int, metrics: Mapping[str, float | int]) -> str:
     return " | ".join([f"evaluation at step {step}", *values])
 
 
-def _show_progress(examples_seen: int, total_examples: int, rate: float) -> None:
-    """Rewrites one line of the terminal; writes nothing if there is no terminal."""
-    if not sys.stderr.isatty():
-        return
-    left = max(total_examples - examples_seen, 0)
-    share = (
-        f"{min(examples_seen / total_examples, 1):.0%} of about {total_examples:,} examples, " if total_examples else ""
-    )
-    time_left = f", {duration(left / rate)} left" if total_examples and rate else ""
-    sys.stderr.write(f"\r\033[K{share}{rate:,.0f} examples/s{time_left}")
-    sys.stderr.flush()
+def cluster_image(shares: np.ndarray) -> np.ndarray:
+    """Returns `shares` `(T, K)` float, of T frames in K clusters, as `(K, T, 1)` uint8 pixels: black is the largest."""
+    largest = max(float(shares.max(initial=0.0)), 1e-9)
+    return np.round(255 * (1 - shares.T[:, :, np.newaxis] / largest)).astype(np.uint8)
 
 
-def duration(seconds: float) -> str:
-    """Returns a time as people say it: 42 s, 12 min, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def _same_size(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts images `(K, T, 1)` of different lengths T into one array; what they lack is white."""
+    longest = max(image.shape[1] for image in images)
+    return np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)), constant_values=255) for x in images])
+
+
+def _name_in_table(train_dir: str) -> str:
+    """The name of a run in TensorBoard's table: short, and another one for a folder of the same name elsewhere."""
+    path = train_dir.rstrip("/") if "://" in train_dir else str(Path(train_dir).absolute())
+    return f"{path.rpartition('/')[2]} {zlib.crc32(path.encode()) & 0xFFFF:04x}"
+
+
+def _settings_in_table(config: RunConfig) -> dict[str, bool | float | str]:
+    """The settings of a run as TensorBoard's table takes them."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in config.settings.items()
+    }

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from yt8m.batch import Batch, model_inputs
 from yt8m.errors import UserError
+from yt8m.progress import with_progress
 from yt8m.runs.checkpoints import reading
 from yt8m.runs.directory import CONFIG
 
@@ -101,7 +102,8 @@ def load_mean_of_weights(model: keras.Model, checkpoints: Sequence[str], weights
     the data afterwards is `measure_moments`.
     """
     sums = [np.zeros(variable.shape) for variable in model.variables]
-    for checkpoint, weight in zip(checkpoints, weights, strict=True):
+    pairs = zip(checkpoints, weights, strict=True)
+    for checkpoint, weight in with_progress(pairs, "reading checkpoints", len(checkpoints)):
         load_weights(model, checkpoint)
         for total, variable in zip(sums, model.variables, strict=True):
             total += weight * variable.numpy()

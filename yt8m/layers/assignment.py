@@ -1,5 +1,8 @@
 """Soft assignment of frames to clusters, the first step of VLAD, Fisher vectors and bags of words."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -7,6 +10,30 @@ import tensorflow as tf
 
 from yt8m.arguments import check_at_least
 from yt8m.layers.dense import NormalisedDense
+
+_watched: ContextVar[list[tf.Tensor] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watched_shares() -> Iterator[list[tf.Tensor]]:
+    """Collects what the layers that are called in the block assign to clusters, to look at it.
+
+    Yields:
+        a list, which gets `(B, T, K)` float of each call of such a layer.
+    """
+    shares: list[tf.Tensor] = []
+    before = _watched.set(shares)
+    try:
+        yield shares
+    finally:
+        _watched.reset(before)
+
+
+def watch_shares(shares: tf.Tensor) -> None:
+    """Hands `shares` `(B, T, K)` float, of every frame in every cluster, to `watched_shares`, if somebody looks."""
+    watched = _watched.get()
+    if watched is not None:
+        watched.append(shares)
 
 
 def masked_softmax(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -23,6 +50,7 @@ def masked_softmax(logits: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """
     # Softmax turns whatever batch norm made of a zero frame into weights that sum to 1: only a mask stops padding.
     shares = tf.where(tf.expand_dims(valid, 2), tf.nn.softmax(tf.cast(logits, tf.float32)), 0.0)
+    watch_shares(shares)
     return tf.cast(shares, logits.dtype)
 
 

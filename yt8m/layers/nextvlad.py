@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from yt8m.arguments import ArgumentError, check_at_least
-from yt8m.layers.assignment import residual_sums
+from yt8m.layers.assignment import residual_sums, watch_shares
 from yt8m.layers.dense import NormalisedDense
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
 
@@ -94,5 +94,7 @@ class NeXtVLAD(keras.layers.Layer):
         shares = tf.nn.softmax(tf.reshape(logits, (count, length, self.groups, self.cluster_size)))
         attention = tf.sigmoid(tf.cast(self.attention(wide), tf.float32))
         attention = tf.where(tf.expand_dims(valid, 2), attention, 0.0)
-        shares = tf.cast(shares * tf.expand_dims(attention, 3), wide.dtype)
+        shares *= tf.expand_dims(attention, 3)
+        watch_shares(tf.reduce_mean(shares, axis=2))
+        shares = tf.cast(shares, wide.dtype)
         return tf.reshape(shares, (count, length * self.groups, self.cluster_size))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from yt8m.arguments import check_at_least, check_one_of, check_share, typed_as
 from yt8m.batch import KEY, LABELS, blank_batch
+from yt8m.layers.assignment import watched_shares
 from yt8m.layers.dropout import KeyedDropout
 from yt8m.layers.frames import read_frames
 from yt8m.layers.normalisation import MaskedBatchNormalization, l2_normalise
@@ -189,6 +190,15 @@ class FrameLevelModel(keras.Model):
         frames = self.normalise(frames, valid)
         pooled = self.pool(tf.cast(frames, self.compute_dtype), valid, batch.get(KEY), training)
         return pooled if isinstance(pooled, Pooled) else Pooled(pooled), frames, valid
+
+    def cluster_shares(self, batch: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Returns how each pooling with clusters assigns the frames of `batch` to them, `(B, T, K)` float each.
+
+        Padding has 0 for every cluster. A model without clusters returns an empty list.
+        """
+        with watched_shares() as shares:
+            self(batch, training=False)
+        return shares
 
     def start_at_prior(self, prior: np.ndarray) -> None:
         """Sets the classifier's bias from `prior` `(C,)`, each class's frequency p in training.

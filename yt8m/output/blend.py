@@ -8,7 +8,7 @@ about 150 bytes per video, and the rows of one block per member.
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ class AlignedSubmissions:
         self._is_in_order = [True, *(self._check_videos(path) for path in paths[1:])]
 
     @property
-    def ids(self) -> Iterable[str]:
+    def ids(self) -> Collection[str]:
         """The ids of the videos, in the order of the first file."""
         return self._rows_of_ids.keys()
 

@@ -52,10 +52,15 @@ class Item:
 
     def folders(self, train_dir: str) -> list[str]:
         """Returns the folders where it may be, among those that there are."""
-        folders = [train_dir]
-        for part in filter(None, self.folder.split("/")):
-            folders = [join(folder, name) for folder in folders for name in names_in(folder, part)]
-        return folders
+        return _folders(train_dir, self.folder)
+
+
+def _folders(train_dir: str, patterns: str) -> list[str]:
+    """The folders of a run's directory whose path matches; each part of `patterns` is a pattern of its own."""
+    folders = [train_dir]
+    for part in filter(None, patterns.split("/")):
+        folders = [join(folder, name) for folder in folders for name in names_in(folder, part)]
+    return folders
 
 
 def _file(name: str, folder: str, writer: str, holds: str) -> Item:
@@ -92,10 +97,23 @@ EVALUATION = _file("metrics.json", EVALUATION_DIRECTORY, "eval.py, train.py", "t
 HISTORY = _file("history.jsonl", EVALUATION_DIRECTORY, "eval.py, train.py", "every evaluation, one per line")
 CLASS_TABLE = _file("per_class_ap.csv", EVALUATION_DIRECTORY, "eval.py", "the newest evaluation, class by class")
 RELIABILITY = _file("reliability.svg", EVALUATION_DIRECTORY, "tools.calibrate", "the reliability diagram")
+PROFILES = Item("profiles of some steps", "train.py", "plugins/profile/.+", r".+\.xplane\.pb")
+CLASS_WEIGHTS = _file("class_weights.tsv", EVALUATION_DIRECTORY, "eval.py", "classes as points, for TensorBoard")
+PROJECTED_CLASSES = _file("classes.tsv", EVALUATION_DIRECTORY, "eval.py", "what is known of each of these points")
+PROJECTOR = _file("projector_config.pbtxt", EVALUATION_DIRECTORY, "eval.py", "tells TensorBoard of both")
 EVALUATION_EVENTS = replace(EVENTS, folder=EVALUATION_DIRECTORY, writer="eval.py")
 OF_BEST_RUN = tuple(
     replace(item, folder=f"{BEST_DIRECTORY}/{EVALUATION_DIRECTORY}")
-    for item in (EVALUATION, HISTORY, CLASS_TABLE, RELIABILITY, EVALUATION_EVENTS)
+    for item in (
+        EVALUATION,
+        HISTORY,
+        CLASS_TABLE,
+        RELIABILITY,
+        CLASS_WEIGHTS,
+        PROJECTED_CLASSES,
+        PROJECTOR,
+        EVALUATION_EVENTS,
+    )
 )
 
 TABLE = (
@@ -114,6 +132,10 @@ TABLE = (
     HISTORY,
     CLASS_TABLE,
     RELIABILITY,
+    PROFILES,
+    CLASS_WEIGHTS,
+    PROJECTED_CLASSES,
+    PROJECTOR,
     EVALUATION_EVENTS,
     *OF_BEST_RUN,
     CONFIG,
@@ -163,7 +185,9 @@ def leftovers(train_dir: str) -> list[str]:
 
 def folders_of_run(train_dir: str) -> list[str]:
     """Returns the paths of all folders that runs make, those in others first."""
-    folders = {folder for item in TABLE if item.folder for folder in item.folders(train_dir)}
+    paths = {item.folder for item in TABLE if item.folder}
+    paths |= {path.rpartition("/")[0] for path in paths} - {""}  # of plugins/profile/TIME also plugins/profile
+    folders = {folder for path in paths for folder in _folders(train_dir, path)}
     folders |= {join(train_dir, name) for name in top_folders() if tf.io.gfile.isdir(join(train_dir, name))}
     return sorted(folders, key=len, reverse=True)
 

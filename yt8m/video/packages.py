@@ -1,9 +1,8 @@
 """Packages that only those need who read video files."""
 
-import importlib
 from typing import Any
 
-from yt8m.errors import UserError
+from yt8m import packages
 
 
 def optional_package(name: str) -> Any:
@@ -14,13 +13,7 @@ def optional_package(name: str) -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        package = importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"Video files are read with the packages av and opencv, and '{name}' cannot be imported. Install both: "
-            "pip install -r requirements-video.txt"
-        ) from error
+    package = packages.optional_package(name, "Video files are read", "requirements-video.txt")
     if name == "cv2":
         package.setNumThreads(1)
     return package
