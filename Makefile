@@ -46,6 +46,7 @@ IN_BOTH_SETS = $$(sed -n "/>=/!s/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p" req
 pins: .venv/dev-installed
 	$(PIN) --universal --python-version=3.11 requirements.in -o requirements.txt
 	$(PIN) --python-version=3.13 --python-platform=linux requirements.in -o requirements-newest.txt
+	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-video.in -o requirements-video.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-remote.in -o requirements-remote.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-parquet.in -o requirements-parquet.txt $(IN_BOTH_SETS)
@@ -53,7 +54,6 @@ pins: .venv/dev-installed
 	$(PIN) --python-version=3.11 --python-platform=linux requirements-beam.in -o requirements-beam.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-report.in -o requirements-report.txt $(IN_BOTH_SETS)
 	$(PIN) --universal --python-version=3.11 requirements-tune.in -o requirements-tune.txt $(IN_BOTH_SETS)
-	$(PIN) --universal --python-version=3.11 requirements-dev.in -o requirements-dev.txt $(IN_BOTH_SETS)
 
 clean:
 	rm -rf .venv demo runs .mypy_cache .ruff_cache .hypothesis

@@ -123,7 +123,7 @@ def test_each_application_reads_pixels_as_it_was_trained_to() -> None:
     np.testing.assert_array_equal(scaled["EfficientNetB0"], [255.0, 0.0, 51.0])  # the network itself scales
 
 
-def make_keras_network(size: int, width: float = 1.0) -> keras.Model:
+def make_keras_network(size: int | None, width: float = 1.0) -> keras.Model:
     x = frames = keras.Input((size, size, 3))
     x = keras.layers.BatchNormalization(scale=False, name="norm")(keras.layers.Conv2D(4, 3)(x))
     return keras.Model(frames, keras.layers.Dropout(0.5)(keras.layers.ReLU()(x)))

@@ -11,7 +11,7 @@ from absl import flags
 from yt8m.cli.run_flags import config_from_flags, define_program_flags, define_run_flags
 from yt8m.config import RunConfig
 from yt8m.errors import UserError
-from yt8m.registry import FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
+from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS, LOSSES, VIDEO_LEVEL_MODELS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*.flags"))
@@ -32,7 +32,9 @@ def config(*arguments: str) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Constructs the model, which looks at every hyper-parameter."""
     assert all(term.name in LOSSES for term in run.loss.terms)
-    if run.data.record_format == "frame":
+    if run.data.record_format == "clip":
+        CLIP_MODELS[run.model.name](run.data, **run.model.hparams)
+    elif run.data.record_format == "frame":
         FRAME_LEVEL_MODELS[run.model.name](run.data, **run.model.hparams)
     else:
         VIDEO_LEVEL_MODELS[run.model.name](run.data.num_classes, **run.model.hparams)

@@ -34,7 +34,7 @@ class Network:
         has_width: whether there are narrower and wider versions of it.
     """
 
-    build: Callable[[int, float], keras.Model]
+    build: Callable[[int | None, float], keras.Model]
     scale: Callable[[tf.Tensor], tf.Tensor]
     load: Callable[[keras.Model, str], None] = keras.Model.load_weights
     has_width: bool = False
@@ -287,14 +287,14 @@ def in_chunks(compute: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor, chun
 def _application(make: Callable[..., keras.Model]) -> Network:
     module = getattr(keras.applications, make.__module__.rpartition(".")[2])
 
-    def build(size: int, width: float) -> keras.Model:
+    def build(size: int | None, width: float) -> keras.Model:
         del width
         return make(include_top=False, weights=None, input_shape=(size, size, 3))
 
     return Network(build, module.preprocess_input)
 
 
-def _small_cnn(size: int, width: float) -> keras.Model:
+def _small_cnn(size: int | None, width: float) -> keras.Model:
     x = frames = keras.Input((size, size, 3))
     for channels in (16, 32, 64):
         x = keras.layers.Conv2D(max(1, round(channels * width)), 3, padding="same", use_bias=False)(x)
@@ -303,7 +303,7 @@ def _small_cnn(size: int, width: float) -> keras.Model:
     return keras.Model(frames, x)
 
 
-def _inception_v1(size: int, width: float) -> keras.Model:
+def _inception_v1(size: int | None, width: float) -> keras.Model:
     frames = keras.Input((size, size, 3))
     return keras.Model(frames, FrameInception(width)(frames))
 

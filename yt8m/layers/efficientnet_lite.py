@@ -37,11 +37,11 @@ _STAGES = (
 )
 
 
-def efficientnet_lite0(size: int, include_top: bool = False) -> keras.Model:
+def efficientnet_lite0(size: int | None, include_top: bool = False) -> keras.Model:
     """Builds EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
 
     Args:
-        size: S, height and width of the pictures.
+        size: S, height and width of the pictures; None for any.
         include_top: whether to average the map's places and classify into the 1000 classes of ImageNet.
 
     Returns:
