@@ -106,7 +106,7 @@ def write_videos(directory: Path, split: str) -> None:
     Raises:
         UserError: if scikit-learn or OpenCV is not installed.
     """
-    from yt8m.data.synthetic import clip_record, write_records  # TensorFlow comes with it
+    from yt8m.data.record_writing import clip_record, write_records  # TensorFlow comes with it
 
     def records() -> Iterator[bytes]:
         for number in range(NUM_VIDEOS[split]):
