@@ -211,9 +211,9 @@ def weights_by_scipy(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-@given(st.integers(0, 10_000), st.integers(1, 6))
-def test_learned_weights_are_pulled_towards_equal_ones(seed: int, num_members: int) -> None:
-    generator = np.random.default_rng(seed)
+@pytest.mark.parametrize("num_members", [1, 2, 6])
+def test_learned_weights_are_pulled_towards_equal_ones(num_members: int) -> None:
+    generator = np.random.default_rng(num_members)
     matrix, hits = generator.random((60, num_members)), generator.random(60) < 0.4
     equations = LeastSquares(num_members)
     for part in (slice(0, 25), slice(25, 60)):
