@@ -255,7 +255,7 @@ def test_temperatures_are_learned_from_the_classes_that_are_listed_first(
     logits = generator.normal(-1, 1.5, (300, 12))
     labels = generator.random(logits.shape) < expit(logits)
     # Six digits as they are written; the last four classes are never listed.
-    members = [np.float64(np.float32(np.round(expit(factor * logits[:, :8]), 6))) for factor in (3.0, 0.5)]
+    members = [np.round(expit(k * logits[:, :8]), 6).astype(np.float32).astype(float) for k in (3.0, 0.5)]
     rows = [
         {f"v{i}": [(c, float(p)) for c, p in enumerate(row) if p > 0] for i, row in enumerate(member)}
         for member in members
