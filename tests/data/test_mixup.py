@@ -72,7 +72,7 @@ def test_frames_are_mixed_one_by_one(stored: tf.DType) -> None:
     lengths, widths = {"own": [2, 5, 3, 0, 0], "partners": [5, 2, 0, 4, 0]}, {"own": 5, "partners": 7}
     random = np.random.default_rng(0)
     videos = {whose: [random.integers(0, 256, (n, 3)) for n in numbers] for whose, numbers in lengths.items()}
-    batches = [
+    own, partners_own = (
         {
             "key": tf.range(5, dtype=tf.int64),
             "num_frames": tf.constant(lengths[whose], tf.int32),
@@ -81,8 +81,8 @@ def test_frames_are_mixed_one_by_one(stored: tf.DType) -> None:
             "labels": tf.zeros([5, 2], tf.bool),
         }
         for whose, of_them in videos.items()
-    ]
-    found = mixed(batches[0], batches[1], ["x"], 0.4)
+    )
+    found = mixed(own, partners_own, ["x"], 0.4)
     assert found["x"].dtype == stored
     assert found["x"].shape == (5, 5, 3)
     np.testing.assert_array_equal(found["num_frames"], [5, 5, 3, 4, 0])

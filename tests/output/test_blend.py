@@ -211,9 +211,9 @@ def weights_by_scipy(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-@given(st.integers(0, 10_000), st.integers(1, 6))
-def test_learned_weights_are_pulled_towards_equal_ones(seed: int, num_members: int) -> None:
-    generator = np.random.default_rng(seed)
+@pytest.mark.parametrize("num_members", [1, 2, 6])
+def test_learned_weights_are_pulled_towards_equal_ones(num_members: int) -> None:
+    generator = np.random.default_rng(num_members)
     matrix, hits = generator.random((60, num_members)), generator.random(60) < 0.4
     equations = LeastSquares(num_members)
     for part in (slice(0, 25), slice(25, 60)):
@@ -255,8 +255,7 @@ def test_temperatures_are_learned_from_the_classes_that_are_listed_first(
     logits = generator.normal(-1, 1.5, (300, 12))
     labels = generator.random(logits.shape) < expit(logits)
     # Six digits as they are written; the last four classes are never listed.
-    probabilities = [np.round(expit(factor * logits[:, :8]), 6) for factor in (3.0, 0.5)]
-    members = [p.astype(np.float32).astype(np.float64) for p in probabilities]
+    members = [np.round(expit(k * logits[:, :8]), 6).astype(np.float32).astype(float) for k in (3.0, 0.5)]
     rows = [
         {f"v{i}": [(c, float(p)) for c, p in enumerate(row) if p > 0] for i, row in enumerate(member)}
         for member in members
