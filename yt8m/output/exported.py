@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yt8m.errors import UserError
+from yt8m import packages
 
 # What reads and writes a format, apart from TensorFlow.
 PACKAGES = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}
@@ -21,13 +21,7 @@ def optional_package(name: str) -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"Files of LiteRT and ONNX need packages of their own, and '{name}' cannot be imported. Install them: "
-            "pip install -r requirements-export.txt"
-        ) from error
+    return packages.optional_package(name, "LiteRT and ONNX files are written and run", "requirements-export.txt")
 
 
 def saved_model_runner(path: str) -> Runner:
