@@ -29,7 +29,7 @@ from yt8m.output.submission import read_submission
 from yt8m.positions import Position
 from yt8m.progress import progress_is_shown, with_progress
 from yt8m.registry import CLIP_MODELS, LOSSES, METRICS, VIDEO_LEVEL_MODELS, models_that_read
-from yt8m.runs.directory import has_run, load_config, require_checkpoint
+from yt8m.runs.directory import CONFIG, has_run, load_config, require_checkpoint
 from yt8m.schema import DataSpec, EverySegmentDataSpec, TaughtDataSpec
 
 import readers
@@ -64,6 +64,23 @@ def build_model(config: RunConfig) -> keras.Model:
     return model
 
 
+def trained_model(config: RunConfig, train_dir: str, checkpoint: str) -> keras.Model:
+    """Builds the model of a run, with the weights that the run is evaluated with at a checkpoint.
+
+    Args:
+        config: the run.
+        train_dir: its directory, for messages.
+        checkpoint: the path.
+
+    Raises:
+        UserError: if the model cannot be built, or the checkpoint lacks a weight or is damaged.
+    """
+    with typed_as(f"{CONFIG.path(train_dir)}: "):
+        model = build_model(config)
+    load_weights(model, checkpoint)
+    return model
+
+
 def build_loss(config: RunConfig) -> Callable[..., tf.Tensor]:
     """Returns the loss of a run, the weighted sum of its terms: `(labels, outputs, label_weights) -> (B,)`.
 
@@ -94,9 +111,7 @@ def build_teacher(config: RunConfig) -> Teacher | None:
         return PredictionTable(*read_submission(path), num_classes=config.data.num_classes, source=path)
     teacher = load_config(path)
     _check_reads_the_same(teacher.data, config.data, path)
-    model = build_model(teacher)
-    load_weights(model, require_checkpoint(path))
-    return ModelTeacher(model)
+    return ModelTeacher(trained_model(teacher, path, require_checkpoint(path)))
 
 
 def _check_reads_the_same(teacher: DataSpec, student: DataSpec, path: str) -> None:

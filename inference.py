@@ -57,13 +57,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from yt8m.arguments import typed_as
 from yt8m.cli.ensemble_flags import run_directories, weights_of_members
 from yt8m.config import RunConfig
 from yt8m.data.vocabulary import listed_classes
 from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.prediction import predict, predict_classes
-from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.files import AtomicFile, check_outputs, delete_abandoned, partial_path
 from yt8m.output.archive import pack_run, unpack_run
@@ -71,7 +69,7 @@ from yt8m.output.rankings import SegmentRankings
 from yt8m.output.submission import SEGMENT_HEADER, submission_writer
 from yt8m.packages import PARQUET, pyarrow
 from yt8m.progress import with_progress
-from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
+from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
 
 import experiment
 
@@ -100,7 +98,7 @@ def main(values: flags.FlagValues) -> None:
 
         # 2. The models, with the weights of their newest checkpoints, and the temperatures of these.
         checkpoints = [require_checkpoint(train_dir) for train_dir in train_dirs]
-        models = list(map(_load_model, train_dirs, configs, checkpoints))
+        models = list(map(experiment.trained_model, configs, train_dirs, checkpoints))
         _check_same_batches(train_dirs, configs, models)
         calibrated = [CalibratedModel(model) for model in models]
         for member, train_dir, checkpoint in zip(calibrated, train_dirs, checkpoints, strict=True):
@@ -194,13 +192,6 @@ def _run_directories(values: flags.FlagValues) -> Iterator[list[str]]:
             yield [directory]
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _load_model(train_dir: str, config: RunConfig, checkpoint: str) -> keras.Model:
-    with typed_as(f"{CONFIG.path(train_dir)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, checkpoint)
-    return model
 
 
 def _check_same_batches(train_dirs: list[str], configs: list[RunConfig], models: list[keras.Model]) -> None:

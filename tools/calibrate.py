@@ -22,15 +22,12 @@ if __name__ == "__main__":
 
 import tensorflow as tf
 
-from yt8m.arguments import typed_as
 from yt8m.engine.calibration import collect_logits, save_calibration
 from yt8m.engine.reliability import reliability_image, reliability_svg
 from yt8m.engine.reports import EventWriter
-from yt8m.engine.weight_averages import load_weights
 from yt8m.files import write_text
 from yt8m.runs.directory import (
     CALIBRATION,
-    CONFIG,
     RELIABILITY,
     checkpoint_step,
     evaluation_directory,
@@ -50,9 +47,7 @@ def main(values: flags.FlagValues) -> None:
     """
     # 1. The run and the held-out videos.
     config, checkpoint = load_config(values.train_dir), require_checkpoint(values.train_dir)
-    with typed_as(f"{CONFIG.path(values.train_dir)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, checkpoint)
+    model = experiment.trained_model(config, values.train_dir, checkpoint)
     data = experiment.evaluation_data(
         config,
         model,

@@ -63,21 +63,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import typed_as
 from yt8m.batch import ID, LABELS, NUM_FRAMES, Batch
 from yt8m.config import RunConfig
 from yt8m.data.formats.base import Layout
 from yt8m.data.records import batch_parser
 from yt8m.engine.calibration import temperature_of
 from yt8m.engine.serving import ServedModel
-from yt8m.engine.weight_averages import load_weights
 from yt8m.files import AtomicFile, check_outputs
 from yt8m.metrics import EvaluationMetrics, top_k_pairs
 from yt8m.output import export
 from yt8m.output.exported import PACKAGES, RUNNERS, Runner, optional_package
 from yt8m.portability import portable_graphs
 from yt8m.registry import CLIP_MODELS, models_that_read
-from yt8m.runs.directory import CONFIG, load_config, paths_of_run, require_checkpoint
+from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
 
 import experiment
 
@@ -106,9 +104,7 @@ def main(values: flags.FlagValues) -> None:
         config = replace(config, model=replace(config.model, precision="float32"))
 
     # 2. The model, as inference.py has it.
-    with typed_as(f"{CONFIG.path(values.train_dir)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, checkpoint)
+    model = experiment.trained_model(config, values.train_dir, checkpoint)
     served = ServedModel(model, temperature_of(values.train_dir, checkpoint) if values.calibrated else 1.0)
     check_inputs(values.format, served, values.float_features)
     if values.eval_data_pattern and served.spec.record_format == "segment":

@@ -30,11 +30,10 @@ import logging
 from pathlib import Path
 
 from yt8m.arguments import check_size, check_width, typed_as
-from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.layers.backbones import Backbone
 from yt8m.layers.inception import Inception
-from yt8m.runs.directory import CONFIG, load_config, require_checkpoint
+from yt8m.runs.directory import load_config, require_checkpoint
 
 import experiment
 
@@ -84,9 +83,7 @@ def frame_network(path: str, width: float) -> Inception:
             f"--input={path} holds a run of {config.model.name} without InceptionV1. Give one that train.py trained "
             "with --hparams=backbone=InceptionV1."
         )
-    with typed_as(f"{CONFIG.path(path)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, require_checkpoint(path))
+    model = experiment.trained_model(config, path, require_checkpoint(path))
     return model.backbones[0].network.layers[-1].inception
 
 

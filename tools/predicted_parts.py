@@ -7,14 +7,12 @@ from threading import Lock
 
 import tensorflow as tf
 
-from yt8m.arguments import typed_as
 from yt8m.config import OnBadRecord
 from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.prediction import Step, predict_batches, prediction_step
-from yt8m.engine.weight_averages import load_weights
 from yt8m.files import write_text
 from yt8m.output.submission import SubmissionWriter
-from yt8m.runs.directory import CONFIG, join, load_config
+from yt8m.runs.directory import join, load_config
 from yt8m.shard_cache import shard_cache
 from yt8m.storage import enable, enable_records
 
@@ -98,9 +96,7 @@ class _LoadedRun:
 
     def __init__(self, train_dir: str, checkpoint: str, calibrated: bool):
         self.config = load_config(train_dir)
-        with typed_as(f"{CONFIG.path(train_dir)}: "):
-            self.model = experiment.build_model(self.config)
-        load_weights(self.model, checkpoint)
+        self.model = experiment.trained_model(self.config, train_dir, checkpoint)
         self._calibrated = CalibratedModel(self.model)
         self._calibrated.set_temperature(temperature_of(train_dir, checkpoint) if calibrated else 1.0)
         self._steps: dict[str, Step] = {}

@@ -27,17 +27,15 @@ if __name__ == "__main__":
 import logging
 from typing import TYPE_CHECKING
 
-from yt8m.arguments import typed_as
 from yt8m.cli.ensemble_flags import run_directories
 from yt8m.data.vocabulary import class_names
 from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.clusters import ClusterView
 from yt8m.engine.inspection import inspect
-from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.files import AtomicFile, check_outputs
 from yt8m.packages import optional_package
-from yt8m.runs.directory import CONFIG, checkpoint_step, load_config, paths_of_run, require_checkpoint
+from yt8m.runs.directory import checkpoint_step, load_config, paths_of_run, require_checkpoint
 from yt8m.runs.history import class_table, evaluation_curves, training_curves
 
 import experiment
@@ -96,9 +94,7 @@ def look_at(train_dir: str, values: flags.FlagValues) -> "RunView":
         return RunView(train_dir, config, step, *course, table if table.keys() >= _CLASS_COLUMNS else {})
 
     # 2. The model as eval.py evaluates it.
-    with typed_as(f"{CONFIG.path(train_dir)}: "):
-        model = experiment.build_model(config)
-    load_weights(model, checkpoint)
+    model = experiment.trained_model(config, train_dir, checkpoint)
     data = experiment.evaluation_data(
         config,
         model,
