@@ -62,7 +62,7 @@ def predict_part(part: tuple[int, Sequence[str]], prediction: Prediction) -> Non
 
     Args:
         part: its number, and its shards in their order.
-        prediction: how.
+        prediction: by which run, and where the part is written.
 
     Raises:
         UserError: if the run or a shard cannot be read, or the part not be written.

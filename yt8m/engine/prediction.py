@@ -38,8 +38,8 @@ def prediction_step(
     """Returns the function from a batch to the scores and classes `(B, k)` of its videos, traced at its first call.
 
     Args:
-        models: as of `predict`.
-        weights: as of `predict`.
+        models: each maps a batch to `predictions` `(B, C)` float32.
+        weights: the factor of each model's predictions in their sum.
         batch_spec: shapes and types of a batch.
         top_k: the number k of classes per video.
     """
