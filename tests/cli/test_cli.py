@@ -560,7 +560,6 @@ def test_evaluation_may_read_segments_or_whole_videos_of_any_run_on_frames() -> 
         ("--record_format=video", "^--segment_labels: .* and --record_format=video was given. Leave one of them out"),
         ("--segment_context=-1", "^--segment_context=-1: expected a whole number from 0 to"),
         ("--label_loss=DistillationLoss --teacher=records", "^--teacher=records: .* whole videos, not for segments"),
-        ("--mixup=0.4", "^--mixup=0.4: it mixes vectors of videos, and --record_format=segment has frames"),
     ],
 )
 def test_what_does_not_go_with_segments_is_refused(line: str, message: str) -> None:
