@@ -52,6 +52,7 @@ from yt8m.progress import progress
 
 import readers
 
+COLUMNS = ("Part", "Key", "Name", "Value")  # of --csv
 _COMMONEST = 5
 
 
@@ -91,7 +92,7 @@ def report(contents: DatasetContents, names: Mapping[int, str], values: flags.Fl
         print(line)
     if values.csv:
         table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows([("Part", "Key", "Name", "Value"), *rows(contents, names)])
+        csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows(contents, names)])
         write_text(values.csv, table.getvalue())
     if contents.damages:
         raise UserError(f"{values.data_pattern}: damaged in {len(contents.damages)} places, listed above.")

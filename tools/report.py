@@ -1,7 +1,7 @@
 """Writes a page about one run or several side by side: curves, classes, calibration, mistakes, clusters, settings.
 
 python -m tools.report --train_dir=RUN1,RUN2 [--vocabulary=vocabulary.csv] [--eval_data_pattern='DIR/validate*'] \
-    --output=report.html
+    [--dataset_csv=report.csv] --output=report.html
 """
 
 from absl import flags
@@ -16,6 +16,7 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_vocabulary_flag(values)
     define = flags.DEFINE_string
     define("eval_data_pattern", "", "Shards with labels to look at: comma-separated patterns.", flag_values=values)
+    define("dataset_csv", "", "What tools.check_dataset --csv wrote, to be shown too.", flag_values=values)
     define("output", "report.html", "The page to write.", flag_values=values)
     flags.DEFINE_integer("num_mistakes", 30, "Mistakes that are listed per run.", lower_bound=0, flag_values=values)
 
@@ -24,16 +25,19 @@ if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
     program.parse_flags(define_flags)
 
+import csv
+import io
 import logging
 from typing import TYPE_CHECKING
 
+from tools.check_dataset import COLUMNS
 from yt8m.cli.ensemble_flags import run_directories
 from yt8m.data.vocabulary import class_names
 from yt8m.engine.calibration import CalibratedModel, temperature_of
 from yt8m.engine.clusters import ClusterView
 from yt8m.engine.inspection import inspect
 from yt8m.errors import UserError
-from yt8m.files import AtomicFile, check_outputs
+from yt8m.files import AtomicFile, check_outputs, read_bytes
 from yt8m.packages import optional_package
 from yt8m.runs.directory import checkpoint_step, load_config, paths_of_run, require_checkpoint
 from yt8m.runs.history import class_table, evaluation_curves, training_curves
@@ -68,13 +72,32 @@ def main(values: flags.FlagValues) -> None:
     pattern = values.eval_data_pattern
     files = readers.find_files(pattern, "eval_data_pattern") if pattern else []
     read = [path for train_dir in train_dirs for path in paths_of_run(train_dir)]
-    check_outputs({"output": values.output}, [*files, values.vocabulary, *read])
+    check_outputs({"output": values.output}, [*files, values.vocabulary, values.dataset_csv, *read])
+    dataset = dataset_counts(values.dataset_csv) if values.dataset_csv else {}
 
     # 2. The page is there when it is whole.
     with AtomicFile(values.output, "", "output") as file:
         runs = [look_at(train_dir, values) for train_dir in train_dirs]
-        file.write(report_page(runs, names, pattern))
+        file.write(report_page(runs, names, pattern, dataset))
     LOG.info("%s shows %s.", values.output, ", ".join(train_dirs))
+
+
+def dataset_counts(path: str) -> dict[str, list[tuple[str, str, str]]]:
+    """Reads the table of tools.check_dataset: by part, key, name and number of each row.
+
+    Raises:
+        UserError: if it cannot be read, or is another table.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(read_bytes(path).decode()), strict=True))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"--dataset_csv={path} cannot be read ({error}).") from error
+    if not rows or tuple(rows.pop(0)) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise UserError(f"--dataset_csv={path} is no table of tools.check_dataset --csv, {','.join(COLUMNS)}.")
+    parts: dict[str, list[tuple[str, str, str]]] = {}
+    for part, key, name, value in rows:
+        parts.setdefault(part, []).append((key, name, value))
+    return parts
 
 
 def look_at(train_dir: str, values: flags.FlagValues) -> "RunView":

@@ -95,7 +95,15 @@ def make_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = (f"--train_data_pattern={shards}", f"--train_dir={place}/{name}", f"--eval_data_pattern={shards}")
         run("train", *target, f"--model={model}", *sizes, *spec, "--batch_size=10", "--num_epochs=2", "--log_steps=1")
     looked_at = (f"--vocabulary={place}/names.csv", f"--eval_data_pattern={shards}")
-    run("tools.report", f"--train_dir={place}/vlad,{place}/plain", *looked_at, f"--output={place}/both.html")
+    counts = (f"--vocabulary={place}/names.csv", f"--csv={place}/data.csv", "--num_processes=1")
+    run("tools.check_dataset", f"--data_pattern={shards}", *counts, *spec)
+    run(
+        "tools.report",
+        f"--train_dir={place}/vlad,{place}/plain",
+        *looked_at,
+        f"--dataset_csv={place}/data.csv",
+        f"--output={place}/both.html",
+    )
     run("tools.report", f"--train_dir={place}/plain", f"--output={place}/one.html")
     return place
 
@@ -119,7 +127,7 @@ class Text(html.parser.HTMLParser):
 def test_a_page_shows_every_part_and_needs_nothing_else(place: Path) -> None:
     page = (place / "both.html").read_text()
     shown = Text(page)
-    for heading in ("Summary", "Training", "Evaluation", "Precision and recall", "Calibration", "Settings"):
+    for heading in ("Summary", "Training", "Evaluation", "Precision and recall", "Calibration", "Data", "Settings"):
         assert heading in shown.text
     assert shown.tags.count("svg") == 6  # training, evaluation, frequency, precision, calibration, clusters of one run
     assert "Clusters over time" in shown.text

@@ -51,13 +51,20 @@ class RunView:
     clusters: Sequence[VideoShares] = ()
 
 
-def report_page(runs: Sequence[RunView], class_names: Mapping[int, str], evaluated_on: str) -> str:
+# What tools.check_dataset counted: by part of its table, the key, the name and the number of each row.
+DatasetCounts = Mapping[str, Sequence[tuple[str, str, str]]]
+
+
+def report_page(
+    runs: Sequence[RunView], class_names: Mapping[int, str], evaluated_on: str, dataset: DatasetCounts
+) -> str:
     """Returns the text of the page.
 
     Args:
         runs: at least one, with different names.
         class_names: names of classes, where known.
         evaluated_on: which shards were looked at for the page; empty if none were.
+        dataset: what shards hold; empty if nobody counted.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -76,6 +83,7 @@ def report_page(runs: Sequence[RunView], class_names: Mapping[int, str], evaluat
         classes=_class_rows(runs, class_names),
         mistakes={name: _mistake_rows(found.mistakes, class_names) for name, found in inspected.items()},
         settings=_setting_rows(runs),
+        dataset=dataset,
     )
 
 
