@@ -118,7 +118,8 @@ def test_a_model_without_logits_has_those_of_its_predictions() -> None:
 
 def test_logits_are_collected_in_one_pass() -> None:
     logits, labels = made_up(3, 2.0)
-    batches = tf.data.Dataset.from_tensor_slices({"mean_rgb": logits, "labels": labels}).batch(16)
+    videos = {"id": [f"v{number}" for number in range(60)], "mean_rgb": logits, "labels": labels}
+    batches = tf.data.Dataset.from_tensor_slices(videos).batch(16)
     found = collect_logits(Model(), batches)
     assert found.num_videos == 60
     np.testing.assert_allclose(found.temperature(), histogram(logits, labels).temperature(), rtol=1e-12)

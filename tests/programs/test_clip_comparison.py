@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from made_videos import write_video
@@ -23,6 +24,7 @@ ROWS = {"average", "maximum", "rank_pool", "rank_pool_reverse", "rank_pool_both"
 def make_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Weights of a small network, which nobody trained."""
     path = str(tmp_path_factory.mktemp("weights") / "small.weights.h5")
+    keras.utils.set_random_seed(0)
     networks()["SmallCnn"].build(SIZE, 1.0).save_weights(path)
     return path
 

@@ -67,7 +67,14 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_calibration(str(place), directory.require_checkpoint(str(place)), {"temperature": 1.5})
     (train_dir / "data" / "worker-0").mkdir()
     (train_dir / "data" / "worker-0" / "5").touch()
-    for name in ("events.out.tfevents.1", "eval/events.out.tfevents.1", "eval/reliability.svg", "best/metrics.json"):
+    (train_dir / "plugins" / "profile" / "now").mkdir(parents=True)
+    for name in (
+        "events.out.tfevents.1",
+        "plugins/profile/now/host.xplane.pb",
+        *(f"eval/{name}" for name in ("events.out.tfevents.1", "reliability.svg", "class_weights.tsv", "classes.tsv")),
+        "eval/projector_config.pbtxt",
+        "best/metrics.json",
+    ):
         (train_dir / name).touch()
     shutil.copytree(train_dir / "eval", train_dir / "best" / "eval")
     shutil.copy(train_dir / "best" / "metrics-10.json", train_dir / "best" / "metrics.json")
