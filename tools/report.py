@@ -16,7 +16,7 @@ def define_flags(values: flags.FlagValues) -> None:
     run_flags.define_vocabulary_flag(values)
     define = flags.DEFINE_string
     define("eval_data_pattern", "", "Shards with labels to look at: comma-separated patterns.", flag_values=values)
-    define("dataset_csv", "", "What tools.check_dataset --csv wrote, to be shown too.", flag_values=values)
+    define("dataset_csv", "", "The table that tools.check_dataset wrote, to be shown too.", flag_values=values)
     define("output", "report.html", "The page to write.", flag_values=values)
     flags.DEFINE_integer("num_mistakes", 30, "Mistakes that are listed per run.", lower_bound=0, flag_values=values)
 
@@ -93,7 +93,9 @@ def dataset_counts(path: str) -> dict[str, list[tuple[str, str, str]]]:
     except (ValueError, csv.Error) as error:
         raise UserError(f"--dataset_csv={path} cannot be read ({error}).") from error
     if not rows or tuple(rows.pop(0)) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise UserError(f"--dataset_csv={path} is no table of tools.check_dataset --csv, {','.join(COLUMNS)}.")
+        raise UserError(
+            f"--dataset_csv={path} is no table of tools.check_dataset: expected the columns {','.join(COLUMNS)}."
+        )
     parts: dict[str, list[tuple[str, str, str]]] = {}
     for part, key, name, value in rows:
         parts.setdefault(part, []).append((key, name, value))
