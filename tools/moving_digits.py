@@ -36,7 +36,7 @@ _FARTHEST = SIZE - _DIGIT
 _FAINT = 0.15  # brightness of a digit that has vanished
 _DETOUR = 5  # pixels along x and y from which a digit comes back, at most
 _OTHERS_LIGHT = 0.6  # brightness of a digit that does nothing
-_BAR = 3  # pixels, the width of what digits pass behind
+_BAR = 3  # pixels, the width of the bar that may hide a digit
 _NOISE = 8.0  # standard deviation in [0, 255]
 
 

@@ -351,7 +351,7 @@ def fixed_differences(resumed: RunConfig, new: RunConfig) -> list[tuple[str, Any
     """Returns (field, resumed value, new value) for all that may not change when a run is resumed and did.
 
     That is the architecture, the optimizer, because another one would take what its predecessor remembers for its own,
-    and the weights that the run started from, which it has left behind.
+    and the run whose weights it started from: a resumed run has weights of its own.
     """
     before, now = (config.optimization.optimizer for config in (resumed, new))
     is_same = before.removesuffix("Optimizer") == now.removesuffix("Optimizer")

@@ -1,4 +1,4 @@
-"""Which kind of file a name stands for."""
+"""The reader and the writer of a file of videos, chosen by the end of its name."""
 
 from pathlib import PurePosixPath
 
