@@ -89,7 +89,7 @@ CASES = {
 
 def case_of(name: str, steps: int = 0) -> Case:
     """Returns a case by its name, or that of a registered model with its defaults, with another number of steps."""
-    batch_size, usual_steps = (1024, 10) if name in VIDEO_LEVEL_MODELS else (16, 2)
+    batch_size, usual_steps = (256, 10) if name in VIDEO_LEVEL_MODELS else (16, 2)
     case = CASES.get(name, Case(name, batch_size, usual_steps))
     return replace(case, steps=steps or case.steps)
 
@@ -151,7 +151,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Product:
-    """An operation that multiplies matrices: its type, its attributes, and the shapes and types of its operands."""
+    """An operation that multiplies matrices: its type, its attributes, and the shapes and types of its operands.
+
+    An operand of a convolution that is itself a shape is here by its values.
+    """
 
     kind: str
     attributes: tuple[tuple[str, Any], ...]
@@ -159,14 +162,25 @@ class Product:
 
     def program(self) -> Program:
         """Multiplies; returns one number, so that the product cannot be left out."""
-        operands = [tf.cast(tf.random.normal(shape), dtype) for shape, dtype in self.operands]
-        names = ("a", "b") if self.kind == "MatMul" else ("x", "y")
+        operands = [
+            tf.constant(shape) if dtype is tf.int32 else tf.cast(tf.random.normal(shape), dtype)
+            for shape, dtype in self.operands
+        ]
+        names = PRODUCTS[self.kind]
         arguments = {"inputs": operands} if self.kind == "Einsum" else dict(zip(names, operands, strict=True))
         multiply: Any = getattr(tf.raw_ops, self.kind)
         return lambda: tf.reshape(multiply(**arguments, **dict(self.attributes)), [-1])[0]
 
 
-_ATTRIBUTES = ("transpose_a", "transpose_b", "adj_x", "adj_y", "equation")
+PRODUCTS = {
+    "MatMul": ("a", "b"),
+    "BatchMatMulV2": ("x", "y"),
+    "Einsum": ("inputs",),
+    "Conv2D": ("input", "filter"),
+    "Conv2DBackpropInput": ("input_sizes", "filter", "out_backprop"),
+    "Conv2DBackpropFilter": ("input", "filter_sizes", "out_backprop"),
+}
+_ATTRIBUTES = ("transpose_a", "transpose_b", "adj_x", "adj_y", "equation", "strides", "padding", "dilations")
 
 
 def recorded_products(compute: Callable[[], object]) -> Counter[Product]:
@@ -175,12 +189,12 @@ def recorded_products(compute: Callable[[], object]) -> Counter[Product]:
 
     def record(kind: Any, inputs: Any, attributes: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
         kind = tf.compat.as_str(kind)
-        if kind in ("MatMul", "BatchMatMulV2", "Einsum"):
-            shapes = [tuple(x.shape) for x in (*inputs, *outputs)]
+        if kind in PRODUCTS:
+            shapes = [tuple(x.shape) for x in (*inputs, *outputs) if x.dtype is not tf.int32]
             if all(min(shape[-2:], default=1) > 1 for shape in shapes):
                 pairs = dict(zip(attributes[::2], attributes[1::2], strict=True))
-                kept = tuple((name, pairs[name]) for name in _ATTRIBUTES if name in pairs)
-                products[Product(kind, kept, tuple((tuple(x.shape), x.dtype) for x in inputs))] += 1
+                kept = tuple((name, _hashable(pairs[name])) for name in _ATTRIBUTES if name in pairs)
+                products[Product(kind, kept, tuple((_shape_meant(x), x.dtype) for x in inputs))] += 1
         elif "MatMul" in kind or "Conv" in kind:
             raise ValueError(f"{kind} is not known here.")
 
@@ -192,6 +206,14 @@ def recorded_products(compute: Callable[[], object]) -> Counter[Product]:
         op_callbacks.remove_op_callback(record)
         tf.config.run_functions_eagerly(False)
     return products
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _shape_meant(operand: tf.Tensor) -> tuple[int, ...]:
+    return tuple(operand.numpy().tolist()) if operand.dtype is tf.int32 else tuple(operand.shape)
 
 
 def products_program(products: Counter[Product]) -> Program:
