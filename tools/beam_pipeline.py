@@ -1,6 +1,7 @@
 """Shared by the programs whose work Apache Beam spreads over workers: options, errors, results, the pipeline itself."""
 
 import importlib
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 from yt8m.errors import UserError
-from yt8m.files import delete_abandoned, partial_path
+from yt8m.files import delete_abandoned, partial_path, write_text
 from yt8m.runs.directory import make_directory
 
 Element = TypeVar("Element")
@@ -105,3 +106,14 @@ def shared_folder(output: str) -> Iterator[str]:
         yield folder
     finally:
         tf.io.gfile.rmtree(folder)
+
+
+def save_result(result: Any, path: str) -> None:
+    """Writes a worker's result to a file in the shared folder."""
+    write_text(path, pickle.dumps(result))
+
+
+def load_result(path: str) -> Any:
+    """Reads what `save_result` wrote."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return pickle.loads(file.read())

@@ -19,17 +19,15 @@ if __name__ == "__main__":
     # Before TensorFlow is loaded, so that --help and mistyped flags are answered at once.
     OPTIONS = program.parse_flags(define_flags, num_arguments=sys.maxsize)
 
-import pickle
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tools.beam_pipeline import check_options, load_beam, run_pipeline, shared_folder, spread
+from tools.beam_pipeline import check_options, load_beam, load_result, run_pipeline, save_result, shared_folder, spread
 from tools.check_dataset import report
-from tools.examined_shards import ShardReader, contents_of, merged, places_of_ids, save
+from tools.examined_shards import ShardReader, contents_of, merged, places_of_ids
 from yt8m.data.diagnosis import find_layout
 from yt8m.data.examination import NAMED_IDS, DatasetContents, duplicate_at, readable_shards
 from yt8m.data.vocabulary import class_names
@@ -68,7 +66,7 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
         results = {name: join(folder, name) for name in ("contents", "num_repeated", "duplicates")}
 
         def saved(name: str) -> Any:
-            return f"Save {name}" >> beam.Map(partial(save, path=results[name]))
+            return f"Save {name}" >> beam.Map(partial(save_result, path=results[name]))
 
         def build(pipeline: Any) -> None:
             examined = pipeline | beam.Create(list(enumerate(files))) | spread(reader)
@@ -86,9 +84,9 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
             repeated | "First" >> beam.combiners.Top.Smallest(NAMED_IDS) | saved("duplicates")
 
         run_pipeline(build, options)
-        found = _loaded(results["contents"])
-        found.num_repeated = _loaded(results["num_repeated"])
-        places_of_duplicates = _loaded(results["duplicates"])
+        found = load_result(results["contents"])
+        found.num_repeated = load_result(results["num_repeated"])
+        places_of_duplicates = load_result(results["duplicates"])
 
     # 3. In the order of the shards again, with the names of some ids that occur twice.
     found.shards.sort()
@@ -96,11 +94,6 @@ def main(values: flags.FlagValues, options: Sequence[str] = ()) -> None:
     for places in places_of_duplicates:
         found.duplicates.append(duplicate_at([(files[shard], number) for shard, number in places]))
     report(found, names, values)
-
-
-def _loaded(path: str) -> Any:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return pickle.loads(file.read())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """What workers of tools.beam_statistics do: they examine shards, and add up what they found."""
 
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
 
 from yt8m.data.examination import DatasetContents, ShardContents, examine_shard
 from yt8m.data.formats.base import Layout
-from yt8m.files import write_text
 from yt8m.schema import DataSpec
 from yt8m.shard_cache import shard_cache
 from yt8m.storage import enable_records
@@ -80,8 +77,3 @@ def places_of_ids(examined: tuple[int, ShardContents]) -> Iterator[tuple[int, tu
     shard, contents = examined
     for id_hash, number in zip(contents.hashes, contents.numbers, strict=True):
         yield id_hash, (shard, number)
-
-
-def save(result: Any, path: str) -> None:
-    """Writes a result where the program that started the pipeline reads it."""
-    write_text(path, pickle.dumps(result))

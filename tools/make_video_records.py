@@ -11,7 +11,7 @@ from functools import partial
 
 from absl import flags
 
-from tools.video_shards import check_shard_flags, define_shard_flags, write_missing_shards
+from tools.video_shards import check_shard_flags, define_process_flag, define_shard_flags, write_missing_shards
 from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_size, typed_as
 from yt8m.cli import program
 from yt8m.video.flow import FLOW_METHODS
@@ -22,6 +22,7 @@ from yt8m.video.pictures import ClipOptions, clip_jpegs
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this program."""
     define_shard_flags(values)
+    define_process_flag(values)
     flags.DEFINE_float("fps", 0.0, "Frames per second; 0 takes every frame.", flag_values=values)
     flags.DEFINE_integer(
         "size", 256, "Short side of the stored frames; smaller ones stay as they are; 0: all do.", flag_values=values
