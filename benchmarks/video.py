@@ -19,13 +19,13 @@ import numpy as np
 import tensorflow as tf
 from timing import interleaved, median_ratio, peak_gigabytes
 
-from tools.make_video_records import clip_of_jpegs
+from tools.make_video_records import clip_of_frames
 from yt8m.data.shard_writing import write_shard
 from yt8m.schema import DataSpec
 from yt8m.video.decoding import decoded_frames
 from yt8m.video.inputs import InputOptions, network_inputs
 from yt8m.video.listing import Video
-from yt8m.video.pictures import ClipOptions, clip_jpegs
+from yt8m.video.pictures import ClipOptions, clip_frames
 
 from readers import evaluation_batches
 
@@ -56,10 +56,10 @@ def bare(path: str) -> int:
 
 
 def write_record(path: str, shard: str, size: int = 128, flow: str = "none") -> None:
-    jpegs = clip_jpegs(path, ClipOptions(0, size, 10**6, flow, 90))
+    jpegs = clip_frames(path, ClipOptions(0, size, 10**6, flow, 90))
     if isinstance(jpegs, str):
         raise RuntimeError(jpegs)
-    write_shard(shard, [clip_of_jpegs(Video(path, "v", (0,)), jpegs)])
+    write_shard(shard, [clip_of_frames(Video(path, "v", (0,)), jpegs)])
 
 
 def drain(dataset: tf.data.Dataset) -> None:

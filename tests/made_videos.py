@@ -31,11 +31,12 @@ def write_video(
     pix_fmt: str = "bgr0",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    samples: np.ndarray | None = None,
 ) -> str:
     """Writes frames `(T, H, W, 3)` uint8, without loss unless another codec is given.
 
     `milliseconds` are the times of the frames; without them they come at the `rate`. `rotation` is how many degrees a
-    player is told to turn them, counter-clockwise.
+    player is told to turn them, counter-clockwise. `samples` `(N,)` int16 are their sound, 16,000 per second.
     """
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
@@ -44,6 +45,12 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
+        if samples is not None:
+            track = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+            sound = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
+            sound.sample_rate, sound.pts = 16000, 0
+            container.mux(track.encode(sound))
+            container.mux(track.encode())
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if milliseconds is not None:

@@ -16,7 +16,7 @@ from yt8m.arguments import ArgumentError, check_at_least, check_one_of, check_si
 from yt8m.cli import program
 from yt8m.video.flow import FLOW_METHODS
 from yt8m.video.listing import Video
-from yt8m.video.pictures import ClipOptions, clip_jpegs
+from yt8m.video.pictures import ClipOptions, clip_frames
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -30,6 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_frames", 300, "Frames of a video after this one are cut off.", flag_values=values)
     flags.DEFINE_string("flow", "none", f"Optical flow to store: {', '.join(FLOW_METHODS)}.", flag_values=values)
     flags.DEFINE_integer("quality", 90, "Quality of the JPEGs, 1 to 100.", flag_values=values)
+    flags.DEFINE_bool("audio", False, "Store the sound too, a patch per frame; it needs --fps.", flag_values=values)
 
 
 def options_from_flags(values: flags.FlagValues) -> ClipOptions:
@@ -45,7 +46,11 @@ def options_from_flags(values: flags.FlagValues) -> ClipOptions:
         check_one_of(FLOW_METHODS, flow=values.flow)
         if not 1 <= values.quality <= 100:
             raise ArgumentError(f"quality={values.quality}: expected a whole number from 1 to 100.")
-    return ClipOptions(values.fps, values.size, values.max_frames, values.flow, values.quality)
+        if values.audio and not values.fps:
+            raise ArgumentError(
+                "audio=True: a frame's sound begins at its number / fps seconds. Give --fps too, as in --fps=12."
+            )
+    return ClipOptions(values.fps, values.size, values.max_frames, values.flow, values.quality, values.audio)
 
 
 if __name__ == "__main__":
@@ -61,16 +66,16 @@ def main(values: flags.FlagValues) -> None:
     """
     check_shard_flags(values)
     options = options_from_flags(values)
-    write_missing_shards(values, asdict(options), partial(clip_jpegs, options=options), clip_of_jpegs)
+    write_missing_shards(values, asdict(options), partial(clip_frames, options=options), clip_of_frames)
 
 
-def clip_of_jpegs(video: Video, jpegs: dict[str, list[bytes]]) -> bytes:
-    """Returns the serialized record of a video, whose `jpegs` are those of its frames by name of the feature."""
+def clip_of_frames(video: Video, frames: dict[str, list[bytes]]) -> bytes:
+    """Returns the serialized record of a video, whose `frames` are those of `clip_frames` by name of the feature."""
     import numpy as np
 
     from yt8m.data.record_writing import frame_record  # TensorFlow comes with it
 
-    features = {name: [np.frombuffer(jpeg, np.uint8) for jpeg in frames] for name, frames in jpegs.items()}
+    features = {name: [np.frombuffer(frame, np.uint8) for frame in stored] for name, stored in frames.items()}
     return frame_record(video.id, video.labels, features)
 
 

@@ -5,6 +5,7 @@
 | `id` | `(B,)` string | the videos' ids; of segments their names, `<id>:<second>` |
 | a feature's name | `(B, T, size)` uint8 or float32, or `(B, size)` float32 | stored features of frames, or a video |
 | a feature's name | `(B, T, S, S, channels)` uint8 | frames of a clip: pictures or flow |
+| a feature's name | `(B, T, 6144)` uint8 | the sound of a clip: a patch per frame |
 | `num_frames` | `(B,)` int32 | the number of real frames; later ones are padding. Not in video-level batches |
 | `labels` | `(B, C)` bool | multi-hot labels |
 | `label_weights` | `(B, C)` float32 | the weight of each class in the loss, 0 where it was not rated; may be missing |
@@ -18,7 +19,8 @@
 
 In this table, and wherever the code says so, a segment is a video of its own.
 
-At evaluation with N > 1 clips per video, features of clips are `(B, N, T, S, S, channels)` and `num_frames` `(B, N)`.
+At evaluation with N > 1 clips per video, features of clips are `(B, N, T, S, S, channels)` or `(B, N, T,
+6144)`, and `num_frames` is `(B, N)`.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
 """Facts of the data set: names, sizes, quantisation, class counts by year."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -57,6 +58,15 @@ FLOW_BOUND = 20.0
 FLOW_ZERO = 128
 FLOW_STEP = FLOW_BOUND / 127
 
+# Sound in records of clips: per frame a patch of a log mel spectrogram, 96 windows, one every 10 ms, of 64 bands, which
+# is what VGGish reads. A band v is stored as the byte q = round((v - SOUND_FLOOR) / SOUND_STEP), 0 to 255; 0 is
+# silence, log(0.01). Of samples in [-1, 1] no band reaches SOUND_CEILING: by Cauchy and Schwarz it is at most
+# log(|weights of the band| |spectrum| + 0.01), and Parseval's sum bounds the spectrum.
+PATCH_FRAMES, MEL_BANDS = 96, 64
+PATCH_SIZE = PATCH_FRAMES * MEL_BANDS
+SOUND_FLOOR, SOUND_CEILING = math.log(0.01), 6.2
+SOUND_STEP = (SOUND_CEILING - SOUND_FLOOR) / 255
+
 # Records that carry the predictions of a teacher: parallel lists of classes and of their probabilities. A class that is
 # not listed has probability 0.
 TEACHER_CLASSES_KEY = "teacher_classes"
@@ -76,7 +86,7 @@ class DataSpec:
     Attributes:
         feature_names: the features to read, in the order in which a model concatenates them.
         feature_sizes: their widths; bytes per frame for quantised frame-level features, floats for video-level ones,
-            channels for frames of a clip: 3 for pictures, 2 for flow.
+            channels for frames of a clip: 3 for pictures, 2 for flow; `PATCH_SIZE` for its sound.
         num_classes: labels are class indices in `[0, num_classes)`.
         record_format: the registered name of the kind of records: `video`, with a vector per video, `frame`, with one
             per frame, `segment`, the rated segments of `frame`, or `clip`, with a picture per frame.

@@ -24,7 +24,7 @@ from yt8m.data.records import batch_parser
 from yt8m.data.synthetic import write_clip_shards
 from yt8m.errors import UserError
 from yt8m.sampling import FrameSampling
-from yt8m.schema import DataSpec
+from yt8m.schema import PATCH_SIZE, DataSpec
 
 import readers
 from readers import ReadOptions, evaluation_batches, explain_failure
@@ -226,6 +226,56 @@ def test_a_batch_of_nothing_and_a_blank_batch() -> None:
     blank = blank_batch(SPEC)
     assert blank["flow"].shape == (1, 4, 8, 8, 2)
     assert blank[NUM_FRAMES].numpy().tolist() == [4]
+
+
+def with_sound(length: int) -> bytes:
+    """A record whose sound is, per frame, the number of the frame, after 100."""
+    frames = pictures(length)
+    sound = np.repeat(100 + np.arange(length, dtype=np.uint8)[:, np.newaxis], PATCH_SIZE, axis=1)
+    jpegs = tf.train.SequenceExample.FromString(clip_record("v", [1], {"rgb": frames["rgb"]}))
+    both = tf.train.SequenceExample.FromString(frame_record("v", [1], {"audio": sound}))
+    both.MergeFrom(tf.train.SequenceExample(feature_lists=jpegs.feature_lists))
+    return both.SerializeToString()
+
+
+SOUND = dataclasses.replace(SPEC, feature_names=("rgb", "audio"), feature_sizes=(3, PATCH_SIZE), clip_flip=True)
+
+
+@pytest.mark.parametrize("sampling", ["consecutive", "spread"])
+@pytest.mark.parametrize("training", [False, True])
+def test_sound_is_that_of_the_frames_and_is_not_mirrored(sampling: Any, training: bool) -> None:
+    spec = dataclasses.replace(SOUND, clip_sampling=sampling)
+    batch = parsed([with_sound(length) for length in (9, 2, 0)], spec, training=training)
+    assert batch["audio"].shape == (3, 4, PATCH_SIZE)
+    assert batch["audio"].dtype == np.uint8
+    numbers = frame_numbers(batch)
+    for sound, frames in zip(batch["audio"], numbers, strict=True):
+        assert (sound == sound[:, :1]).all()
+        assert sound[:, 0].tolist() == [100 + n for n in frames] + [0] * (4 - len(frames))
+    alone = dataclasses.replace(spec, feature_names=("audio",), feature_sizes=(PATCH_SIZE,))
+    only = parsed([with_sound(length) for length in (9, 2, 0)], alone, training=training)
+    np.testing.assert_array_equal(only["audio"], batch["audio"])
+    several = parsed([with_sound(9)], dataclasses.replace(spec, eval_clips=3))
+    assert several["audio"].shape == (1, 3, 4, PATCH_SIZE)
+    assert blank_batch(spec)["audio"].shape == (1, 4, PATCH_SIZE)
+
+
+def test_sound_of_another_length_is_named(tmp_path: Path) -> None:
+    damaged = tf.train.SequenceExample.FromString(with_sound(6))
+    damaged.feature_lists.feature_list["audio"].feature[5].bytes_list.value[0] = b"abc"
+    bad = damaged.SerializeToString()
+    fault = (
+        "'audio' holds 3 bytes a frame (frame 5), expected 6144. Is --feature_sizes in the order of --feature_names?"
+    )
+    assert fault_of(bad, SOUND, Layout(("rgb", "audio"), (False, False)), labels_required=True) == fault
+    file = write_records(tmp_path / "x", [with_sound(6), bad])
+    with pytest.raises(tf.errors.OpError) as caught:  # which three clips of four read, and skipping finds in any case
+        list(evaluation_batches([file], dataclasses.replace(SOUND, eval_clips=3), 2, labels_required=True))
+    assert str(explain_failure(caught.value, [file], SOUND, True)) == f"{file}, record 1: {fault}"
+    options = ReadOptions(on_bad_record="skip")
+    (batch,) = evaluation_batches([file], SOUND, 2, options=options, labels_required=True)
+    assert len(batch["id"]) == 1
+    assert options.skipped.report()[0].startswith(f"{file}, record 1: {fault}")
 
 
 def test_channels_that_no_picture_has() -> None:

@@ -1,6 +1,6 @@
 """Clip models: what they compute from definitions, gradients through the pooling, several clips, pretrained weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from yt8m.config import OptimizationConfig
 from yt8m.distribution import build_strategy
 from yt8m.engine.step import TrainState, TrainStep
 from yt8m.errors import UserError
-from yt8m.layers import inception
+from yt8m.layers import inception, vggish
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.inception import Inception
 from yt8m.models.frame_vote import FrameVoteModel
 from yt8m.models.i3d import I3dModel
 from yt8m.registry import CLIP_MODELS, LOSSES
-from yt8m.schema import DataSpec
+from yt8m.schema import PATCH_SIZE, DataSpec
 
 LENGTHS = (6, 0, 3)
 SPEC = DataSpec(("rgb",), (3,), 4, "clip", max_frames=6, clip_size=16)
@@ -42,7 +42,8 @@ def batch(spec: DataSpec = SPEC, seed: int = 0) -> dict[str, tf.Tensor]:
     generator = np.random.default_rng(seed)
     size = (len(LENGTHS), spec.max_frames, spec.clip_size, spec.clip_size)
     features = zip(spec.feature_names, spec.feature_sizes, strict=True)
-    clips = {name: tf.constant(generator.integers(0, 256, (*size, channels)), tf.uint8) for name, channels in features}
+    shapes = {name: (*(size[:2] if width == PATCH_SIZE else size), width) for name, width in features}
+    clips = {name: tf.constant(generator.integers(0, 256, shape), tf.uint8) for name, shape in shapes.items()}
     return clips | {"num_frames": tf.constant(LENGTHS), "key": tf.range(3, dtype=tf.int64)}
 
 
@@ -96,6 +97,71 @@ def test_the_network_is_trained_through_rank_pooling(gradient: str) -> None:
         ends.append(float(loss()))
     np.testing.assert_allclose((ends[0] - ends[1]) / (2 * step), float(norm), rtol=0.05)
     assert float(norm) > 0.01
+
+
+@pytest.fixture(name="small_vggish")
+def make_small_vggish(monkeypatch: pytest.MonkeyPatch) -> Callable[[], keras.Model]:
+    """A network of few weights in place of the 72 million."""
+
+    def build() -> keras.Model:
+        patches = keras.Input((96, 64))
+        x = keras.layers.AveragePooling2D((32, 32))(keras.layers.Reshape((96, 64, 1))(patches))
+        return keras.Model(patches, keras.layers.Dense(128, activation="tanh")(keras.layers.Flatten()(x)))
+
+    monkeypatch.setattr(vggish, "vggish", build)
+    return build
+
+
+WITH_SOUND = DataSpec(("rgb", "audio"), (3, PATCH_SIZE), 4, "clip", max_frames=6, clip_size=16)
+
+
+@pytest.mark.usefixtures("small_vggish")
+@pytest.mark.parametrize("chunk_size", [0, 2])
+def test_sound_has_a_network_of_its_own(chunk_size: int) -> None:
+    hparams = {"frame_model": "NetVLADModelLF", "frame_model_hparams": {"cluster_size": 4, "hidden_size": 4}}
+    model = built("ClipModel", WITH_SOUND, chunk_size=chunk_size, freeze_moments=True, **hparams, **NARROW)
+    clips = batch(WITH_SOUND)
+    frames = {"rgb": np.zeros((3, 6, 16), np.float32), "audio": np.zeros((3, 6, 128), np.float32)}
+    pictures, sound = model.backbones
+    for video, length in enumerate(LENGTHS):
+        for time in range(length):
+            picture = clips["rgb"][video, time : time + 1].numpy() / 127.5 - 1.0
+            frames["rgb"][video, time] = pictures.network(picture).numpy().mean(axis=(0, 1, 2))
+            bands = np.log(0.01) + clips["audio"][video, time].numpy() * (6.2 - np.log(0.01)) / 255
+            frames["audio"][video, time] = sound.network(bands.reshape(1, 96, 64)).numpy()[0]
+    features = {name: tf.constant(x) for name, x in frames.items()} | {"num_frames": clips["num_frames"]}
+    expected = model.frame_model(features)["predictions"]
+    np.testing.assert_allclose(model(clips)["predictions"], expected, rtol=0, atol=2e-6)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(clips, training=True)["logits"] ** 2)
+    gradients = tape.gradient(loss, sound.trainable_variables)
+    assert len(gradients) == 2
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+    assert not built("ClipModel", WITH_SOUND, train_backbone=False, **NARROW).backbones[1].trainable_variables
+
+
+def test_sound_starts_with_the_weights_of_a_file(small_vggish: Callable[[], keras.Model], tmp_path: Path) -> None:
+    path = str(tmp_path / "sound.weights.h5")
+    network = small_vggish()
+    network.save_weights(path)
+    model = built("ClipModel", WITH_SOUND, audio_weights=path, **NARROW)
+    before = model.backbones[0].get_weights()
+    model.load_pretrained()
+    for found, expected in zip(model.backbones[1].network.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(model.backbones[0].get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    gone = built("ClipModel", WITH_SOUND, audio_weights="gone.weights.h5", **NARROW)
+    with pytest.raises(UserError, match=r"^audio_weights=gone\.weights\.h5: there is no such file"):
+        gone.load_pretrained()
+
+
+def test_models_that_read_no_sound_say_so() -> None:
+    for name in ("I3dModel", "C3dModel", "MapTimeConvModel", "TwoStreamModel"):
+        with pytest.raises(UserError, match=rf"^{name} reads pictures and flow; 'audio' is sound\. Leave it out"):
+            CLIP_MODELS[name](WITH_SOUND)
+    with pytest.raises(UserError, match=r"^audio_weights=x: none of the features is sound"):
+        CLIP_MODELS["ClipModel"](SPEC, audio_weights="x")
 
 
 def test_several_clips_are_averaged() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +17,7 @@ from programs import run
 from yt8m.errors import UserError
 from yt8m.schema import DataSpec
 from yt8m.video import packages
+from yt8m.video.sound import mel_matrix
 
 from readers import evaluation_batches
 
@@ -72,6 +74,78 @@ def test_records_are_read_as_clips(folder: Path, tmp_path: Path) -> None:
     (record, *_) = records(tmp_path / "x0000.tfrecord").values()
     assert pictures(record).shape[1:] == (16, 24, 3)
     assert pictures(record, "flow").shape[1:] == (32, 24)
+
+
+def test_sound_is_a_patch_per_frame(tmp_path: Path) -> None:
+    """Noise from second 1.0 to 1.2 of 2 seconds of silence, and a film without a track, against windows of NumPy."""
+    samples = np.zeros(32000, np.int16)
+    samples[16000:19200] = np.random.default_rng(0).integers(-20000, 20000, 3200)
+    write_video(tmp_path / "noise.mkv", grey_levels(20), samples=samples)
+    write_video(tmp_path / "silent.mkv", grey_levels(4))
+    (tmp_path / "list.csv").write_text("path,labels\nnoise.mkv,1\nsilent.mkv,0\n")
+    make(tmp_path / "list.csv", tmp_path / "x", "--audio", "--fps=4", "--size=0")
+    found = records(tmp_path / "x0000.tfrecord")
+    sound = {name: patches(record) for name, record in found.items()}
+    assert {name: len(pictures(record)) for name, record in found.items()} == {"noise": 8, "silent": 2}
+    assert sound["silent"].shape == (2, 6144)
+    assert not sound["silent"].any()
+    # Frame t is shown at t / 4 seconds; its window w begins 10 w ms later, and is 25 ms long. A byte is a step of
+    # (6.2 - log 0.01) / 255 above log 0.01.
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    expected = np.zeros((8, 96, 64))
+    padded = np.pad(samples, (0, 32000)) / 32768
+    for t in range(8):
+        for w in range(96):
+            first = 4000 * t + 160 * w
+            lines = np.abs(np.fft.rfft(padded[first : first + 400] * hann, 512))
+            expected[t, w] = (np.log(lines @ mel_matrix() + 0.01) - np.log(0.01)) / ((6.2 - np.log(0.01)) / 255)
+    np.testing.assert_allclose(sound["noise"].reshape(8, 96, 64), expected, atol=0.51)
+    begins = [int(np.flatnonzero(patch.reshape(96, 64).any(1))[0]) for patch in sound["noise"][1:4]]
+    assert begins == [73, 48, 23]  # 0.75, 0.5 and 0.25 s before the noise, less the length of a window
+    assert not sound["noise"][[0, 5, 6, 7]][:, :64].any()
+
+
+def patches(record: tf.train.SequenceExample) -> np.ndarray:
+    frames = record.feature_lists.feature_list["audio"].feature
+    return np.stack([np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames])
+
+
+@pytest.mark.slow
+def test_a_model_learns_from_sound_what_pictures_do_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films of the same grey, with a low or a high tone; a small network takes the place of VGGish."""
+
+    def small() -> keras.Model:
+        sound = keras.Input((96, 64))
+        return keras.Model(sound, keras.layers.Dense(128)(keras.layers.GlobalAveragePooling1D()(sound)))
+
+    monkeypatch.setattr("yt8m.layers.vggish.vggish", small)
+    time = np.arange(16000) / 16000
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 8)):
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            frequency = rng.uniform(200, 400) if number % 2 else rng.uniform(2000, 4000)
+            tone = (8000 * np.sin(2 * np.pi * frequency * time)).astype(np.int16)
+            write_video(tmp_path / split / f"{number}.mkv", grey_levels(10, step=0), samples=tone)
+        rows = "".join(f"{number}.mkv,{number % 2}\n" for number in range(count))
+        (tmp_path / split / "list.csv").write_text("path,labels\n" + rows)
+        make(tmp_path / split / "list.csv", tmp_path / split / "x", "--audio", "--fps=4", "--size=16")
+    spec = ["--record_format=clip", "--feature_names=rgb,audio", "--feature_sizes=3,6144", "--num_classes=2"]
+    clips = ["--max_frames=2", "--clip_size=16", "--clip_sampling=spread", "--model=ClipModel"]
+    hparams = ["--hparams=backbone_width=0.25", "--hparams=frame_model=AveragePoolModel"]
+    training = ["--batch_size=6", "--num_epochs=30", "--base_learning_rate=0.01", f"--train_dir={tmp_path}/run"]
+    shards = f"--train_data_pattern={tmp_path}/train/x*.tfrecord"
+    run("train", shards, *spec, *clips, *hparams, *training)
+    run("eval", f"--eval_data_pattern={tmp_path}/test/x*.tfrecord", f"--train_dir={tmp_path}/run", "--run_once")
+    assert json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())["hit_at_one"] == 1.0
+
+
+def test_sound_needs_a_rate(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^--audio=True: a frame's sound begins at its number / fps seconds\. Give --fps"
+    ):
+        make(folder, tmp_path / "out" / "x", "--audio")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_csv(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from made_videos import av, grey_levels, write_sound, write_video
 
 from yt8m.video.decoding import VideoFaultError, decoded_frames
 from yt8m.video.flow import flow_bytes, flow_of
-from yt8m.video.pictures import ClipOptions, clip_jpegs, scaled
+from yt8m.video.pictures import ClipOptions, clip_frames, scaled
 
 
 def frames_of(path: str, fps: float = 0.0, max_frames: int = 1000) -> np.ndarray:
@@ -227,6 +227,6 @@ def test_flow_of_one_frame_is_none() -> None:
 
 def test_frames_too_small_for_flow_are_a_fault(tmp_path: Path) -> None:
     file = write_video(tmp_path / "x.mkv", grey_levels(3, 4, 6))
-    assert isinstance(clip_jpegs(file, ClipOptions(0, 0, 10, "none", 90)), dict)
-    fault = clip_jpegs(file, ClipOptions(0, 0, 10, "dis", 90))
+    assert isinstance(clip_frames(file, ClipOptions(0, 0, 10, "none", 90)), dict)
+    fault = clip_frames(file, ClipOptions(0, 0, 10, "dis", 90))
     assert fault == "its frames of 6 x 4 are too small for optical flow."

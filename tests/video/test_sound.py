@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from made_videos import av, grey_levels, write_sound, write_video
 
-from yt8m.video.sound import SAMPLE_RATE, decoded_sound, log_mel_patches, mel_matrix
+from yt8m.schema import SOUND_CEILING, SOUND_FLOOR, SOUND_STEP
+from yt8m.video.sound import SAMPLE_RATE, decoded_sound, log_mel_patches, mel_matrix, sound_bytes
 
 
 def tone(seconds: float, frequency: float, rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -89,3 +90,16 @@ def test_sound_is_counted_from_the_first_picture(tmp_path: Path, late: float) ->
     samples = decoded_sound(str(tmp_path / "x.mkv"))
     start = int(np.argmax(samples > 0.25))
     assert start == pytest.approx(late * SAMPLE_RATE, abs=20)
+
+
+def test_bytes_of_sound_are_the_nearest_and_nothing_is_cut_off() -> None:
+    # (6.2 - log 0.01) / 255 = (6.2 + 4.60517) / 255 = 0.0423732; 1 is (1 + 4.60517) / 0.0423732 = 132.28 steps above.
+    assert sound_bytes(np.array([math.log(0.01), 1.0, 6.2], np.float32)).tolist() == [0, 132, 255]
+    loud = np.sign(np.random.default_rng(0).normal(size=2 * SAMPLE_RATE)).astype(np.float32)
+    patches = log_mel_patches(np.concatenate([loud, 0.001 * loud]), 4, 1.0)
+    np.testing.assert_allclose(SOUND_FLOOR + SOUND_STEP * sound_bytes(patches), patches, atol=SOUND_STEP / 2 + 1e-5)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    # Parseval: the 512 lines of a real window have 512 times its energy, and each line of a band has a twin.
+    spectrum = math.sqrt(512 * (hann**2).sum() / 2)
+    assert not mel_matrix()[256].any()
+    assert np.log(np.linalg.norm(mel_matrix(), axis=0) * spectrum + 0.01).max() < SOUND_CEILING

@@ -147,16 +147,9 @@ class Backbone(keras.layers.Layer):
         Returns:
             `(B, T, width)` float32, 0 where padded.
         """
-        real = tf.boolean_mask(frames, valid)
-        num_real = tf.shape(real)[0]
-        # TensorFlow's convolution of no frames has the wrong shape on a CPU; so one black frame is computed instead.
-        real = tf.pad(real, [[0, tf.cast(tf.equal(num_real, 0), tf.int32)], *[[0, 0]] * 3])
         compute = partial(self.vectors, training=training)
-        vectors = in_chunks(compute, real, self.chunk_size, self.width) if self.chunk_size else compute(real)
-        if not self.trainable:
-            vectors = tf.stop_gradient(vectors)
-        places, shape = tf.where(valid), (*tf.unstack(tf.shape(valid, tf.int64)), self.width)
-        return tf.ensure_shape(tf.scatter_nd(places, vectors[:num_real], shape), (None, None, self.width))
+        vectors = vectors_of_real_frames(compute, frames, valid, self.chunk_size, self.width)
+        return vectors if self.trainable else tf.stop_gradient(vectors)
 
     def vectors(self, frames: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Maps frames `(N, S, S, channels)` uint8 to their features `(N, width)` float32."""
@@ -222,6 +215,30 @@ def load_weights(
 def backbone_names() -> list[str]:
     """Returns the names of all networks that a backbone may be, in alphabetical order."""
     return sorted(networks())
+
+
+def vectors_of_real_frames(
+    compute: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor, valid: tf.Tensor, chunk_size: int, width: int
+) -> tf.Tensor:
+    """Applies a network to the real frames of clips alone.
+
+    Args:
+        compute: the network, `(n, ...) -> (n, width)` float32.
+        frames: `(B, T, ...)` uint8.
+        valid: `(B, T)` bool, the padding mask: True for real frames.
+        chunk_size: the number of frames that are computed at a time, as by `in_chunks`; 0 for all.
+        width: the number of features per frame.
+
+    Returns:
+        `(B, T, width)` float32, 0 where padded.
+    """
+    real = tf.boolean_mask(frames, valid)
+    num_real = tf.shape(real)[0]
+    # TensorFlow's convolution of no frames has the wrong shape on a CPU; so one black frame is computed instead.
+    real = tf.pad(real, [[0, tf.cast(tf.equal(num_real, 0), tf.int32)], *[[0, 0]] * (frames.shape.rank - 2)])
+    vectors = in_chunks(compute, real, chunk_size, width) if chunk_size else compute(real)
+    shape = (*tf.unstack(tf.shape(valid, tf.int64)), width)
+    return tf.ensure_shape(tf.scatter_nd(tf.where(valid), vectors[:num_real], shape), (None, None, width))
 
 
 def in_chunks(compute: Callable[[tf.Tensor], tf.Tensor], frames: tf.Tensor, chunk_size: int, width: int) -> tf.Tensor:

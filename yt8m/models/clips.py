@@ -7,15 +7,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from yt8m.arguments import check_one_of, typed_as
+from yt8m.arguments import ArgumentError, check_one_of, typed_as
 from yt8m.batch import KEY, LABELS, NUM_FRAMES, Batch, blank_batch
+from yt8m.errors import UserError
 from yt8m.layers.backbones import Backbone
 from yt8m.layers.frames import valid_frames
 from yt8m.layers.layer_list import LayerList
+from yt8m.layers.vggish import SoundNetwork
 from yt8m.models.base import FrameLevelModel
 from yt8m.registry import CLIP_MODELS, FRAME_LEVEL_MODELS
 from yt8m.sampling import FrameSampling
-from yt8m.schema import DataSpec
+from yt8m.schema import PATCH_SIZE, DataSpec
 
 
 class ClipNetwork(keras.Model):
@@ -27,10 +29,24 @@ class ClipNetwork(keras.Model):
 
     Args:
         spec: the features' names and channels, the size of the frames, and the number of classes.
+
+    Attributes:
+        reads_sound: whether a feature may be sound.
+
+    Raises:
+        UserError: if there is sound, and this is no model for it.
     """
+
+    reads_sound = False
 
     def __init__(self, spec: DataSpec, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        if PATCH_SIZE in spec.feature_sizes and not self.reads_sound:
+            name = spec.feature_names[spec.feature_sizes.index(PATCH_SIZE)]
+            raise UserError(
+                f"{type(self).__name__} reads pictures and flow; '{name}' is sound. Leave it out of --feature_names, "
+                "or use ClipModel."
+            )
         self.spec = spec
 
     def outputs_of_clips(self, batch: Batch, valid: tf.Tensor, training: bool) -> dict[str, Any]:
@@ -139,7 +155,9 @@ class BackboneModel(ClipNetwork):
         super().__init__(spec, **inherited)
         self.backbone_weights = backbone_weights
         networks = (
-            Backbone(
+            SoundNetwork(frozen=not train_backbone, chunk_size=chunk_size)
+            if channels == PATCH_SIZE
+            else Backbone(
                 backbone,
                 spec.clip_size,
                 backbone_width=backbone_width,
@@ -148,7 +166,7 @@ class BackboneModel(ClipNetwork):
                 freeze_moments=freeze_moments,
                 chunk_size=chunk_size,
             )
-            for _ in spec.feature_names
+            for channels in spec.feature_sizes
         )
         self.backbones = LayerList(self, "backbone", networks)
 
@@ -156,7 +174,7 @@ class BackboneModel(ClipNetwork):
         """Computes the vectors of all frames, `(B, T, width)` float32 by the feature's name.
 
         Args:
-            batch: features `(B, T, S, S, channels)` uint8 by name.
+            batch: features `(B, T, S, S, channels)` uint8 by name, or `(B, T, 6144)`, sound.
             valid: `(B, T)` bool, the padding mask: True for real frames.
             training: whether to normalise by the moments of the batch, if these are not frozen.
         """
@@ -164,14 +182,15 @@ class BackboneModel(ClipNetwork):
         return {name: network(batch[name], valid, training=training) for name, network in streams}
 
     def load_pretrained(self) -> None:
-        """Reads `backbone_weights` into every feature's network.
+        """Reads `backbone_weights` into the network of every feature that is not sound.
 
         Raises:
             UserError: if there is no such file, or it holds the weights of another network.
         """
         if self.backbone_weights:
             for network in self.backbones:
-                network.load(self.backbone_weights)
+                if isinstance(network, Backbone):
+                    network.load(self.backbone_weights)
 
 
 @CLIP_MODELS.register()
@@ -184,20 +203,26 @@ class ClipModel(BackboneModel):
     frame by frame. With `frame_features=map` a frame's vector is the whole last feature map: the pooling of
     `ConvPoolModel` and the other temporal pooling models is then that of Ng et al. 2015.
 
+    A feature of 6144 numbers per frame is sound; its network is VGGish, with 128 features per frame.
+
     Args:
         spec: the features' names and channels, the size of the frames, and the number of classes.
         frame_features: a frame's vector: `average`, the mean of the last feature map over its places; or `map`, all
             places in a row.
         frame_model: the name of a registered frame-level model.
         frame_model_hparams: values of its hyper-parameters by name; the others keep their defaults.
+        audio_weights: a file of weights of VGGish, with which a new run starts; empty for random weights.
         inherited: further keyword arguments, those of BackboneModel.
 
     Raises:
-        UserError: if there is no such frame-level model, or a hyper-parameter of it is unknown or out of range.
+        UserError: if there is no such frame-level model, a hyper-parameter of it is unknown or out of range, or there
+            are `audio_weights` and no sound.
 
     Source: Fernando & Gould 2016, "Learning End-to-end Video Classification with Rank-Pooling"; Ng et al. 2015, "Beyond
     short snippets".
     """
+
+    reads_sound = True
 
     def __init__(
         self,
@@ -206,12 +231,31 @@ class ClipModel(BackboneModel):
         frame_features: str = "average",
         frame_model: str = "AveragePoolModel",
         frame_model_hparams: Mapping[str, Any] | None = None,
+        audio_weights: str = "",
         **inherited: Any,
     ):
+        if audio_weights and PATCH_SIZE not in spec.feature_sizes:
+            raise ArgumentError(
+                f"audio_weights={audio_weights}: none of the features is sound, of {PATCH_SIZE} numbers per frame. "
+                "Leave it out, or read such a feature."
+            )
         super().__init__(spec, frame_features, **inherited)
+        self.audio_weights = audio_weights
         widths = tuple(network.width for network in self.backbones)
         frames = DataSpec(spec.feature_names, widths, spec.num_classes, "frame", spec.max_frames)
         self.frame_model = build_frame_model(frame_model, frames, frame_model_hparams)
+
+    def load_pretrained(self) -> None:
+        """Reads `backbone_weights` into the networks of pictures and flow, and `audio_weights` into that of sound.
+
+        Raises:
+            UserError: if there is no such file, or it holds the weights of another network.
+        """
+        super().load_pretrained()
+        if self.audio_weights:
+            for network in self.backbones:
+                if isinstance(network, SoundNetwork):
+                    network.load(self.audio_weights)
 
     def frame_sampling(self, training: bool) -> FrameSampling | None:
         """Returns how the frame-level model wants frames to be chosen; None where the data are to say."""

@@ -1,4 +1,4 @@
-"""A video file as JPEGs: what a record of the format `clip` is made of."""
+"""A video file as JPEGs and bytes of sound: what a record of the format `clip` is made of."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import numpy as np
 from yt8m.video.decoding import VideoFaultError, decoded_frames
 from yt8m.video.flow import flow_of
 from yt8m.video.packages import optional_package
+from yt8m.video.sound import decoded_sound, log_mel_patches, sound_bytes
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ClipOptions:
         max_frames: frames after this one are cut off.
         flow: `none`, or a method of `flow_of`.
         quality: of the JPEGs, 1 to 100.
+        audio: whether the sound is taken too, which needs `fps`.
     """
 
     fps: float
@@ -28,26 +30,28 @@ class ClipOptions:
     max_frames: int
     flow: str
     quality: int
+    audio: bool = False
 
 
-def clip_jpegs(path: str, options: ClipOptions) -> dict[str, list[bytes]] | str:
-    """Reads a video file as JPEGs. It is called in other processes, and so returns what is wrong instead of raising it.
+def clip_frames(path: str, options: ClipOptions) -> dict[str, list[bytes]] | str:
+    """Reads a video file as what is stored of it. In other processes; so it returns what is wrong, and raises nothing.
 
     Args:
         path: the video file.
         options: what is taken of it.
 
     Returns:
-        The JPEG of every frame, by the name of the feature: `rgb`, and `flow` if it is asked for, of which the x
-        component is above the y component. Or what is wrong with the file.
+        Per frame, by the name of the feature, a JPEG in `rgb`; if it is asked for, a JPEG in `flow`, the x component
+        above the y component; and in `audio` the bytes of the patch of sound that begins when the frame is shown, of a
+        silent film silence. Or what is wrong with the file.
     """
-    jpegs: dict[str, list[bytes]] = {"rgb": []}
+    stored: dict[str, list[bytes]] = {"rgb": []}
 
     def images() -> Iterator[np.ndarray]:
         """The frames one by one, each stored in passing: a film of large frames does not fit into memory."""
         for image in decoded_frames(path, options.fps, options.max_frames):
             small = scaled(image, options.size)
-            jpegs["rgb"].append(_jpeg(small[:, :, ::-1], options.quality))
+            stored["rgb"].append(_jpeg(small[:, :, ::-1], options.quality))
             yield small
 
     try:
@@ -55,10 +59,13 @@ def clip_jpegs(path: str, options: ClipOptions) -> dict[str, list[bytes]] | str:
             deque(images(), maxlen=0)
         else:
             flows = flow_of(images(), options.flow)
-            jpegs["flow"] = [_jpeg(np.concatenate([x[:, :, 0], x[:, :, 1]]), options.quality) for x in flows]
+            stored["flow"] = [_jpeg(np.concatenate([x[:, :, 0], x[:, :, 1]]), options.quality) for x in flows]
+        if options.audio:
+            patches = log_mel_patches(decoded_sound(path), len(stored["rgb"]), options.fps)
+            stored["audio"] = [patch.tobytes() for patch in sound_bytes(patches)]
     except VideoFaultError as fault:
         return str(fault)
-    return jpegs
+    return stored
 
 
 def scaled(image: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from yt8m.schema import MEL_BANDS, PATCH_FRAMES, SOUND_FLOOR, SOUND_STEP
 from yt8m.video.decoding import VideoFaultError
 from yt8m.video.packages import optional_package
 
@@ -11,7 +12,6 @@ SAMPLE_RATE = 16_000  # per second
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms, 10 ms
 _LOWEST, _HIGHEST = 125.0, 7500.0  # hertz
 _LOG_OFFSET = 0.01
-PATCH_FRAMES, MEL_BANDS = 96, 64  # 0.96 s
 
 
 def decoded_sound(path: str) -> np.ndarray:
@@ -70,6 +70,14 @@ def log_mel_patches(samples: np.ndarray, count: int, fps: float) -> np.ndarray:
     magnitudes = np.abs(np.fft.rfft(windows * hann, _FFT))
     bands = np.log(magnitudes @ mel_matrix() + _LOG_OFFSET).astype(np.float32)
     return bands[starts[:, np.newaxis] + np.arange(PATCH_FRAMES)]
+
+
+def sound_bytes(patches: np.ndarray) -> np.ndarray:
+    """Quantises `patches` `(...)` float32 of `log_mel_patches`, of any shape, to uint8 as yt8m/schema.py defines it.
+
+    An error is at most half a step, 0.021: 2 % of a magnitude, 0.2 decibels.
+    """
+    return np.clip(np.round((patches - SOUND_FLOOR) / SOUND_STEP), 0, 255).astype(np.uint8)
 
 
 def mel_matrix() -> np.ndarray:

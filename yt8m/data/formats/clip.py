@@ -1,7 +1,8 @@
 """Records of clips: a `tf.train.SequenceExample` with a JPEG per feature and frame.
 
 A feature with 3 channels is a colour picture. One with 2 is optical flow: a grey JPEG of twice the height, its x
-component above its y component, in the bytes that yt8m/schema.py defines. One with 1 is a grey picture.
+component above its y component, in the bytes that yt8m/schema.py defines. One with 1 is a grey picture. One with 6144
+is sound: not a JPEG per frame but the bytes of a patch, as yt8m/schema.py defines them too.
 """
 
 import math
@@ -13,11 +14,11 @@ import tensorflow as tf
 from yt8m.arguments import ArgumentError
 from yt8m.batch import NUM_FRAMES, Batch
 from yt8m.data.formats.base import Layout, RecordFaultError, listing, values_of
-from yt8m.data.formats.frame import FrameFormat, check_lengths, common_length
+from yt8m.data.formats.frame import FrameFormat, check_frames, check_lengths, common_length, decode_bytes
 from yt8m.randomness import uniform
 from yt8m.registry import RECORD_FORMATS
 from yt8m.sampling import FrameSampling, sample_indices
-from yt8m.schema import FLOW_ZERO, DataSpec
+from yt8m.schema import FLOW_ZERO, PATCH_SIZE, DataSpec
 
 FLOW_CHANNELS = 2
 _STORED_CHANNELS = {1: 1, 2: 1, 3: 3}  # of the JPEG, by the channels of the feature
@@ -59,8 +60,8 @@ class ClipFormat(FrameFormat):
         Only the frames that are returned are decoded. A model's own `sampling` has precedence over `clip_sampling`.
 
         Returns:
-            `(B, T, S, S, channels)` uint8 per feature, 0 where padded, and `num_frames` `(B,)` int32. With N > 1
-            `eval_clips` `(B, N, T, S, S, channels)` and `(B, N)`.
+            `(B, T, S, S, channels)` uint8 per feature, `(B, T, 6144)` of sound, 0 where padded, and `num_frames` `(B,)`
+            int32. With N > 1 `eval_clips` `(B, N, T, S, S, channels)`, `(B, N, T, 6144)` and `(B, N)`.
         """
         lengths, check = common_length([stored[1][name] for name in layout.stored_names])
         with tf.control_dependencies([check]):
@@ -81,7 +82,8 @@ class ClipFormat(FrameFormat):
         """Takes a clip that is drawn by each video's random key, and so are its window, zoom and mirroring.
 
         Returns:
-            `(B, T, S, S, channels)` uint8 per feature, 0 where padded, and `num_frames` `(B,)` int32.
+            `(B, T, S, S, channels)` uint8 per feature, `(B, T, 6144)` of sound, 0 where padded, and `num_frames` `(B,)`
+            int32.
         """
         lengths, check = common_length([stored[1][name] for name in layout.stored_names])
         with tf.control_dependencies([check]):
@@ -112,6 +114,9 @@ class ClipFormat(FrameFormat):
         sizes = []
         for name, channels in zip(layout.stored_names, spec.feature_sizes, strict=True):
             is_frame = tf.sequence_mask(lengths[name], tf.shape(frames[name])[1])
+            if channels == PATCH_SIZE:
+                checks.append(tf.debugging.assert_equal(tf.strings.length(frames[name][is_frame]), PATCH_SIZE))
+                continue
 
             def size_of(jpeg: tf.Tensor, channels: int = channels) -> tf.Tensor:
                 image = _decode(jpeg, channels)
@@ -131,21 +136,25 @@ class ClipFormat(FrameFormat):
             return {NUM_FRAMES: tf.identity(num_frames)}
 
     def blank(self, spec: DataSpec) -> Batch:
-        """Returns a clip of T black frames, `(1, T, S, S, channels)` uint8 per feature.
+        """Returns a clip of T black and silent frames, `(1, T, S, S, channels)` or `(1, T, 6144)` uint8 per feature.
 
         Raises:
-            ArgumentError: if a feature has another number of channels than 1, 2 or 3.
+            ArgumentError: if a feature has another number of channels than 1, 2 or 3, and is no sound.
         """
         _check_channels(spec)
-        size = [1, spec.max_frames, spec.clip_size, spec.clip_size]
         features = zip(spec.feature_names, spec.feature_sizes, strict=True)
-        frames = {name: tf.zeros([*size, channels], tf.uint8) for name, channels in features}
+        frames = {
+            name: tf.zeros([1, spec.max_frames, *_shape(channels, spec)], tf.uint8) for name, channels in features
+        }
         return frames | {NUM_FRAMES: tf.fill([1], spec.max_frames)}
 
     def largest_record(self, spec: DataSpec) -> int:
         """A guess: frames twice as high and wide as those of a clip, and twice as many."""
-        pixels = 2 * spec.max_frames * (2 * spec.clip_size) ** 2
-        return math.ceil(pixels * sum(_STORED_CHANNELS.get(size, 3) for size in spec.feature_sizes) / _PIXELS_PER_BYTE)
+        pixels = (2 * spec.clip_size) ** 2 / _PIXELS_PER_BYTE
+        per_frame = (
+            size if size == PATCH_SIZE else pixels * _STORED_CHANNELS.get(size, 3) for size in spec.feature_sizes
+        )
+        return math.ceil(2 * spec.max_frames * sum(per_frame))
 
     def check_level(self, record: tf.train.SequenceExample) -> None:
         """Refuses a record without feature lists."""
@@ -156,14 +165,17 @@ class ClipFormat(FrameFormat):
             )
 
     def check_features(self, stored: Mapping[str, tf.train.FeatureList], spec: DataSpec, layout: Layout) -> None:
-        """Expects a JPEG per frame and feature, all of one size."""
+        """Expects a JPEG per frame and feature, all of one size, or the bytes of a patch of sound."""
         try:
             _check_channels(spec)
         except ArgumentError as error:
             raise RecordFaultError(f"it is read with --{error}") from error
         sizes = {}
         for name, channels in zip(layout.stored_names, spec.feature_sizes, strict=True):
-            sizes[name] = _check_pictures(name, stored[name], channels)
+            if channels == PATCH_SIZE:
+                check_frames(name, stored[name], PATCH_SIZE, expects_floats=False)
+            else:
+                sizes[name] = _check_pictures(name, stored[name], channels)
         check_lengths({name: len(stored[name].feature) for name in layout.stored_names})
         found = {name: size for name, size in sizes.items() if size is not None}
         if len(set(found.values())) > 1:
@@ -171,11 +183,16 @@ class ClipFormat(FrameFormat):
             raise RecordFaultError(f"{text} (width x height); expected one size. Write the record again.")
 
 
+def _shape(channels: int, spec: DataSpec) -> list[int]:
+    """The shape of a frame of a feature as a model gets it."""
+    return [PATCH_SIZE] if channels == PATCH_SIZE else [spec.clip_size, spec.clip_size, channels]
+
+
 def _check_channels(spec: DataSpec) -> None:
-    if not set(spec.feature_sizes) <= set(_STORED_CHANNELS):
+    if not set(spec.feature_sizes) <= {*_STORED_CHANNELS, PATCH_SIZE}:
         raise ArgumentError(
             f"feature_sizes={','.join(map(str, spec.feature_sizes))}: expected for records of clips the channels of "
-            "each feature: 3 for pictures, 2 for flow, 1 for grey pictures."
+            f"each feature: 3 for pictures, 2 for flow, 1 for grey pictures; {PATCH_SIZE} for sound."
         )
 
 
@@ -219,7 +236,7 @@ def _decode_clips(
     """Decodes the frames `indices` `(B, N, T)` of which `num_frames` `(B, N)` are real, as the view `(B, N)` says.
 
     Returns:
-        `(B, N, T, S, S, channels)` uint8 per feature, and `num_frames`.
+        `(B, N, T, S, S, channels)` uint8 per feature, `(B, N, T, 6144)` of sound, and `num_frames`.
     """
     videos, num_clips, count = tf.shape(indices)[0], indices.shape[1], indices.shape[2]
     rows = videos * num_clips * count
@@ -227,18 +244,21 @@ def _decode_clips(
     view = _View(*(tf.repeat(tf.reshape(drawn, [-1]), count) for drawn in view))
     batch, sizes = {NUM_FRAMES: num_frames}, []
     for name, stored_name, channels in zip(spec.feature_names, layout.stored_names, spec.feature_sizes, strict=True):
-        jpegs = stored[stored_name]
-        width = tf.maximum(tf.shape(jpegs)[1], 1)
-        jpegs = tf.pad(jpegs, [[0, 0], [0, width - tf.shape(jpegs)[1]]])
+        all_frames = stored[stored_name]
+        width = tf.maximum(tf.shape(all_frames)[1], 1)
+        all_frames = tf.pad(all_frames, [[0, 0], [0, width - tf.shape(all_frames)[1]]])
         flat = tf.minimum(tf.reshape(indices, [videos, num_clips * count]), width - 1)
-        flat = tf.reshape(tf.gather(jpegs, flat, batch_dims=1), [rows])
-        images, size = _decode_frames(flat, is_frame, view, channels, spec)
-        sizes.append(tf.reshape(size, [videos, num_clips * count, 2]))
-        batch[name] = tf.reshape(images, [videos, num_clips, count, spec.clip_size, spec.clip_size, channels])
+        flat = tf.reshape(tf.gather(all_frames, flat, batch_dims=1), [rows])
+        if channels == PATCH_SIZE:
+            frames = decode_bytes(tf.where(is_frame, flat, ""), is_frame, PATCH_SIZE)
+        else:
+            frames, size = _decode_frames(flat, is_frame, view, channels, spec)
+            sizes.append(tf.reshape(size, [videos, num_clips * count, 2]))
+        batch[name] = tf.reshape(frames, [videos, num_clips, count, *_shape(channels, spec)])
     # Frames of a video have one size, that of flow and pictures too; of padding it is 0 x 0.
-    first = sizes[0][:, :1]
     padding = tf.reshape(~is_frame, [videos, num_clips * count, 1])
-    checks = [tf.debugging.Assert(tf.reduce_all(tf.equal(size, first) | padding), ["A size."]) for size in sizes]
+    same = [tf.reduce_all(tf.equal(size, sizes[0][:, :1]) | padding) for size in sizes]
+    checks = [tf.debugging.Assert(is_same, ["A size."]) for is_same in same]
     with tf.control_dependencies(checks):
         return {name: tf.identity(value) for name, value in batch.items()}
 

@@ -74,7 +74,7 @@ class FrameFormat(RecordFormat):
                 wanted = tf.gather(frames, indices[:, :longest], batch_dims=1)
                 is_padded = tf.reduce_all(is_frame)
             padded = _pad(wanted, is_frame, is_padded)
-            batch[name] = padded if as_floats else _decode(padded, is_frame, size)
+            batch[name] = padded if as_floats else decode_bytes(padded, is_frame, size)
         return batch
 
     def blank(self, spec: DataSpec) -> Batch:
@@ -106,7 +106,7 @@ class FrameFormat(RecordFormat):
     def check_features(self, stored: Mapping[str, tf.train.FeatureList], spec: DataSpec, layout: Layout) -> None:
         """Expects frames of one width, of each feature or of none."""
         for name, as_floats, size in zip(layout.stored_names, layout.stored_as_floats, spec.feature_sizes, strict=True):
-            _check_frames(name, stored[name], size, as_floats)
+            check_frames(name, stored[name], size, as_floats)
         check_lengths({name: len(stored[name].feature) for name in layout.stored_names})
 
 
@@ -133,14 +133,37 @@ def _pad(frames: tf.Tensor, is_frame: tf.Tensor, is_padded: tf.Tensor) -> tf.Ten
     return tf.cond(is_padded, lambda: frames, lambda: tf.where(mask, frames, padding))
 
 
-def _decode(frames: tf.Tensor, is_frame: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes `(B, T)` strings of `size` bytes to `(B, T, size)` uint8, and empty ones, which are padding, to 0."""
+def decode_bytes(frames: tf.Tensor, is_frame: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes strings of bytes, and empty ones, which are padding, to zeros.
+
+    Args:
+        frames: `(...)` string, of any shape.
+        is_frame: `(...)` bool: where there is no padding.
+        size: the length of the others.
+
+    Returns:
+        `(..., size)` uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if a string has another length.
+    """
     is_sound = tf.equal(tf.strings.length(frames), tf.where(is_frame, size, 0))
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_sound), ["A frame's width."])]):
         return tf.io.decode_raw(frames, tf.uint8, fixed_length=size)
 
 
-def _check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_floats: bool) -> None:
+def check_frames(name: str, frames: tf.train.FeatureList, size: int, expects_floats: bool) -> None:
+    """Checks the frames of a feature of a record.
+
+    Args:
+        name: of the feature in the record.
+        frames: as they are stored.
+        size: the width of each of them.
+        expects_floats: whether they are lists of floats, not strings of bytes.
+
+    Raises:
+        RecordFaultError: if one is anything else.
+    """
     expected = "floats" if expects_floats else "bytes"
     for i, feature in enumerate(frames.feature):
         kind, values = values_of(feature)
