@@ -1,5 +1,6 @@
 """Networks over the real frames of clips: what they see, keep, read from files and refuse."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,25 @@ def test_what_cannot_be_is_named(arguments: dict[str, Any], message: str) -> Non
         Backbone(**all_arguments)
 
 
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_whole_model_of_keras_gives_its_weights_and_nothing_else(
+    has_head: bool, keras_network: Network, tmp_path: Path
+) -> None:
+    """Its description, by which Keras would build it, may name any function to be called; it is not even looked at."""
+    original = keras_network.build(SIZE, 1.0)
+    for index, weight in enumerate(original.weights):
+        weight.assign(np.random.default_rng(index).uniform(0.1, 1.0, weight.shape))
+    head = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(original.output))
+    whole = keras.Model(original.input, head if has_head else original.output)
+    whole.save(tmp_path / "whole.keras")
+    with zipfile.ZipFile(tmp_path / "whole.keras") as archive, zipfile.ZipFile(tmp_path / "x.keras", "w") as copy:
+        copy.writestr("config.json", '{"module": "os", "class_name": "abort", "config": {}}')
+        copy.writestr("model.weights.h5", archive.read("model.weights.h5"))
+    network = Backbone("Test", SIZE)
+    network.load(str(tmp_path / "x.keras"))
+    np.testing.assert_allclose(network.maps(clips()[0]), original(tf.cast(clips()[0], tf.float32)), rtol=1e-5)
+
+
 def test_files_that_hold_no_such_weights_are_named(tmp_path: Path) -> None:
     network = Backbone("SmallCnn", SIZE)
     with pytest.raises(ArgumentError, match=r"^backbone_weights=.*none\.h5: there is no such file\.$"):
@@ -186,6 +206,10 @@ def test_files_that_hold_no_such_weights_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.weights.h5").write_text("text")
     Backbone("SmallCnn", SIZE, backbone_width=2.0).network.save_weights(tmp_path / "wide.weights.h5")
     make_keras_network(SIZE).save_weights(tmp_path / "other.weights.h5")
-    for name in ("text", "wide", "other"):
-        with pytest.raises(ArgumentError, match=rf"^backbone_weights=.*{name}\S+: it does not hold the weights of"):
-            network.load(str(tmp_path / f"{name}.weights.h5"))
+    (tmp_path / "text.keras").write_text("text")
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    make_keras_network(SIZE).save(tmp_path / "other.keras")
+    for name in ("text.weights.h5", "wide.weights.h5", "other.weights.h5", "text.keras", "empty.keras", "other.keras"):
+        with pytest.raises(ArgumentError, match=rf"^backbone_weights=.*{name}: it does not hold the weights of this"):
+            network.load(str(tmp_path / name))

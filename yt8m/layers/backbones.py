@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -188,7 +189,7 @@ def load_weights(
     argument: str,
     load: Callable[[keras.Model, str], None] = keras.Model.load_weights,
 ) -> None:
-    """Reads the weights of a network from a file.
+    """Reads the weights of a network from a file. Of a `.keras` file the weights alone are read, and nothing is run.
 
     Args:
         network: the built network.
@@ -205,10 +206,10 @@ def load_weights(
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # of layers that Keras would leave as they are
             load(network, path)
-    except (ValueError, KeyError, OSError, TypeError, UserWarning) as error:
+    except (ValueError, KeyError, OSError, TypeError, BadZipFile, UserWarning) as error:
         raise ArgumentError(
             f"{argument}={path}: it does not hold the weights of this network ({first_line(error)}). Give weights "
-            "without a head, as model.save_weights writes them."
+            "without a head, as model.save_weights writes them, or a .keras file of the network."
         ) from error
 
 
