@@ -49,6 +49,7 @@ from yt8m.data.vocabulary import class_names
 from yt8m.errors import UserError
 from yt8m.files import check_outputs, write_text
 from yt8m.progress import progress
+from yt8m.schema import PATCH_SIZE
 
 import readers
 
@@ -170,7 +171,8 @@ def _shapes(contents: DatasetContents) -> list[str]:
     spec, layout = contents.spec, contents.layout
     columns = zip(layout.stored_names, spec.feature_sizes, layout.stored_as_floats, strict=True)
     if spec.record_format == "clip":
-        return [f"{name} (a JPEG per frame, {size} channels)" for name, size, _ in columns]
+        pictures = {name: f"a JPEG per frame, {size} channels" for name, size, _ in columns if size != PATCH_SIZE}
+        return [f"{name} ({pictures.get(name, 'a patch of sound per frame')})" for name in layout.stored_names]
     per = "frame" if spec.record_format == "frame" else "video"
     return [f"{name} ({size} {'floats' if as_floats else 'bytes'} per {per})" for name, size, as_floats in columns]
 

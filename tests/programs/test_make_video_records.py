@@ -76,7 +76,7 @@ def test_records_are_read_as_clips(folder: Path, tmp_path: Path) -> None:
     assert pictures(record, "flow").shape[1:] == (32, 24)
 
 
-def test_sound_is_a_patch_per_frame(tmp_path: Path) -> None:
+def test_sound_is_a_patch_per_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Noise from second 1.0 to 1.2 of 2 seconds of silence, and a film without a track, against windows of NumPy."""
     samples = np.zeros(32000, np.int16)
     samples[16000:19200] = np.random.default_rng(0).integers(-20000, 20000, 3200)
@@ -103,6 +103,9 @@ def test_sound_is_a_patch_per_frame(tmp_path: Path) -> None:
     begins = [int(np.flatnonzero(patch.reshape(96, 64).any(1))[0]) for patch in sound["noise"][1:4]]
     assert begins == [73, 48, 23]  # 0.75, 0.5 and 0.25 s before the noise, less the length of a window
     assert not sound["noise"][[0, 5, 6, 7]][:, :64].any()
+    spec = ["--record_format=clip", "--feature_names=rgb,audio", "--feature_sizes=3,6144", "--num_classes=2"]
+    run("tools.check_dataset", f"--data_pattern={tmp_path}/x*.tfrecord", f"--csv={tmp_path}/report.csv", *spec)
+    assert "rgb (a JPEG per frame, 3 channels), audio (a patch of sound per frame)" in capsys.readouterr().out
 
 
 def patches(record: tf.train.SequenceExample) -> np.ndarray:
