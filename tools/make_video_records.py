@@ -66,7 +66,9 @@ def main(values: flags.FlagValues) -> None:
     """
     check_shard_flags(values)
     options = options_from_flags(values)
-    write_missing_shards(values, asdict(options), partial(clip_frames, options=options), clip_of_frames)
+    # Shards that were begun when there was no --audio have no setting of that name, and are continued.
+    settings = {name: value for name, value in asdict(options).items() if name != "audio" or value}
+    write_missing_shards(values, settings, partial(clip_frames, options=options), clip_of_frames)
 
 
 def clip_of_frames(video: Video, frames: dict[str, list[bytes]]) -> bytes:

@@ -281,3 +281,4 @@ def test_several_processes_write_what_one_writes(folder: Path, tmp_path: Path) -
     assert (tmp_path / "two" / "x0000.tfrecord").read_bytes() == (tmp_path / "one" / "x0000.tfrecord").read_bytes()
     settings = json.loads((tmp_path / "two" / "x_settings.json").read_text())
     assert settings["flow"] == "dis"
+    assert "audio" not in settings  # nor did it have one before there was sound
