@@ -1,14 +1,18 @@
-"""The page about runs: numbers by hand, names that are no markup, several runs, and a browser that opens it."""
+"""The page about runs: numbers by hand, names that are no markup, several runs. A browser opens it, and TensorBoard."""
 
 import html.parser
+import json
 import re
-import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from browser import browser_command, shown_table
 from programs import run
 
 from yt8m.data.synthetic import write_frame_shards
@@ -183,12 +187,9 @@ def test_a_missing_package_is_one_line(place: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_browser_opens_the_page(place: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
+    command = [*browser_command(place / "browser"), "--virtual-time-budget=2000", "--dump-dom"]
     done = subprocess.run(
-        [browser, *options, f"--user-data-dir={place}/browser", f"file://{place}/both.html"],
+        [*command, f"file://{place}/both.html"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -198,6 +199,42 @@ def test_a_browser_opens_the_page(place: Path) -> None:
     assert "pwned" not in re.findall("<title>(.*?)</title>", done.stdout)[0]
     assert HOSTILE in seen.text
     assert seen.tags.count("svg") == 6
+
+
+# ---- TensorBoard's
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[str]:
+    """Starts TensorBoard, and ends it after the block, which is given its address."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={folder}", "--host=127.0.0.1", "--port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            log: list[str] = []
+            while not (address := re.search(r"http://\S+", "".join(log[-1:]))):
+                log.append(process.stderr.readline())
+                assert log[-1], f"TensorBoard ended: {''.join(log)}"
+            yield address[0]
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_tensorboards_table_has_a_row_per_run(place: Path, tmp_path: Path) -> None:
+    browser_command(tmp_path)  # or a skip, before anything is started
+    with tensorboard(place) as address:
+        header, *rows = shown_table(f"{address}#hparams", tmp_path, num_rows=3)
+    table = {row[0].split(" ")[0]: dict(zip(header, row, strict=True)) for row in rows}
+    models = {"plain": "FrameLevelLogisticModel", "vlad": "NetVLADModelLF"}
+    assert table.keys() == models.keys()
+    for name, row in table.items():
+        assert row["model"] == models[name]
+        assert float(row["base_learning_rate"]) == 0.01
+        gap = json.loads((place / name / "eval" / "metrics.json").read_text())["gap"]
+        assert float(row["Epoch/Eval_GAP"]) == pytest.approx(gap, rel=1e-4)
+    # The first setting is the one that differs.
+    assert header[2] == "model"
 
 
 def test_labels_of_figures_are_text() -> None:
