@@ -582,6 +582,17 @@ def test_approximate_rank_pooling_of_one_frame_is_the_frame() -> None:
         np.testing.assert_array_equal(u, np.array([1, 0, 1, 0])[:, None] * frames[:, 0])
 
 
+@pytest.mark.parametrize("settings_of_layer", [{}, {"takes_signed_sqrt": True}, {"takes_running_mean": False}])
+def test_approximate_rank_pooling_of_a_still_sequence_is_exactly_0(settings_of_layer: dict[str, Any]) -> None:
+    """Rounding errors would be large after the next normalisation, and others on each machine."""
+    frame = np.random.default_rng(0).standard_normal((4, 1, 130)).astype(np.float32)
+    frames, num_frames = tf.constant(np.repeat(frame, 70, axis=1)), tf.constant([0, 3, 10, 70])
+    u = RankPooling(method="approximate", **settings_of_layer)(frames, num_frames)
+    np.testing.assert_array_equal(u, np.zeros((4, 130)))
+    u = approximate_rank_pool(frames, num_frames)
+    np.testing.assert_array_equal(u, np.zeros((4, 130)))
+
+
 LAYERS: list[dict[str, Any]] = [
     {},
     {"direction": "both", "learns_c": True, "c": 0.5},

@@ -44,9 +44,11 @@ def running_mean(frames: tf.Tensor, num_frames: tf.Tensor | None = None) -> tf.T
     Source: Fernando et al. 2015 ("Modeling video evolution for action recognition"), time varying mean vectors.
     """
     dtype = tf.float64 if frames.dtype == tf.float64 else tf.float32
-    weights = 1 / tf.cast(tf.range(1, tf.shape(frames)[1] + 1), dtype)
-    weights = tf.where(is_frame(frames, num_frames), tf.cast(weights, frames.dtype), 0)
-    return _running_sum(_zero_padded(frames, num_frames)) * tf.expand_dims(weights, 2)
+    weights = tf.cast(1 / tf.cast(tf.range(1, tf.shape(frames)[1] + 1), dtype), frames.dtype)
+    # Of frames that are all the same the mean is that frame, to the last bit.
+    first = frames[:, :1]
+    later = _running_sum(_zero_padded(frames - first, num_frames)) * weights[tf.newaxis, :, tf.newaxis]
+    return _zero_padded(first + later, num_frames)
 
 
 def _running_sum(frames: tf.Tensor) -> tf.Tensor:
@@ -156,7 +158,11 @@ def approximate_rank_pool(
     if includes_running_mean:
         weights = tf.cumsum(tf.where(counts, weights / times, 0), axis=1, reverse=True)
     weights = tf.where(counts, tf.where(lengths != 1, weights, 1), 0)
-    pooled = tf.linalg.matvec(tf.cast(_zero_padded(frames, num_frames), dtype), weights, transpose_a=True)
+    # The weights of more than one frame add up to 0: taken from the first frame on, a still sequence gives exactly 0.
+    # Its rounding errors would be all that is left, and whatever normalises u would make them large.
+    frames = _zero_padded(frames, num_frames)
+    first = tf.where(tf.expand_dims(lengths, 2) != 1, frames[:, :1], 0)
+    pooled = tf.linalg.matvec(tf.cast(frames - first, dtype), weights, transpose_a=True)
     return tf.cast(pooled, frames.dtype)
 
 
