@@ -47,6 +47,8 @@ def check_combination(values: flags.FlagValues) -> None:
         )
     if values.allow_select_tf_ops and values.format != "litert":
         raise UserError("--allow_select_tf_ops is for --format=litert alone. Leave it out.")
+    if values.float_features and values.format == "mediapipe":
+        raise UserError("--float_features: MediaPipe feeds floats, whatever records hold. Leave it out.")
     if values.eval_data_pattern and values.format == "mediapipe":
         raise UserError("--eval_data_pattern: records do not hold what MediaPipe feeds. Leave it out.")
 
@@ -72,7 +74,7 @@ from yt8m.engine.serving import ServedModel
 from yt8m.files import AtomicFile, check_outputs
 from yt8m.metrics import EvaluationMetrics, top_k_pairs
 from yt8m.output import export
-from yt8m.output.exported import PACKAGES, RUNNERS, Runner, optional_package
+from yt8m.output.exported import PACKAGES, RUNNERS, FlexDelegateError, Runner, optional_package
 from yt8m.portability import portable_graphs
 from yt8m.registry import CLIP_MODELS, models_that_read
 from yt8m.runs.directory import load_config, paths_of_run, require_checkpoint
@@ -116,8 +118,12 @@ def main(values: flags.FlagValues) -> None:
     if is_converted:
         with AtomicFile(values.output, b"", "output") as file:
             content = converted(values.format, values.storage, served, signature, values.allow_select_tf_ops)
-            if not values.allow_select_tf_ops:
+            try:
                 check_predictions(values.storage, served, RUNNERS[values.format](content), videos)
+            except FlexDelegateError:
+                if values.eval_data_pattern:
+                    raise
+                LOG.warning("It needs a LiteRT with the Flex delegate. There is none here, so it was not tried.")
             file.write(content)
     else:
         with export.new_directory(values.output, "output") as directory:

@@ -12,11 +12,13 @@ from programs import run
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tools.export_model import check_inputs, graph_of
+from yt8m.data.record_writing import frame_record, write_records
 from yt8m.data.synthetic import write_frame_shards, write_video_shards
 from yt8m.engine.serving import ServedModel
 from yt8m.engine.weight_averages import load_weights
 from yt8m.errors import UserError
 from yt8m.output import exported
+from yt8m.output.export import litert_file
 from yt8m.output.submission import read_submission
 from yt8m.registry import CLIP_MODELS
 from yt8m.runs.directory import load_config, require_checkpoint
@@ -33,6 +35,16 @@ FRAMES = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=1024
 # A video has up to 9 frames, of which 6 count.
 DBOF = ("--model=DbofModel", "--max_frames=6", "--hparams=cluster_size=16", "--hparams=hidden_size=8")
 LONGEST = 9
+ALONE = """
+import sys
+import numpy as np
+from yt8m.output.exported import FlexDelegateError, litert_runner
+run = litert_runner(sys.argv[1])
+try:
+    run({"x": np.eye(2, dtype=np.float32)})
+except FlexDelegateError as error:
+    print(error)
+"""
 WITHOUT_TENSORFLOW = """
 import sys
 import numpy as np
@@ -155,7 +167,40 @@ def test_media_pipe_feeds_floats_side_by_side(place: Path, tmp_path: Path) -> No
     close(outputs["predictions"].numpy(), predictions_of(place, "frame", "dbof"), ids)
 
 
+@pytest.mark.parametrize("file_format", ["saved_model", "litert", "onnx"])
+def test_segments_whose_frames_are_floats(place: Path, tmp_path: Path, file_format: str) -> None:
+    """All segments of the first 6 frames of videos; the last may be shorter."""
+    if file_format != "saved_model":
+        need_packages()
+    shard, generator = place / "floats" / "train0.tfrecord", np.random.default_rng(0)
+    if not shard.exists():
+        shard.parent.mkdir()
+        frames = [{"rgb": (t, 1024), "audio": (t, 128)} for t in (3, 5, 8, 11)]
+        videos = [{name: generator.normal(size=x).astype(np.float32) for name, x in video.items()} for video in frames]
+        ratings = [(0, 1, 1.0), (0, 2, 0.0)]
+        write_records(shard, [frame_record(f"v{i}", [i], x, ratings=ratings) for i, x in enumerate(videos)])
+        train(place, "floats", "segments", *FRAMES, *DBOF, "--segment_labels", "--num_readers=1")
+    config, run_dir = load_config(str(place / "segments")), str(place / "segments")
+    model = experiment.trained_model(config, run_dir, require_checkpoint(run_dir))
+    data = experiment.evaluation_data(
+        config, model, str(shard), "shards", batch_size=9, on_bad_record="error", labels_required=False, decided_by=""
+    )
+    (batch,) = data.batches
+    assert sorted(batch["num_frames"].numpy()) == [1, 1, 3, 5, 5, 5]
+    export(place, "segments", tmp_path / "file", f"--format={file_format}", "--float_features")
+    run_file = exported.RUNNERS[file_format](str(tmp_path / "file"))
+    seen = run_file({name: batch[name].numpy() for name in ("rgb", "audio", "num_frames")})
+    np.testing.assert_allclose(seen, model(batch, training=False)["predictions"], rtol=0, atol=1e-6)
+
+
 # ---- LiteRT and ONNX
+
+
+def run_alone(program: str, *arguments: Path) -> str:
+    """What a program prints that runs in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
 
 def test_other_runtimes_need_no_tensorflow(place: Path, tmp_path: Path) -> None:
@@ -164,8 +209,7 @@ def test_other_runtimes_need_no_tensorflow(place: Path, tmp_path: Path) -> None:
         export(place, "dbof", tmp_path / name, f"--format={name}")
     ids, videos = whole_videos(place)
     np.savez(tmp_path / "batch.npz", **videos)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path)], check=True, env=environment)
+    run_alone(WITHOUT_TENSORFLOW, tmp_path)
     for name, seen in np.load(tmp_path / "predictions.npz").items():
         close(seen, predictions_of(place, "frame", "dbof"), ids)
         run_file = exported.RUNNERS[name](str(tmp_path / name))
@@ -209,6 +253,32 @@ def test_weights_in_fewer_bits(place: Path, tmp_path: Path, name: str, storage: 
     assert np.abs(seen - exact).max() > 2e-6
 
 
+def test_a_litert_without_tensorflows_operations_says_so(tmp_path: Path) -> None:
+    need_packages()
+    factor = graph_of(lambda x: {"predictions": tf.linalg.cholesky(x)}, tf.TensorSpec([2, 2], tf.float32, "x"))
+    (tmp_path / "file").write_bytes(litert_file(factor.get_concrete_function(), "float32", allow_select_tf_ops=True))
+    assert run_alone(ALONE, tmp_path / "file").startswith("The file for LiteRT has operations of TensorFlow's, and")
+
+
+def test_what_this_litert_cannot_run_is_written_untried(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the LiteRT of a process with TensorFlow has the Flex delegate depends on TensorFlow's version."""
+    need_packages()
+
+    def run_nothing(batch: object) -> np.ndarray:
+        raise exported.FlexDelegateError("no Flex delegate")
+
+    monkeypatch.setitem(exported.RUNNERS, "litert", lambda file: run_nothing)
+    arguments = ("--format=litert", "--allow_select_tf_ops")
+    with pytest.raises(UserError, match="no Flex delegate"):
+        export(place, "dbof", tmp_path / "output", *arguments, f"--eval_data_pattern={place}/frame/train*")
+    assert not list(tmp_path.iterdir())
+    export(place, "dbof", tmp_path / "output", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert "so it was not tried" in caplog.text
+
+
 def served_model(place: Path, name: str) -> ServedModel:
     config = load_config(str(place / name))
     model = experiment.build_model(config)
@@ -249,6 +319,7 @@ REFUSED = {
         ("dbof", ["--storage=int8"], "--storage=int8: the weights of a SavedModel are float32"),
         ("dbof", ["--allow_select_tf_ops"], "--allow_select_tf_ops is for --format=litert alone"),
         ("dbof", ["--format=mediapipe", "--eval_data_pattern=x"], "records do not hold what MediaPipe feeds"),
+        ("dbof", ["--format=mediapipe", "--float_features"], "--float_features: MediaPipe feeds floats"),
         ("dbof", ["--output=PLACE/dbof/config.json", "--format=onnx"], "is .*config.json, which is read"),
         ("dbof", ["--output=PLACE/frame"], "--output=.*/frame is there already"),
         ("dbof", ["--output=PLACE/dbof/config.json/saved"], "--output=.*/saved cannot be written"),

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 
 from yt8m import packages
+from yt8m.errors import UserError
 
 # What reads and writes a format, apart from TensorFlow.
 PACKAGES = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("onnx", "tf2onnx", "onnxruntime")}
 
 # Features `(B, ...)` and `num_frames` `(B,)` by name -> predictions `(B, C)` float32.
 Runner = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+class FlexDelegateError(UserError):
+    """A file for LiteRT has operations of TensorFlow's, and the LiteRT of this process does not."""
 
 
 def optional_package(name: str) -> Any:
@@ -37,15 +42,29 @@ def saved_model_runner(path: str) -> Runner:
 
 
 def litert_runner(file: str | bytes) -> Runner:
-    """Loads a file for LiteRT, or its content; where no TensorFlow is loaded it has to do with LiteRT's own operations.
+    """Loads a file for LiteRT, or its content.
 
     Raises:
         UserError: if ai-edge-litert is not installed.
+        FlexDelegateError: when it is run, if it has operations that are not LiteRT's own. In a process that has loaded
+            TensorFlow 2.17 they are there.
     """
     source = {"model_content" if isinstance(file, bytes) else "model_path": file}
     interpreter = optional_package("ai_edge_litert.interpreter").Interpreter(**source)
     serve = interpreter.get_signature_runner("serving_default")
-    return lambda batch: serve(**batch)["predictions"]
+
+    def run(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        try:
+            return serve(**batch)["predictions"]
+        except RuntimeError as error:
+            if "Flex delegate" not in str(error):
+                raise
+            raise FlexDelegateError(
+                "The file for LiteRT has operations of TensorFlow's, and the LiteRT here only its own. Run it with one "
+                "that has the Flex delegate, or export it without --allow_select_tf_ops."
+            ) from error
+
+    return run
 
 
 def onnx_runner(file: str | bytes) -> Runner:
