@@ -68,9 +68,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
 	touch $@
 
-# Without pyarrow: pandas, and so Keras, would load it in every program. Tests of Parquet skip where it is missing:
-# .venv/bin/pip install -r requirements-parquet.txt
-OPTIONAL := $(addprefix requirements-,$(addsuffix .txt,dev video remote export report tune))
+OPTIONAL := $(addprefix requirements-,$(addsuffix .txt,dev video remote parquet export report tune))
 .venv/dev-installed: .venv/run-installed $(OPTIONAL)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(OPTIONAL:%=-r %)
 	touch $@

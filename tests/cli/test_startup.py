@@ -54,6 +54,30 @@ def test_notes_are_shown_only_where_the_process_ends_for_their_reason(happens: s
     assert ("a note" in ended.stderr) == ("a note" in shown)
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_keras_finds_pandas_only_where_the_program_loaded_it(tmp_path: Path, earlier: bool) -> None:
+    (tmp_path / "pandas.py").write_text("")
+    ended = run_python(f"""
+        import importlib, sys
+        from yt8m.cli import startup
+        sys.path.insert(0, {str(tmp_path)!r})
+        if {earlier}:
+            import pandas
+        def load(name):
+            try:
+                import pandas
+                print("found")
+            except ImportError:
+                print("not found")
+        importlib.import_module = load
+        startup.load_tensorflow()
+        import pandas
+        print(pandas.__file__)
+    """)
+    found = "found" if earlier else "not found"
+    assert (ended.stdout, ended.stderr) == (f"{found}\n{tmp_path}/pandas.py\n", "")
+
+
 def test_wrong_command_lines_need_no_tensorflow() -> None:
     code = "import sys; sys.modules['tensorflow'] = None; sys.argv = ['train.py', {}]; import runpy; "
     code += "runpy.run_path('train.py', run_name='__main__')"

@@ -22,8 +22,25 @@ def load_tensorflow() -> None:
     What goes wrong later reaches us as an exception. Since 2.21 some notes come before the log level counts.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _stderr_held_back(), _garbage_collection_paused():
+    with _stderr_held_back(), _garbage_collection_paused(), _pandas_left_out():
         importlib.import_module("tensorflow")
+
+
+@contextmanager
+def _pandas_left_out() -> Iterator[None]:
+    """Lets the block do without pandas, unless it is loaded already.
+
+    Keras loads it where it is installed, for a way of training that is not ours, and pandas loads pyarrow, with its own
+    threads and memory. A program that needs one of them imports it later.
+    """
+    if "pandas" in sys.modules:
+        yield
+        return
+    sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["pandas"]
 
 
 @contextmanager
