@@ -54,6 +54,66 @@ def test_notes_are_shown_only_where_the_process_ends_for_their_reason(happens: s
     assert ("a note" in ended.stderr) == ("a note" in shown)
 
 
+PACKAGE = """
+import os, signal
+def length():
+    os.kill(os.getpid(), signal.SIGTERM)
+    return 3
+def ask():  # as C++ does, which takes an exception for an answer
+    try:
+        return length()
+    except BaseException:
+        return "none"
+def call(function):
+    length()
+    function()
+"""
+SIGNALLED = """
+    import types
+    from yt8m.cli import startup
+    startup.end_on_signals()
+    package = types.ModuleType({name})
+    exec({package}, vars(package))
+    def own():
+        print("called")
+    {does}
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "does", "printed"),
+    [
+        ("tensorflow.python", "print(package.ask())", "3\n"),
+        ("tensorflow.python", "package.call(own)", ""),
+        ("elsewhere", "package.call(own)", ""),
+    ],
+)
+def test_a_signal_is_no_answer_to_tensorflow(name: str, does: str, printed: str) -> None:
+    code = SIGNALLED.replace("{name}", repr(name)).replace("{package}", repr(PACKAGE)).replace("{does}", does)
+    ended = run_python(code)
+    assert (ended.returncode, ended.stdout) == (143, printed), ended.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_while_tensorflow_asks_for_a_shape_is_not_lost() -> None:
+    """An exception in the place of a length made room for no dimension of that shape: memory was corrupted."""
+    ended = run_python("""
+        import os, signal
+        from yt8m.cli import startup
+        startup.end_on_signals()
+        startup.load_tensorflow()
+        import tensorflow as tf
+        place = {"__name__": "tensorflow.python", "os": os, "signal": signal, "length": tf.TensorShape.__len__}
+        exec("def signalled(self): os.kill(os.getpid(), signal.SIGTERM); return length(self)", place)
+        batches = tf.data.Dataset.range(2).batch(2)
+        tf.TensorShape.__len__ = place["signalled"]
+        iterator = iter(batches)
+        print("went on")
+    """)
+    assert (ended.returncode, ended.stdout) == (143, ""), ended.stderr
+
+
 @pytest.mark.parametrize("earlier", [True, False])
 def test_keras_finds_pandas_only_where_the_program_loaded_it(tmp_path: Path, earlier: bool) -> None:
     (tmp_path / "pandas.py").write_text("")

@@ -9,7 +9,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
+_PROJECT, _INSTALLED = str(Path(__file__).absolute().parents[2]), "site-packages"
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
@@ -96,13 +99,39 @@ def _show_at_the_end(held: int) -> None:
 
 
 def end_on_signals() -> None:
-    """Lets SIGINT and SIGTERM end the process as `sys.exit` does: without a traceback, and files are put in order."""
+    """Lets SIGINT and SIGTERM end the process as `sys.exit` does: without a traceback, and files are put in order.
 
-    def end(number: int, frame: object) -> None:
-        sys.exit(128 + number)
+    While TensorFlow is at work, that waits until it comes back to the program: its C++ asks Python for such things as
+    the length of a shape, takes an exception for an answer, reserves too little memory and writes beyond it.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.settrace(None)  # if it is a second signal
+        calls = []  # from the innermost one to that of the program itself
+        while frame is not None and not _is_own(frame):
+            calls.append(frame)
+            frame = frame.f_back
+        packages = {call.f_globals.get("__name__", "").partition(".")[0] for call in calls}
+        # An import of TensorFlow takes seconds, and no C++ waits for its answer.
+        importing = any(call.f_code.co_filename.startswith("<frozen importlib") for call in calls)
+        if frame is None or importing or not packages & {"tensorflow", "keras"}:
+            sys.exit(128 + number)
+
+        def end_in_own_code(reached: FrameType, event: str, argument: object) -> None:
+            if _is_own(reached) and reached.f_code is not end.__code__:
+                sys.exit(128 + number)
+
+        frame.f_trace = end_in_own_code  # at its next line
+        sys.settrace(end_in_own_code)  # or where another function of the program begins
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Whether it is a function of the program that is being called, not of a package that is installed."""
+    file = frame.f_code.co_filename
+    return frame.f_globals.get("__name__") == "__main__" or (file.startswith(_PROJECT) and _INSTALLED not in file)
 
 
 def keep_freed_memory() -> None:
