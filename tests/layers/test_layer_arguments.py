@@ -49,6 +49,7 @@ from yt8m.layers.transformer import (
     TransformerEncoder,
 )
 from yt8m.layers.triangulation import DirectionWhitening, MovingMean
+from yt8m.layers.vggish import SoundNetwork
 from yt8m.layers.vlad import GatedVLAD, NetRVLAD, NetVLAD
 from yt8m.layers.whitening import ReverseWhitening
 from yt8m.schema import DataSpec
@@ -107,6 +108,7 @@ REQUIRED: dict[type[keras.layers.Layer], dict[str, Any]] = {
     SelfAttention: {"head_size": 2},
     SoftAssignment: CLUSTERS,
     SoftBagOfFrames: CLUSTERS,
+    SoundNetwork: {},
     SpaceTimeConv: {"filters": 2, "kernel": (1, 3, 3)},
     SqueezeExcitation: {},
     TEmbedding: CLUSTERS,
