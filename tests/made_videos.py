@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from yt8m.layers.backbones import networks
+
 av: Any = pytest.importorskip("av", reason="requirements-video.txt is not installed")
 pytest.importorskip("cv2", reason="requirements-video.txt is not installed")
 
@@ -79,3 +81,10 @@ def write_sound(
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
     return str(path)
+
+
+def write_weights(folder: Path, size: int) -> str:
+    """Writes weights of a small network for pictures of `size` pixels, which nobody trained."""
+    path = str(folder / "small.weights.h5")
+    networks()["SmallCnn"].build(size, 1.0).save_weights(path)
+    return path

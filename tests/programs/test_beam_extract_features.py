@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_videos import write_sound, write_video
+from made_videos import write_sound, write_video, write_weights
 from programs import run
 
 from tools import extracted_shards
@@ -14,7 +14,7 @@ from tools.beam_pipeline import spread
 from tools.extracted_shards import ShardWriter
 from tools.video_features import Extraction
 from yt8m.errors import UserError
-from yt8m.layers.backbones import Backbone, networks
+from yt8m.layers.backbones import Backbone
 from yt8m.video.inputs import InputOptions
 from yt8m.video.listing import Video
 
@@ -25,10 +25,7 @@ SKIP = "--on_bad_video=skip"
 
 @pytest.fixture(scope="module", name="weights")
 def make_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Weights of a small network, which nobody trained."""
-    path = str(tmp_path_factory.mktemp("weights") / "small.weights.h5")
-    networks()["SmallCnn"].build(SIZE, 1.0).save_weights(path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights"), SIZE)
 
 
 @pytest.fixture(scope="module", name="videos")

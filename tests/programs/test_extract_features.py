@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_videos import write_sound, write_video
+from made_videos import write_sound, write_video, write_weights
 from programs import run
 
 from yt8m.data.whitening import WhiteningFile
@@ -23,10 +23,7 @@ SIZE, WIDTH = 32, 64
 
 @pytest.fixture(scope="module", name="weights")
 def make_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Weights of a small network, which nobody trained."""
-    path = str(tmp_path_factory.mktemp("weights") / "small.weights.h5")
-    networks()["SmallCnn"].build(SIZE, 1.0).save_weights(path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights"), SIZE)
 
 
 @pytest.fixture(scope="module", name="videos")
