@@ -4,6 +4,7 @@
         [--cases NAMES]        logistic, moe, netvlad; for the two options below names of registered models
         [--steps 10]           steps per turn, 2 for netvlad by default
         [--before CHECKOUT]    the same steps by the code of another checkout of this project
+        [--bfloat16]           the same steps with --precision=bfloat16
         [--all]                instead: every registered model, examples/s, ratio and peak memory
         [--jit]                instead: forward and backward of every registered model, with and without XLA
 
@@ -100,11 +101,11 @@ def case_of(name: str, steps: int = 0) -> Case:
 class Training:
     """A run of a case on the records of `pattern`, as train.py composes it."""
 
-    def __init__(self, case: Case, pattern: str):
+    def __init__(self, case: Case, pattern: str, precision: str = "float32"):
         self.case = case
         self.config = RunConfig(
             data=case.spec,
-            model=ModelConfig(case.model, case.hparams),
+            model=ModelConfig(case.model, case.hparams, precision),
             optimization=OptimizationConfig(),
             training=TrainingConfig(pattern, case.batch_size, num_epochs=0, max_steps=1_000_000),
         )
@@ -336,7 +337,8 @@ def serve(contender: str, case_name: str, steps: str, pattern: str) -> None:
     """What a contender's process does: it runs the program whose name it reads, and writes what that took."""
     before = peak_gigabytes()
     case = case_of(case_name, int(steps))
-    training: Any = Starter(case, pattern) if contender == "starter" else Training(case, pattern)
+    precision = "bfloat16" if contender == "bfloat16" else "float32"
+    training: Any = Starter(case, pattern) if contender == "starter" else Training(case, pattern, precision)
     build = {
         "step": lambda: training.step_program(),
         "products": lambda: training.products_program(),
@@ -407,11 +409,12 @@ def take_turns(
     return taken
 
 
-def compare(name: str, steps: int, pattern: str, rounds: int, before: str) -> None:
+def compare(name: str, steps: int, pattern: str, rounds: int, before: str, bfloat16: bool) -> None:
     """Prints seconds per step of every contender of a case, and their ratios."""
     case = case_of(name, steps)
     ways = [("step", "ours", "step"), ("products", "ours", "products")]
     ways += [("step before", "before", "step")] if before else []
+    ways += [("step in bfloat16", "bfloat16", "step")] if bfloat16 else []
     ways += [("starter's step", "starter", "step")] if case.starter else []
     taken = take_turns(ways, name, steps, pattern, rounds, before)
     print(f"\n{case.model}, batches of {case.batch_size}")
@@ -425,6 +428,7 @@ def compare(name: str, steps: int, pattern: str, rounds: int, before: str) -> No
         ("step", "products", f"at most {case.bar}"),
         ("step before", "products", ""),
         ("step", "step before", ""),
+        ("step in bfloat16", "step", ""),
         ("starter's step", "step", f"at least {case.starter}"),
     ):
         if above in taken and below in taken:
@@ -500,6 +504,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--before", default="", metavar="CHECKOUT")
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--jit", action="store_true")
     parser.add_argument("--serve", nargs=4, metavar=("CONTENDER", "CASE", "STEPS", "PATTERN"), help=argparse.SUPPRESS)
@@ -521,7 +526,7 @@ def main() -> None:
             compare_compiled(names or [*every_model], steps, patterns, rounds)
         else:
             for name in names or CASES:
-                compare(name, steps, patterns(name), rounds, arguments.before)
+                compare(name, steps, patterns(name), rounds, arguments.before, arguments.bfloat16)
 
 
 if __name__ == "__main__":
