@@ -35,8 +35,6 @@ from yt8m.metrics.boosting import boosted_weights
 from yt8m.output.submission import read_blocks
 from yt8m.progress import with_progress
 
-_VIDEOS_PER_BLOCK = 4096
-
 
 def main(values: flags.FlagValues) -> None:
     """Writes the weights.
@@ -55,7 +53,7 @@ def main(values: flags.FlagValues) -> None:
         raise UserError("The labels are missing: give --eval_data_pattern, or a CSV of them by --labels_file.")
     weights = read_example_weights(values.example_weights) if values.example_weights else None
     errors: dict[str, float] = {}
-    blocks = read_blocks(values.submission_file, _VIDEOS_PER_BLOCK)
+    blocks = read_blocks(values.submission_file)
     for block in with_progress(blocks, "weighting", count=lambda it: len(it.ids)):
         unknown = [v for v in block.ids if v not in labels or (weights is not None and v not in weights)]
         if unknown or not errors.keys().isdisjoint(block.ids) or len(set(block.ids)) < len(block.ids):

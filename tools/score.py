@@ -29,8 +29,6 @@ from yt8m.output.blend import check_same_videos
 from yt8m.output.submission import read_blocks
 from yt8m.progress import with_progress
 
-_VIDEOS_PER_BLOCK = 4096
-
 
 def main(values: flags.FlagValues) -> None:
     """Prints the metrics of a submission."""
@@ -52,7 +50,7 @@ def score(values: flags.FlagValues) -> EvaluationMetrics:
     metrics = EvaluationMetrics(labels.num_classes, values.top_k)
     scored: set[str] = set()
     others: list[str] = []
-    blocks = read_blocks(values.submission_file, _VIDEOS_PER_BLOCK)
+    blocks = read_blocks(values.submission_file)
     for block in with_progress(blocks, "scoring", count=lambda it: len(it.ids)):
         # 1. One row per video, and the videos that have labels, no others.
         for video_id in block.ids:

@@ -16,6 +16,7 @@ from yt8m.data.video_labels import LABELS_HEADER, read_labels
 from yt8m.errors import UserError
 from yt8m.metrics import metrics_of_matrix
 from yt8m.output import blend as blending
+from yt8m.output import submission
 from yt8m.output.blend import AlignedSubmissions, LeastSquares, nonnegative_least_squares, tempered
 from yt8m.output.submission import HEADER
 
@@ -89,7 +90,7 @@ def test_one_file_blends_to_itself(tmp_path: Path) -> None:
 def test_files_in_other_orders_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [made_up_rows(seed) for seed in range(3)]
     expected = blend(tmp_path, members=members)
-    monkeypatch.setattr(blending, "_VIDEOS_PER_BLOCK", 7)
+    monkeypatch.setattr(submission, "_CHARACTERS_PER_BLOCK", 1000)
     monkeypatch.setattr(blending, "_VIDEOS_PER_TEMPORARY_FILE", 16)
     assert blend(tmp_path, members=members) == expected
     shuffled = [dict(random.Random(seed).sample(list(rows.items()), len(rows))) for seed, rows in enumerate(members)]
@@ -97,10 +98,18 @@ def test_files_in_other_orders_give_the_same_bytes(tmp_path: Path, monkeypatch: 
     assert text == expected
 
 
-def test_no_more_rows_are_in_memory_than_a_block_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blending, "_VIDEOS_PER_BLOCK", 8)
-    path = write(tmp_path / "a.csv", made_up_rows(0, num_videos=20))
-    assert [len(table.ids) for table in AlignedSubmissions([path])] == [8, 8, 4]
+def test_a_block_has_fewer_videos_the_more_and_the_longer_the_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sizes(num_files: int, num_pairs: int) -> list[int]:
+        rows = {f"v{i}": [(c, 0.5) for c in range(num_pairs)] for i in range(9)}
+        paths = [write(tmp_path / f"{m}.csv", rows) for m in range(num_files)]
+        return [len(table.ids) for table in AlignedSubmissions(paths)]
+
+    monkeypatch.setattr(submission, "_CHARACTERS_PER_BLOCK", 4 * len("v0,0 0.5 1 0.5"))
+    assert sizes(1, 2) == [4, 4, 1]
+    assert sizes(2, 2) == [2, 2, 2, 2, 1]
+    assert sizes(4, 9) == [1] * 9
 
 
 def test_a_file_without_videos_blends_to_one_without(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ import numpy as np
 
 from yt8m.arguments import LARGEST_SIZE
 from yt8m.errors import UserError
-from yt8m.output.submission import Submission, SubmissionWriter, parse_rows, read_rows
+from yt8m.output.submission import Submission, SubmissionWriter, parsed_blocks, read_rows
 
-_VIDEOS_PER_BLOCK = 2048
 _VIDEOS_PER_TEMPORARY_FILE = 16_384
 _NAMED_VIDEOS = 3  # of the videos that a file lacks, so many are in the message
 
@@ -93,8 +92,7 @@ class AlignedSubmissions:
             read_rows(path) if in_order else self._sorted_rows(path)
             for path, in_order in zip(self._paths, self._is_in_order, strict=True)
         ]
-        for _ in range(0, len(self._rows_of_ids), _VIDEOS_PER_BLOCK):
-            yield pair_table([parse_rows(itertools.islice(rows, _VIDEOS_PER_BLOCK)) for rows in members])
+        return map(pair_table, parsed_blocks(members))
 
     def _check_videos(self, path: str) -> bool:
         """Checks that a file has the videos of the first file, each once; tells whether they are in its order."""

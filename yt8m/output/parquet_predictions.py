@@ -14,7 +14,7 @@ from yt8m.packages import pyarrow
 from yt8m.parquet import read_batches
 
 _COLUMNS = ("id", "classes", "scores")
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 256  # of all classes in the longest lists: a million pairs
 
 
 def predictions_table(names: list[str], classes: np.ndarray, scores: np.ndarray, num_classes: int) -> Any:

@@ -11,12 +11,11 @@ Class,Segments
 <class>,<id>:<second> <id>:<second> ...
 """
 
-import itertools
 import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -34,6 +33,7 @@ from yt8m.segments import SEGMENT_NAME
 
 HEADER = "VideoId,LabelConfidencePairs\n"
 SEGMENT_HEADER = "Class,Segments\n"
+_CHARACTERS_PER_BLOCK = 16_000_000
 _MARKS_OF_CSV = (",", "\n", "\r", '"', "\0")
 
 _RANKING_ROW = re.compile(rf"([0-9]{{1,19}}),((?:{SEGMENT_NAME}(?: ++{SEGMENT_NAME})*+)? *)")
@@ -212,11 +212,33 @@ def read_submission(path: str) -> Submission:
     return parse_rows(read_rows(path))
 
 
-def read_blocks(path: str, num_videos: int) -> Iterator[Submission]:
-    """Reads a submission as `read_submission` does, in blocks of at most `num_videos` videos."""
-    rows = read_rows(path)
-    while block := list(itertools.islice(rows, num_videos)):
-        yield parse_rows(block)
+def read_blocks(path: str) -> Iterator[Submission]:
+    """Reads a submission as `read_submission` does, in blocks as `parsed_blocks` cuts them."""
+    return (block for (block,) in parsed_blocks([read_rows(path)]))
+
+
+def parsed_blocks(files: Sequence[Iterable[tuple[str, str]]]) -> Iterator[tuple[Submission, ...]]:
+    """Parses the rows of M files side by side, and yields M submissions per block of videos.
+
+    A block ends where its rows have 16 million characters. Lists may be of 20 classes or of all, so a number of videos
+    would not bound the memory.
+
+    Args:
+        files: M iterables of rows as `read_rows` returns them, all of the same length.
+
+    Raises:
+        UserError: as `parse_rows` does.
+    """
+    block: list[tuple[tuple[str, str], ...]] = []
+    num_characters = 0
+    for rows in zip(*files, strict=True):
+        block.append(rows)
+        num_characters += sum(len(row) for _, row in rows)
+        if num_characters >= _CHARACTERS_PER_BLOCK:
+            yield tuple(map(parse_rows, zip(*block, strict=True)))
+            block, num_characters = [], 0
+    if block:
+        yield tuple(map(parse_rows, zip(*block, strict=True)))
 
 
 def read_rows(path: str) -> Iterator[tuple[str, str]]:
