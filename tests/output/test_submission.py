@@ -18,7 +18,15 @@ from hypothesis.extra import numpy as hnp
 
 from yt8m.errors import UserError
 from yt8m.metrics import top_k_predictions
-from yt8m.output.submission import HEADER, SubmissionWriter, format_rows, read_submission, submission_writer
+from yt8m.output import parquet_predictions, submission
+from yt8m.output.submission import (
+    HEADER,
+    SubmissionWriter,
+    format_rows,
+    read_blocks,
+    read_submission,
+    submission_writer,
+)
 from yt8m.scores import name_of
 
 from oracles import metrics as oracles
@@ -284,6 +292,31 @@ def test_parquet_is_read_bit_for_bit(tmp_path: Path, parquet: object) -> None:
     assert read.ids == ["a", "b", "c", "d", "e"]
     assert read.classes.tolist() == classes.ravel().tolist()
     assert read.scores.tobytes() == scores.tobytes()
+
+
+@pytest.mark.parametrize(("suffix", "lengths"), [("csv", (2, 50, 0)), ("parquet", (5, 5, 5))])
+def test_blocks_together_are_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parquet: object, suffix: str, lengths: tuple[int, ...]
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    rng = np.random.default_rng(0)
+    with submission_writer(str(path), 100) as writer:
+        for batch, k in enumerate(lengths):
+            classes = np.stack([rng.permutation(100)[:k] for _ in range(4)])
+            scores = np.sort(rng.random((4, k), np.float32))[:, ::-1]
+            writer.add([f"v{batch}{i}" for i in range(4)], classes, scores)
+    whole = read_submission(str(path))
+    monkeypatch.setattr(submission, "_CHARACTERS_PER_BLOCK", 150)
+    monkeypatch.setattr(parquet_predictions, "_ROWS_AT_ONCE", 3)
+    blocks = list(read_blocks(str(path)))
+    assert max(len(block.ids) for block in blocks) > 1 < len(blocks)
+    assert (
+        [name for block in blocks for name in block.ids]
+        == whole.ids
+        == [f"v{b}{i}" for b in range(3) for i in range(4)]
+    )
+    for field in ("num_pairs", "classes", "scores"):
+        np.testing.assert_array_equal(np.concatenate([getattr(b, field) for b in blocks]), getattr(whole, field))
 
 
 def test_parquet_is_whole_or_not_there(tmp_path: Path, parquet: object) -> None:
