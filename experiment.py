@@ -494,7 +494,8 @@ def start_from_data(config: RunConfig, model: keras.Model, data: Data) -> None:
         options=data.options,
         labels_required=True,
     )
-    model.remember(with_progress(videos, "remembering", data.num_videos, videos_in))
+    with typed_as("--hparams="):
+        model.remember(with_progress(videos, "remembering", data.num_videos, videos_in))
 
 
 def _start_at_class_prior(config: RunConfig, model: keras.Model, data: Data) -> None:

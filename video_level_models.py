@@ -6,6 +6,7 @@ ResidualMlpModel            yt8m/classifiers/residual_mlp.py
 MonnModel                   yt8m/classifiers/monn.py
 SvmModel                    yt8m/classifiers/svm.py
 NearestNeighboursModel      yt8m/classifiers/nearest_neighbours.py
+KernelRidgeModel            yt8m/classifiers/kernel_ridge.py
 """
 
 from collections.abc import Iterable, Mapping

@@ -303,6 +303,7 @@ def test_a_wrong_command_is_answered_in_one_line_and_leaves_nothing(shards: Path
     said = finish(start("train.py", "--model=MoeModle", *VIDEO, pattern, f"--train_dir={tmp_path}/run"), status=1)
     assert said.splitlines() == [
         "error: --model=MoeModle: there is no such video-level model. Did you mean MoeModel? "
-        "Known: ChainModel, LogisticModel, MoeModel, MonnModel, NearestNeighboursModel, ResidualMlpModel, SvmModel."
+        "Known: ChainModel, KernelRidgeModel, LogisticModel, MoeModel, MonnModel, NearestNeighboursModel, "
+        "ResidualMlpModel, SvmModel."
     ]
     assert list(tmp_path.iterdir()) == []

@@ -209,9 +209,10 @@ class FrameLevelModel(keras.Model):
 
     def remember(self, batches: Iterable[Mapping[str, tf.Tensor]]) -> None:
         """Gives a classifier that remembers the pooled vectors and the labels of all training `batches`."""
-        self.classifier.remember(
-            (self._read_and_pool(batch, training=False)[0].vector, batch[LABELS]) for batch in batches
-        )
+        with typed_as("classifier."):
+            self.classifier.remember(
+                (self._read_and_pool(batch, training=False)[0].vector, batch[LABELS]) for batch in batches
+            )
 
 
 @hyper_parameters(flags={"iterations": "iterations", "sample_random_frames": "sample_random_frames"})

@@ -1,0 +1,47 @@
+"""The Cholesky factorisation of a matrix that fits into memory once: in its place, block by block."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+_BLOCK_SIZE = 1024
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """Yields the slices of 1024, and what is left, that `size` rows fall into."""
+    return (slice(start, min(start + _BLOCK_SIZE, size)) for start in range(0, size, _BLOCK_SIZE))
+
+
+def factorise(matrix: np.ndarray) -> None:
+    """Overwrites the lower triangle of A with that of L, A = L L^T; what is above the blocks of the diagonal stays.
+
+    Args:
+        matrix: A, `(M, M)` float, symmetric and positive definite.
+
+    Raises:
+        LinAlgError: if it is not positive definite in its precision.
+    """
+    for here in blocks(len(matrix)):
+        before, below = slice(0, here.start), slice(here.stop, None)
+        # TensorFlow's products, which are five times as fast here as those of NumPy.
+        matrix[here.start :, here] -= tf.matmul(matrix[here.start :, before], matrix[here, before], transpose_b=True)
+        matrix[here, here] = np.linalg.cholesky(matrix[here, here])
+        matrix[below, here] = tf.transpose(tf.linalg.triangular_solve(matrix[here, here], matrix[below, here].T))
+
+
+def solve_factorised(factor: np.ndarray, right: np.ndarray) -> None:
+    """Overwrites B with the solution X of L L^T X = B.
+
+    Args:
+        factor: L, `(M, M)` float, as `factorise` leaves it.
+        right: B, `(M, C)` float.
+    """
+    for here in blocks(len(factor)):
+        before = slice(0, here.start)
+        rest = right[here] - tf.matmul(factor[here, before], right[before])
+        right[here] = tf.linalg.triangular_solve(factor[here, here], rest)
+    for here in reversed(list(blocks(len(factor)))):
+        below = slice(here.stop, None)
+        rest = right[here] - tf.matmul(factor[below, here], right[below], transpose_a=True)
+        right[here] = tf.linalg.triangular_solve(factor[here, here], rest, adjoint=True)
