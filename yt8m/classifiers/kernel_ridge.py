@@ -42,9 +42,10 @@ class KernelRidgeModel(keras.Model):
     **Predictions** are f, an estimate of the frequency of a label, where it is from 1e-6 to 0.9. Beyond, where f may
     leave [0, 1], the logit continues along a line, so that every prediction keeps its place in the order.
 
-    For N videos of E features that are all centres, fitting holds about 4 N^2 + 9 N C + 12 N E bytes, and takes
-    N^3 / 3 + 2 N^2 C multiplications. With M < N centres it holds 24 M^2 + 16 M C + N (5 C + 12 E) bytes, and takes
-    N M^2 multiplications more. The model has M (E + C) numbers of 4 bytes.
+    For N videos of E features that are all centres, solving holds 4 N^2 bytes, half as many again while a block is
+    multiplied, and N (13 C + 12 E) more, and takes N^3 / 6 + N^2 C multiplications. With M < N centres the matrix has
+    8 M^2 bytes and its products as many again, and N M^2 multiplications come first. The model has M (E + C) numbers of
+    4 bytes.
 
     Args:
         num_classes: the number of classes, C.
@@ -68,7 +69,7 @@ class KernelRidgeModel(keras.Model):
         *,
         bandwidth: float = 0.7,
         penalty: float = 0.03,
-        scale_rounds: int = 1,
+        scale_rounds: int = 2,
         num_centres: int = 16384,
         **kwargs: Any,
     ):
@@ -139,7 +140,7 @@ class KernelRidgeModel(keras.Model):
 
 
 def evenly_spaced(size: int, count: int) -> np.ndarray:
-    """Returns the numbers, int64, of at most `count` of `size` things in a row, the first of them 0."""
+    """Returns the numbers, `(M,)` int64, of at most `count` of `size` things in a row, the first of them 0."""
     count = min(size, count)
     return np.arange(count) * size // max(count, 1)
 
@@ -235,6 +236,6 @@ def _of_unit_distance(scales: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def logits_of_frequencies(f: tf.Tensor) -> tf.Tensor:
-    """Returns log(f / (1 - f)) for f from 1e-6 to 0.9, and beyond them a line of slope 10; any float32 shape."""
+    """Maps `f` `(B, C)` float32 to log(f / (1 - f)) from 1e-6 to 0.9, and beyond to a line of slope 10: `(B, C)`."""
     inside = tf.clip_by_value(f, *_FREQUENCIES)
     return tf.math.log(inside) - tf.math.log1p(-inside) + _LOGITS_BEYOND * (f - inside)
