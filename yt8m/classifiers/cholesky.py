@@ -22,12 +22,17 @@ def factorise(matrix: np.ndarray) -> None:
     Raises:
         LinAlgError: if it is not positive definite in its precision.
     """
-    for here in blocks(len(matrix)):
-        before, below = slice(0, here.start), slice(here.stop, None)
-        # TensorFlow's products, which are five times as fast here as those of NumPy.
-        matrix[here.start :, here] -= tf.matmul(matrix[here.start :, before], matrix[here, before], transpose_b=True)
-        matrix[here, here] = np.linalg.cholesky(matrix[here, here])
-        matrix[below, here] = tf.transpose(tf.linalg.triangular_solve(matrix[here, here], matrix[below, here].T))
+    all_blocks = list(blocks(len(matrix)))
+    for number, here in enumerate(all_blocks):
+        before = slice(0, here.start)
+        row = tf.constant(matrix[here, before])
+        for below in all_blocks[number:]:
+            # TensorFlow's products, which are five times as fast here as those of NumPy.
+            block = (matrix[below, here] - tf.matmul(matrix[below, before], row, transpose_b=True)).numpy()
+            if below is here:
+                corner = matrix[here, here] = np.linalg.cholesky(block)
+            else:
+                matrix[below, here] = tf.linalg.triangular_solve(corner, block.T).numpy().T
 
 
 def solve_factorised(factor: np.ndarray, right: np.ndarray) -> None:

@@ -42,10 +42,9 @@ class KernelRidgeModel(keras.Model):
     **Predictions** are f, an estimate of the frequency of a label, where it is from 1e-6 to 0.9. Beyond, where f may
     leave [0, 1], the logit continues along a line, so that every prediction keeps its place in the order.
 
-    For N videos of E features that are all centres, solving holds 4 N^2 bytes, half as many again while a block is
-    multiplied, and N (13 C + 12 E) more, and takes N^3 / 6 + N^2 C multiplications. With M < N centres the matrix has
-    8 M^2 bytes and its products as many again, and N M^2 multiplications come first. The model has M (E + C) numbers of
-    4 bytes.
+    For N videos of E features that are all centres, solving holds 4 N^2 + N (14 C + 16 E) bytes, and takes
+    N^3 / 6 + N^2 C multiplications. With M < N centres the matrix has 8 M^2 bytes and its products as many again, and
+    N M^2 multiplications come first. The model has M (E + C) numbers of 4 bytes.
 
     Args:
         num_classes: the number of classes, C.
@@ -238,4 +237,4 @@ def _of_unit_distance(scales: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 def logits_of_frequencies(f: tf.Tensor) -> tf.Tensor:
     """Maps `f` `(B, C)` float32 to log(f / (1 - f)) from 1e-6 to 0.9, and beyond to a line of slope 10: `(B, C)`."""
     inside = tf.clip_by_value(f, *_FREQUENCIES)
-    return tf.math.log(inside) - tf.math.log1p(-inside) + _LOGITS_BEYOND * (f - inside)
+    return tf.math.log(inside / (1.0 - inside)) + _LOGITS_BEYOND * (f - inside)

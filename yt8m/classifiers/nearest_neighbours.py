@@ -103,7 +103,7 @@ class NearestNeighboursModel(keras.Model):
         all_votes = tf.reduce_sum(weights, axis=1, keepdims=True) + self.prior_weight
         p = tf.math.divide_no_nan(votes, all_votes)
         p = tf.clip_by_value(p, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
-        return {"predictions": p, "logits": tf.math.log(p) - tf.math.log1p(-p)}
+        return {"predictions": p, "logits": tf.math.log(p / (1.0 - p))}
 
     def _votes(self, weights: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Sums the weights `(B, k)` of the neighbours by their classes `(B, k, L)`, to `(B, C)`."""

@@ -20,9 +20,10 @@ STORAGES = ("float32", "float16", "int8")
 _SOLVER = "rank pooling's exact solver; method=approximate does without"
 _VOTES = "votes that add up in one place, where ONNX keeps the last one"
 _LISTS = "a loop that keeps its results in a list of tensors"
+_LOGARITHMS = "logarithms of 1 + x"
 _MISSING: dict[str, dict[str, str]] = {
     "litert": {"Cholesky": _SOLVER, "TensorListReserve": _LISTS},
-    "onnx": {"Cholesky": _SOLVER, "TensorListConcatV2": _LISTS, "ScatterNd": _VOTES},
+    "onnx": {"Cholesky": _SOLVER, "TensorListConcatV2": _LISTS, "ScatterNd": _VOTES, "Log1p": _LOGARITHMS},
 }
 _WAY_OUT = {
     "litert": "Export a SavedModel, which holds every model, or allow TensorFlow's operations: --allow_select_tf_ops.",
