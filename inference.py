@@ -51,7 +51,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -195,9 +195,13 @@ def _run_directories(values: flags.FlagValues) -> Iterator[list[str]]:
 
 
 def _check_same_batches(train_dirs: list[str], configs: list[RunConfig], models: list[keras.Model]) -> None:
-    """Checks that the batches of the first run are those that the models of all runs read."""
+    """Checks that the batches of the first run are those that the models of all runs read.
+
+    How a model scales the features of a batch is its own affair.
+    """
     needs = [
-        asdict(config.data) | {"frames at evaluation": model.frame_sampling(training=False) or "all"}
+        asdict(replace(config.data, feature_weights=()))
+        | {"frames at evaluation": model.frame_sampling(training=False) or "all"}
         for config, model in zip(configs, models, strict=True)
     ]
     for train_dir, other in zip(train_dirs, needs, strict=True):

@@ -1,5 +1,7 @@
 """The formats that `config.json` has had, and how the content of each becomes that of the next.
 
+Format 8 holds the weights of features, and the labels that a teacher keeps; kernel ridge regression has a second stage,
+and classifiers that remember may leave out the video that they predict.
 Format 7 holds what of a video is read around a segment, and the run whose weights a run started with.
 Format 6 holds weight decay, the scope of clipping, the power of the learning rate, and the parts of a batch.
 Format 5 holds mixup, and how clips are cut out of videos.
@@ -19,7 +21,7 @@ from typing import Any
 
 from yt8m.registry import MODELS
 
-CURRENT = 7
+CURRENT = 8
 
 _ADDED_TO_OPTIMIZATION = {"learning_rate_schedule": "staircase", "learning_rate_warmup": 0.0, "weights_halflife": 0.0}
 _ADDED_TO_MODELS = {
@@ -49,6 +51,10 @@ _CLIPS_BEFORE_5 = {
     "clip_flip": True,
     "clip_sampling": "consecutive",
     "eval_clips": 1,
+}
+_REMEMBERING_BEFORE_8 = {
+    "KernelRidgeModel": {"stacking": 0.0, "leave_one_out": False},
+    "NearestNeighboursModel": {"leave_one_out": False},
 }
 _CROSS_ENTROPY_BEFORE_3 = {"label_smoothing": 0.0, "positive_weight": 1.0, "negative_weight": 1.0}
 
@@ -134,6 +140,20 @@ def _from_6_to_7(content: dict[str, Any]) -> None:
     content["training"]["init_from"] = ""
 
 
+def _from_7_to_8(content: dict[str, Any]) -> None:
+    content["data"]["feature_weights"] = []
+    for term in content["loss"]["terms"]:
+        if term["name"] == "DistillationLoss":
+            term["hparams"].setdefault("keep_labels", False)
+    model = content["model"]
+    for name, hparams in (
+        (model["name"], model["hparams"]),
+        (model["hparams"].get("classifier"), model["hparams"].get("classifier_hparams")),
+    ):
+        if name in _REMEMBERING_BEFORE_8:
+            hparams |= _REMEMBERING_BEFORE_8[name] | hparams
+
+
 _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {
     1: _from_1_to_2,
     2: _from_2_to_3,
@@ -141,4 +161,5 @@ _TO_NEXT: dict[int, Callable[[dict[str, Any]], None]] = {
     4: _from_4_to_5,
     5: _from_5_to_6,
     6: _from_6_to_7,
+    7: _from_7_to_8,
 }

@@ -10,6 +10,7 @@ from yt8m.arguments import (
     check_at_least,
     check_fraction,
     check_one_of,
+    check_positive,
     check_size,
 )
 
@@ -101,6 +102,8 @@ class DataSpec:
         eval_clips: of clips: how many are taken of a video at evaluation; their scores are averaged.
         segment_context: of segments: how many frames before and after each of them are read with it, where there are so
             many.
+        feature_weights: the lengths that a model scales the vectors of each feature to before it concatenates them;
+            none: it leaves them as they are.
 
     Raises:
         ArgumentError: if names and sizes do not pair up, or a number is out of range.
@@ -118,6 +121,7 @@ class DataSpec:
     clip_sampling: ClipSampling = "consecutive"
     eval_clips: int = 1
     segment_context: int = 0
+    feature_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         names, sizes = ",".join(self.feature_names), ",".join(map(str, self.feature_sizes))
@@ -132,6 +136,15 @@ class DataSpec:
             raise ArgumentError(
                 f"feature_sizes={sizes}: expected whole numbers from 1 to {LARGEST_SIZE}, the width of each feature."
             )
+        weights = ",".join(map(str, self.feature_weights))
+        if weights and self.record_format == "clip":
+            raise ArgumentError(f"feature_weights={weights}: they scale vectors, and clips are pictures. Leave it out.")
+        if weights and len(self.feature_weights) != len(self.feature_names):
+            raise ArgumentError(
+                f"feature_weights={weights}: expected a number for each of feature_names={names}, in the same order."
+            )
+        for weight in self.feature_weights:
+            check_positive(feature_weights=weight)
         check_size(1, num_classes=self.num_classes, max_frames=self.max_frames)
         check_size(1, clip_size=self.clip_size, eval_clips=self.eval_clips)
         check_fraction(clip_crop=self.clip_crop)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from programs import run
 
 from yt8m.classifiers import cholesky
-from yt8m.classifiers.cholesky import factorise, solve_factorised
+from yt8m.classifiers.cholesky import factorise, inverse_diagonal, solve_factorised
 from yt8m.classifiers.kernel_ridge import (
     KernelRidgeModel,
     evenly_spaced,
@@ -55,6 +55,7 @@ def test_a_matrix_is_factorised_in_its_place(size: int, block_size: int, monkeyp
     np.testing.assert_allclose(np.tril(factor), np.linalg.cholesky(matrix), atol=1e-10)
     solve_factorised(factor, solution)
     np.testing.assert_allclose(matrix @ solution, right, atol=1e-9)
+    np.testing.assert_allclose(inverse_diagonal(factor), np.diag(np.linalg.inv(matrix)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("block_size", [512, 9])
@@ -72,7 +73,7 @@ def test_the_function_is_that_of_scikit_learn(block_size: int, monkeypatch: pyte
 
 def test_fewer_centres_have_the_least_penalised_squared_error() -> None:
     centres, targets = VECTORS[evenly_spaced(40, 9)], LABELS.astype(np.float32)
-    a = solve(VECTORS, targets, centres, 4.0, 0.1)
+    a, _ = solve(VECTORS, targets, centres, 4.0, 0.1)
 
     def error(a: np.ndarray) -> float:
         to_centres = kernel(VECTORS, centres, 4.0).numpy().astype(np.float64)
@@ -90,9 +91,76 @@ def test_fewer_centres_have_the_least_penalised_squared_error() -> None:
 
 def test_all_videos_as_centres_and_the_sums_over_them_have_one_solution() -> None:
     targets = LABELS.astype(np.float32)
-    of_sums = solve(np.concatenate([VECTORS, VECTORS]), np.concatenate([targets, targets]), VECTORS, 2.0, 0.2)
-    exact = solve(VECTORS, targets, VECTORS, 2.0, 0.1)  # every video twice is half the penalty
+    of_sums, _ = solve(np.concatenate([VECTORS, VECTORS]), np.concatenate([targets, targets]), VECTORS, 2.0, 0.2)
+    exact, _ = solve(VECTORS, targets, VECTORS, 2.0, 0.1)  # every video twice is half the penalty
     np.testing.assert_allclose(of_sums, exact, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_centres", [40, 11])
+def test_predictions_without_a_video_are_those_of_a_solution_without_it(num_centres: int) -> None:
+    targets = LABELS.astype(np.float32)
+    centres = VECTORS[evenly_spaced(40, num_centres)]
+    _, left_out = solve(VECTORS, targets, centres, 4.0, 0.1, with_left_out=True)
+    assert left_out is not None
+    for i in (0, 7, 39):
+        others, kept = np.delete(VECTORS, i, axis=0), np.delete(targets, i, axis=0)
+        # Few centres stay what they are. Of all videos as centres one without an error has the coefficient 0.
+        of_others = others if num_centres == 40 else centres
+        a, _ = solve(others, kept, of_others, 4.0, 0.1)
+        expected = kernel(VECTORS[i : i + 1], of_others, 4.0).numpy() @ a
+        np.testing.assert_allclose(left_out[i : i + 1], expected, atol=2e-4)
+
+
+def test_stacking_is_a_regression_over_vectors_and_what_the_first_one_says_of_unseen_videos() -> None:
+    options = {"bandwidth": 0.8, "penalty": 0.05, "scale_rounds": 0}
+    model = filled(VECTORS, LABELS, stacking=0.5, **options)
+
+    scaled = VECTORS.astype(np.float64) / np.sqrt(2 * np.var(VECTORS.astype(np.float64), axis=0).sum())
+    scaled_queries = QUERIES * (scaled[0, 0] / VECTORS[0, 0])
+
+    def ridge(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        theirs = sklearn.kernel_ridge.KernelRidge(alpha=0.05, kernel="rbf", gamma=1 / 0.8)
+        return np.asarray(theirs.fit(x, y).predict(queries))
+
+    left_out = np.concatenate(
+        [ridge(np.delete(scaled, i, 0), np.delete(LABELS, i, 0).astype(float), scaled[i : i + 1]) for i in range(40)]
+    )
+    says = ridge(scaled, LABELS.astype(float), scaled_queries)
+    distance = np.mean(np.sum((left_out[:, None] - left_out) ** 2, axis=2))
+    weight = np.sqrt(0.5 / distance)
+    wide, wide_queries = np.hstack([scaled, weight * left_out]), np.hstack([scaled_queries, weight * says])
+    expected = ridge(wide, LABELS.astype(float), wide_queries)
+    inside = (expected > 1e-3) & (expected < 0.899)
+    assert 5 < inside.sum() < inside.size
+    found = model(tf.constant(QUERIES))["predictions"].numpy()
+    np.testing.assert_allclose(found[inside], expected[inside], atol=5e-4)
+    assert np.abs(found - filled(VECTORS, LABELS, **options)(tf.constant(QUERIES))["predictions"].numpy()).max() > 0.01
+
+
+@pytest.mark.parametrize("stacking", [0.0, 0.5])
+def test_a_training_video_that_is_left_out_is_predicted_by_the_others(stacking: float) -> None:
+    options = {"bandwidth": 2.0, "penalty": 0.1, "scale_rounds": 0, "stacking": stacking}
+    leaving_out, plain = (filled(VECTORS, LABELS, leave_one_out=each, **options) for each in (True, False))
+    new = tf.constant(QUERIES)
+    np.testing.assert_array_equal(leaving_out(new)["predictions"], plain(new)["predictions"])
+
+    found = leaving_out(tf.constant(VECTORS))["predictions"].numpy()
+    x, c = leaving_out.centres.numpy(), leaving_out.num_classes
+    targets = LABELS.astype(np.float32)
+    if stacking:  # what the first one says of the other videos stays
+        x = leaving_out.stacked_centres.numpy()
+        assert x.shape == (40, 5 + c)
+    for i in range(40):
+        others = np.delete(x, i, axis=0)
+        a, _ = solve(others, np.delete(targets, i, axis=0), others, 2.0, 0.1)
+        expected = logits_of_frequencies(kernel(x[i : i + 1], others, 2.0) @ a)
+        np.testing.assert_allclose(found[i], tf.sigmoid(expected)[0], atol=2e-4)
+    assert np.abs(found - plain(tf.constant(VECTORS))["predictions"].numpy()).max() > 0.1
+
+
+def test_who_leaves_out_one_needs_all_videos_as_centres() -> None:
+    with pytest.raises(UserError, match=r"^num_centres=39: with leave_one_out all 40 videos have to be centres\."):
+        filled(VECTORS, LABELS, leave_one_out=True, num_centres=39)
 
 
 def test_two_videos_by_hand() -> None:
@@ -183,7 +251,9 @@ def test_a_run_is_solved_on_one_and_two_devices_resumed_and_evaluated(tmp_path: 
         for name, value in first.items():
             np.testing.assert_array_equal(other[name], value)
     run("eval", f"--train_dir={tmp_path}/run", f"--eval_data_pattern={tmp_path}/train*.tfrecord", "--run_once")
-    assert train(tmp_path, "some", model, "--hparams=num_centres=10")["centres"].shape == (10, 1024)
+    stacked = train(tmp_path, "some", model, "--hparams=num_centres=10", "--hparams=stacking=0.5")
+    assert stacked["stacked_centres"].shape == (10, 1024 + 4)
+    assert stacked["stacked_coefficients"].shape == (10, 4)
 
 
 def test_a_run_says_which_hyper_parameter_is_too_small(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_neighbours_vote_as_the_definition_says(k: int, block_size: int, monkeyp
     np.testing.assert_allclose(tf.sigmoid(outputs["logits"]), expected, rtol=1e-5, atol=2e-7)
 
 
+@pytest.mark.parametrize("k", [1, 5, 100])
+def test_a_video_that_is_left_out_is_predicted_by_the_others(k: int) -> None:
+    vectors, labels = RNG(0).normal(size=(30, 4)).astype(np.float32), RNG(2).random((30, 4)) < 0.3
+    options = {"num_neighbours": k, "bandwidth": 2.0, "prior_weight": 0.5}
+    found = filled(vectors, labels, leave_one_out=True, **options)(tf.constant(vectors))["predictions"]
+    for i in range(30):
+        others = filled(np.delete(vectors, i, axis=0), np.delete(labels, i, axis=0), **options)
+        np.testing.assert_allclose(found[i : i + 1], others(tf.constant(vectors[i : i + 1]))["predictions"], rtol=1e-4)
+    new = tf.constant(RNG(1).normal(size=(6, 4)).astype(np.float32))  # a video that it never saw
+    plain, leaving_out = (filled(vectors, labels, leave_one_out=each, **options)(new) for each in (False, True))
+    np.testing.assert_allclose(leaving_out["predictions"], plain["predictions"], rtol=1e-6)
+
+
 def test_a_vote_by_hand() -> None:
     # Of x = 0 the neighbours 1 and -2 have squared distances 1 and 4, so weights 1/2 and 1/16 with sigma = 1 / log 2.
     # With a = 7/16 all votes are 1: p = (1/2 + 7/16 * 1/2, 1/2 + 1/16 + 7/16 * 1/4) of classes 0 and 1.

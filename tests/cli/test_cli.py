@@ -518,6 +518,27 @@ def test_repeated_flags_are_compared_with_the_run() -> None:
             check_repeated_flags(parse(wrong), run)
 
 
+def test_weights_of_features_are_those_of_the_run() -> None:
+    line = "--feature_names=mean_rgb,mean_audio --feature_sizes=1024,128 "
+    run = config(line + "--feature_weights=1,0.6")
+    assert run.data.feature_weights == (1.0, 0.6)
+    assert config(line).data.feature_weights == ()
+    check_repeated_flags(parse(line + "--feature_weights=1,0.6"), run)
+    for wrong, message in [
+        (
+            "--feature_weights=1",
+            r"^--feature_weights=1\.0: expected a number for each of feature_names=mean_rgb,mean_aud",
+        ),
+        ("--feature_weights=1,x", r"^--feature_weights=1,x: expected numbers separated by commas, one for each of "),
+        ("--feature_weights=1,0", r"^--feature_weights=0\.0: expected a number above 0\."),
+        ("--feature_weights=1,nan", r"^--feature_weights=nan: expected a number above 0\."),
+    ]:
+        with pytest.raises(UserError, match=message):
+            config(line + wrong)
+    with pytest.raises(UserError, match=r"--feature_weights: you gave .*; the run was trained with "):
+        check_repeated_flags(parse(line + "--feature_weights=1,1"), run)
+
+
 def test_evaluation_may_take_more_clips_than_the_run_says() -> None:
     run, line = config(FRAMES + "--model=LstmModel"), parse("--eval_clips=10")
     check_repeated_flags(line, run)

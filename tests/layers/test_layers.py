@@ -1,5 +1,6 @@
 """Layers against their definitions, by hand, and at the edges: no frames, no videos, float16."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,19 @@ class TestFrames:
     def test_vectors_lie_side_by_side(self) -> None:
         batch = {"a": tf.constant([[1.0, 2.0]]), "b": tf.constant([[3.0]])}
         np.testing.assert_array_equal(read_vectors(batch, DataSpec(("b", "a"), (1, 2), 2)), [[3.0, 1.0, 2.0]])
+
+    def test_weights_are_the_lengths_of_features(self) -> None:
+        spec = DataSpec(("a", "b"), (2, 1), 2, feature_weights=(2.0, 0.5))
+        batch = {"a": tf.constant([[3.0, 4.0], [0.0, 0.0]]), "b": tf.constant([[-7.0], [1e-3]])}
+        np.testing.assert_allclose(read_vectors(batch, spec), [[1.2, 1.6, -0.5], [0.0, 0.0, 0.5]], rtol=1e-6)
+
+        # 255 -> 2.0078125, 0 -> -1.9921875; the padded frame stays 0.
+        batch = {"a": tf.constant([[[255, 0], [255, 255]]], tf.uint8), "b": tf.constant([[[51], [0]]], tf.uint8)}
+        spec = dataclasses.replace(spec, record_format="frame")
+        frames, _ = read_frames(batch | {"num_frames": tf.constant([1])}, spec)
+        length = np.hypot(2.0078125, 1.9921875)
+        expected = [[[2 * 2.0078125 / length, -2 * 1.9921875 / length, -0.5], [0.0, 0.0, 0.0]]]
+        np.testing.assert_allclose(frames, expected, rtol=1e-6)
 
     def test_a_feature_of_another_width_is_refused(self) -> None:
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):

@@ -313,6 +313,14 @@ class TestDistillation:
             loss = LOSSES["DistillationLoss"](tf.constant([[True]]), outputs | {"logits": x}, None, teacher_share=1.0)
         np.testing.assert_allclose(tape.gradient(loss, x), [[0.5 - 0.8]], rtol=1e-6)
 
+    def test_a_teacher_that_keeps_labels_never_speaks_against_one(self) -> None:
+        labels, logits, weights = make_case(33)
+        teacher = np.random.default_rng(2).random(labels.shape).astype(np.float32)
+        outputs = {"logits": tf.constant(logits), "teacher_predictions": tf.constant(teacher)}
+        loss = LOSSES["DistillationLoss"](tf.constant(labels), outputs, weights, teacher_share=0.7, keep_labels=True)
+        expected = oracles.distillation(labels, logits, weights, np.where(labels, 1.0, teacher), 1.0, 0.7)
+        np.testing.assert_allclose(loss, expected, rtol=2e-5)
+
     def test_without_a_teacher_it_is_cross_entropy(self) -> None:
         case = make_case(32)
         np.testing.assert_array_equal(loss_of("DistillationLoss", *case), loss_of("CrossEntropyLoss", *case))

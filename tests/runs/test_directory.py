@@ -12,7 +12,7 @@ from yt8m.config import LossConfig, LossTerm, ModelConfig, RunConfig
 from yt8m.data.synthetic import write_video_shards
 from yt8m.errors import UserError
 from yt8m.files import partial_path
-from yt8m.registry import FRAME_LEVEL_MODELS
+from yt8m.registry import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS
 from yt8m.runs import directory, lifecycle
 
 CONFIG = RunConfig(
@@ -116,7 +116,7 @@ def write(train_dir: Path, content: dict[str, Any]) -> str:
 
 def test_a_description_says_its_format_and_is_read_back(tmp_path: Path) -> None:
     train_dir = write(tmp_path, changed())
-    assert changed()["format"] == 7
+    assert changed()["format"] == 8
     assert directory.load_config(train_dir) == CONFIG
 
 
@@ -130,12 +130,40 @@ def test_a_run_of_format_2_has_plain_cross_entropy_and_no_teacher(tmp_path: Path
     assert run.training.teacher == ""
 
 
+def test_a_run_of_format_7_that_remembers_stays_what_it_was(tmp_path: Path) -> None:
+    new = {"KernelRidgeModel": ("stacking", "leave_one_out"), "NearestNeighboursModel": ("leave_one_out",)}
+    for name, added in new.items():
+        hparams = {
+            hparam: value for hparam, value in VIDEO_LEVEL_MODELS.entry(name).defaults.items() if hparam not in added
+        }
+        for model in (
+            {"name": name, "hparams": hparams},
+            {
+                "name": "MomentsModel",
+                "hparams": FRAME_LEVEL_MODELS.entry("MomentsModel").defaults
+                | {"classifier": name, "classifier_hparams": hparams},
+            },
+        ):
+            frames = "video" if model["name"] == name else "frame"
+            content = changed(format=7, model={**model, "precision": "float32"})
+            content["data"]["record_format"] = frames
+            del content["data"]["feature_weights"]
+            content["loss"]["terms"] = [
+                {"name": "DistillationLoss", "weight": 1.0, "hparams": {"temperature": 1.0, "teacher_share": 0.5}}
+            ]
+            run = directory.load_config(write(tmp_path, content))
+            found = run.model.hparams.get("classifier_hparams", run.model.hparams)
+            assert {hparam: found[hparam] for hparam in added} == dict.fromkeys(added, 0)
+            assert run.data.feature_weights == ()
+            assert run.loss.terms[0].hparams["keep_labels"] is False
+
+
 @pytest.mark.parametrize("start_new_model", [False, True])
 def test_a_run_of_a_later_format_is_refused_in_one_line_and_never_overwritten(
     tmp_path: Path, start_new_model: bool
 ) -> None:
-    train_dir = write(tmp_path, changed(format=8))
-    message = r"config\.json is not .*: its format is 8, and this version knows those up to 7: open it with the version"
+    train_dir = write(tmp_path, changed(format=9))
+    message = r"config\.json is not .*: its format is 9, and this version knows those up to 8: open it with the version"
     with pytest.raises(UserError, match=message) as raised:
         directory.load_config(train_dir)
     assert "\n" not in str(raised.value)

@@ -117,7 +117,7 @@ def test_resumed_it_goes_on_from_its_weights_with_the_epoch_from_its_start(
     assert "the data are read from the start of epoch" in caplog.text
     assert infer(f"--train_dir={old}", folder=old.parent) != predictions(STORED / "predictions_of_step_5.csv")
     assert sorted(path.name for path in old.glob("ckpt-*.index")) == ["ckpt-5.index", "ckpt-8.index"]
-    assert json.loads((old / "config.json").read_text())["format"] == 7
+    assert json.loads((old / "config.json").read_text())["format"] == 8
 
 
 def test_it_may_be_overwritten(old: Path) -> None:

@@ -42,11 +42,29 @@ def solve_factorised(factor: np.ndarray, right: np.ndarray) -> None:
         factor: L, `(M, M)` float, as `factorise` leaves it.
         right: B, `(M, C)` float.
     """
-    for here in blocks(len(factor)):
-        before = slice(0, here.start)
-        rest = right[here] - tf.matmul(factor[here, before], right[before])
-        right[here] = tf.linalg.triangular_solve(factor[here, here], rest)
+    solve_forwards(factor, right)
     for here in reversed(list(blocks(len(factor)))):
         below = slice(here.stop, None)
         rest = right[here] - tf.matmul(factor[below, here], right[below], transpose_a=True)
         right[here] = tf.linalg.triangular_solve(factor[here, here], rest, adjoint=True)
+
+
+def solve_forwards(factor: np.ndarray, right: np.ndarray) -> None:
+    """Overwrites B `(M, C)` float with the solution X of L X = B, for L `(M, M)` as `factorise` leaves it."""
+    for here in blocks(len(factor)):
+        before = slice(0, here.start)
+        rest = right[here] - tf.matmul(factor[here, before], right[before])
+        right[here] = tf.linalg.triangular_solve(factor[here, here], rest)
+
+
+def inverse_diagonal(factor: np.ndarray) -> np.ndarray:
+    """Returns the diagonal of the inverse of A = L L^T, `(M,)` float, for L `(M, M)` as `factorise` leaves it.
+
+    It has the squared lengths of the columns of L^-1. Column j is 0 above j, so only L from there on counts.
+    """
+    diagonal = np.empty(len(factor), factor.dtype)
+    for here in blocks(len(factor)):
+        columns = np.eye(len(factor) - here.start, here.stop - here.start, dtype=factor.dtype)
+        solve_forwards(factor[here.start :, here.start :], columns)
+        diagonal[here] = np.einsum("ij,ij->j", columns, columns)
+    return diagonal

@@ -13,6 +13,7 @@ from yt8m.registry import VIDEO_LEVEL_MODELS
 
 _BLOCK_SIZE = 4096  # remembered videos whose distances are in memory at a time
 _NO_CLASS = -1
+_SAME_VIDEO = 1e-5  # squared distance by squared length; above what rounding leaves of 0
 _SMALLEST_PROBABILITY = 1e-7
 
 
@@ -36,6 +37,9 @@ class NearestNeighboursModel(keras.Model):
         bandwidth: sigma, in squared distances, which of vectors of unit length are up to 4. The larger it is, the more
             equal the votes.
         prior_weight: a, the weight of the prior beside those of the neighbours.
+        leave_one_out: whether a remembered video does not vote for itself: the model then predicts its training videos
+            as if it had not seen them, by which it may teach others. It does so for any video whose squared distance is
+            at most 1e-5 of its squared length.
 
     Raises:
         UserError: if `num_neighbours` is below 1, `bandwidth` is not above 0, or `prior_weight` is below 0.
@@ -51,6 +55,7 @@ class NearestNeighboursModel(keras.Model):
         num_neighbours: int = 50,
         bandwidth: float = 0.2,
         prior_weight: float = 1e-4,
+        leave_one_out: bool = False,
         **kwargs: Any,
     ):
         check_at_least(1, num_neighbours=num_neighbours)
@@ -61,6 +66,7 @@ class NearestNeighboursModel(keras.Model):
         self.num_neighbours = num_neighbours
         self.bandwidth = bandwidth
         self.prior_weight = prior_weight
+        self.leave_one_out = leave_one_out
 
     def build(self, vector_shape: Any) -> None:
         """Creates the memory, which is empty, for vectors of `vector_shape` `(B, E)`.
@@ -97,8 +103,14 @@ class NearestNeighboursModel(keras.Model):
         `random_key` `(B,)` int64 is each example's source of randomness, of which nothing is drawn. Predictions are
         kept 1e-7 away from 0 and 1, so that logits are finite.
         """
-        squares, neighbours = nearest(tf.cast(vector, tf.float32), self.vectors, self.num_neighbours)
+        count = self.num_neighbours + self.leave_one_out
+        vector = tf.cast(vector, tf.float32)
+        squares, neighbours = nearest(vector, self.vectors, count)
         weights = tf.exp(-squares / self.bandwidth)
+        if self.leave_one_out:
+            others = squares > _SAME_VIDEO * tf.reduce_sum(vector**2, axis=1, keepdims=True)
+            first = tf.cumsum(tf.cast(others, tf.int32), axis=1) <= self.num_neighbours
+            weights = tf.where(others & first, weights, 0.0)
         votes = self._votes(weights, tf.gather(self.classes, neighbours)) + self.prior_weight * self.prior
         all_votes = tf.reduce_sum(weights, axis=1, keepdims=True) + self.prior_weight
         p = tf.math.divide_no_nan(votes, all_votes)

@@ -38,6 +38,11 @@ def define_data_flags(values: flags.FlagValues) -> None:
         "feature_names", "mean_rgb", "Features to read, comma separated, in the order in which they are joined."
     )
     define.text("feature_sizes", "1024", "Width of each feature, in the order of --feature_names.")
+    define.text(
+        "feature_weights",
+        "",
+        "Lengths that features are scaled to before they are joined, in the order of --feature_names; empty: none is.",
+    )
     define.integer("num_classes", DataSpec().num_classes, "Number of classes; labels are 0 to num_classes - 1.")
     formats = ", ".join(RECORD_FORMATS.names())
     define.text("record_format", DataSpec().record_format, f"Kind of records. Known: {formats}.")
@@ -341,6 +346,16 @@ def _feature_sizes(values: flags.FlagValues) -> tuple[int, ...]:
         ) from error
 
 
+def _feature_weights(values: flags.FlagValues) -> tuple[float, ...]:
+    try:
+        return tuple(float(weight) for weight in values.feature_weights.split(",") if values.feature_weights)
+    except ValueError as error:
+        raise UserError(
+            f"--feature_weights={values.feature_weights}: expected numbers separated by commas, one for each of "
+            "--feature_names."
+        ) from error
+
+
 def _record_format(values: flags.FlagValues) -> str:
     if values.segment_labels:
         for flag, fits in (("frame_features", (True,)), ("record_format", (*_OF_FRAMES, "segment"))):
@@ -363,6 +378,7 @@ def _record_format(values: flags.FlagValues) -> str:
 _DATA_FLAGS: dict[str, Callable[[flags.FlagValues], Any]] = {
     "feature_names": _feature_names,
     "feature_sizes": _feature_sizes,
+    "feature_weights": _feature_weights,
     "num_classes": lambda values: values.num_classes,
     "record_format": _record_format,
     "max_frames": lambda values: values.max_frames,

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from yt8m.batch import NUM_FRAMES
+from yt8m.layers.normalisation import l2_normalise
 from yt8m.schema import QUANTISATION_OFFSET, QUANTISATION_STEP, DataSpec
 
 
@@ -39,12 +40,12 @@ def pad_mask(valid: tf.Tensor, paddings: Any) -> tf.Tensor:
 
 
 def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tensor, tf.Tensor]:
-    """Dequantises all features of a batch and concatenates them along the last axis.
+    """Dequantises all features of a batch and concatenates them along the last axis, scaled by their weights if any.
 
     Args:
         batch: features `(B, T, size)` uint8 or float by name, and `num_frames` `(B,)` int; frames t >= num_frames are
             padding, whose values are ignored.
-        spec: the features' names and sizes, in the order of concatenation.
+        spec: the features' names and sizes, in the order of concatenation, and their weights.
 
     Returns:
         frames: `(B, T, D)` float32, exactly 0 where padded; D is the sum of the features' sizes.
@@ -58,13 +59,24 @@ def read_frames(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tuple[tf.Tens
         frames = _side_by_side([dequantise(feature) for feature in features])
     # A zero byte means -1.99, so padding becomes 0 only here. tf.where also stops NaN in float padding.
     frames = tf.where(tf.expand_dims(valid, 2), frames, 0.0)
-    return tf.ensure_shape(frames, (None, None, spec.total_size)), valid
+    return tf.ensure_shape(_weighted(frames, spec), (None, None, spec.total_size)), valid
 
 
 def read_vectors(batch: Mapping[str, tf.Tensor], spec: DataSpec) -> tf.Tensor:
-    """Dequantises the features `(B, size)` of a video-level batch and concatenates them to `(B, D)` float32."""
+    """Dequantises the features `(B, size)` of a video-level batch and concatenates them to `(B, D)` float32.
+
+    Where `spec` has weights of features, each is scaled to that length.
+    """
     vectors = _side_by_side([dequantise(batch[name]) for name in spec.feature_names])
-    return tf.ensure_shape(vectors, (None, spec.total_size))
+    return tf.ensure_shape(_weighted(vectors, spec), (None, spec.total_size))
+
+
+def _weighted(x: tf.Tensor, spec: DataSpec) -> tf.Tensor:
+    """Scales each feature's part of `x` `(..., D)` to the length that `spec.feature_weights` has for it, if it does."""
+    if not spec.feature_weights:
+        return x
+    parts = zip(spec.feature_weights, tf.split(x, spec.feature_sizes, axis=-1), strict=True)
+    return tf.concat([weight * l2_normalise(part) for weight, part in parts], axis=-1)
 
 
 def _side_by_side(features: list[tf.Tensor]) -> tf.Tensor:

@@ -19,12 +19,15 @@ def distillation_loss(
     *,
     temperature: float = 1.0,
     teacher_share: float = 0.5,
+    keep_labels: bool = False,
 ) -> tf.Tensor:
     """Binary cross entropy with the labels, and with a teacher's softened predictions, summed over classes.
 
         loss[b] = sum_c w[b, c] * ((1 - s) * H(y[b, c], z[b, c]) + s * T^2 * H(q_T[b, c], z[b, c] / T))
         H(y, z) = - y log sigmoid(z) - (1 - y) log (1 - sigmoid(z))
         q_T = q^(1/T) / (q^(1/T) + (1 - q)^(1/T)): the teacher's q with its logit divided by T
+
+    With `keep_labels` max(q, y) stands for q, so that a teacher that hardly knows a label does not speak against it.
 
     T^2 keeps the size of the gradient. Where no teacher is asked, at evaluation, the loss is that of the labels alone,
     H(y, z): it then compares with CrossEntropyLoss.
@@ -35,6 +38,7 @@ def distillation_loss(
         label_weights: `(B, C)` float, w; 1 if None.
         temperature: T, by which logits are divided; above 1 it shows more of what the teacher holds for unlikely.
         teacher_share: s, the share of the teacher's term, in [0, 1].
+        keep_labels: whether labels are 1 for the teacher too.
 
     Returns:
         `(B,)` float32, in nats.
@@ -52,6 +56,8 @@ def distillation_loss(
         return sum_over_classes(of_labels, label_weights)
     # In this form 0 and 1 stay what they are: of a teacher's k best classes, all others have 0.
     teacher = tf.cast(outputs[TEACHER_PREDICTIONS], tf.float32)
+    if keep_labels:
+        teacher = tf.maximum(teacher, tf.cast(labels, tf.float32))
     for_label, against = teacher ** (1.0 / temperature), (1.0 - teacher) ** (1.0 / temperature)
     softened = for_label / (for_label + against)
     of_teacher = temperature**2 * class_cross_entropies(softened, {"logits": logits_of(outputs) / temperature})
