@@ -34,7 +34,8 @@ if __name__ == "__main__":
     program.parse_flags(define_flags)
 
 import logging
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,7 +46,7 @@ from yt8m.engine.calibration import LogitHistogram
 from yt8m.errors import UserError
 from yt8m.files import check_outputs
 from yt8m.metrics import EvaluationMetrics, hits_of_lists
-from yt8m.output.blend import AlignedSubmissions, LeastSquares, PairTable, tempered, write_block
+from yt8m.output.blend import PULLS, AlignedSubmissions, LeastSquares, PairTable, tempered, write_block
 from yt8m.output.submission import SubmissionWriter
 from yt8m.packages import PARQUET
 from yt8m.progress import with_progress
@@ -54,6 +55,7 @@ import readers
 
 LOG = logging.getLogger("yt8m.blend")
 
+_NUM_PARTS = 4  # of the cross-validation that learns weights
 _SMALLEST_PROBABILITY = 1e-7  # scores nearer to 0 or 1 count as this near when a temperature is learned
 
 
@@ -81,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
     if labels is not None and not values.weights:
         if not values.temperatures:
             temperatures = learned_temperatures(members, labels, values.top_k)
-        weights = learned_weights(members, labels, temperatures)
+        weights = learned_weights(members, labels, temperatures, values.top_k)
 
     # 3. One pass that blends, and scores where there are labels.
     ones, mean = np.ones(len(paths)), np.full(len(paths), 1 / len(paths))
@@ -175,18 +177,51 @@ def learned_temperatures(members: AlignedSubmissions, labels: VideoLabels, top_k
     return temperatures
 
 
-def learned_weights(members: AlignedSubmissions, labels: VideoLabels, temperatures: np.ndarray) -> np.ndarray:
+def learned_weights(
+    members: AlignedSubmissions, labels: VideoLabels, temperatures: np.ndarray, top_k: int
+) -> np.ndarray:
     """Returns the weights `(M,)` of least squares on the videos that have labels, for `temperatures` `(M,)`.
+
+    How strongly they are pulled towards equal ones is chosen by GAP@`top_k`, in a cross-validation of four parts: each
+    part is blended with weights that were learned on the three others. Of equal GAP the strongest pull is taken.
 
     Raises:
         UserError: if no member gives a label a score.
     """
-    equations = LeastSquares(members.num_members)
-    for table in with_progress(members, "learning weights", len(members.ids), lambda it: len(it.ids)):
+    # 1. The equations of each part.
+    parts = [LeastSquares(members.num_members) for _ in range(_NUM_PARTS)]
+    for table, scores, part_of_pair in _in_parts(members, labels, temperatures, "learning weights"):
+        hits = hits_of_lists(table.rows, table.classes, *labels.of(table.ids), labels.num_classes)
+        for part, equations in enumerate(parts):
+            equations.add(scores[part_of_pair == part], hits[part_of_pair == part])
+    nothing = LeastSquares(members.num_members)
+    equations = sum(parts, nothing)
+    if not equations.know_a_label:
+        raise UserError(
+            "No weights can be learned: no member gives a label of a labelled video a score above 0. "
+            "Are the labels those of these videos, with the same numbers of classes?"
+        )
+
+    # 2. The pull that is best for videos on which weights were not learned.
+    others = [sum((other for other in parts if other is not part), nothing) for part in parts]
+    weights = {pull: np.stack([part.weights(pull) for part in others]) for pull in PULLS}
+    metrics = {pull: EvaluationMetrics(labels.num_classes, top_k) for pull in PULLS}
+    for table, scores, part_of_pair in _in_parts(members, labels, temperatures, "choosing their pull"):
+        for pull, of_parts in weights.items():
+            combined = np.einsum("um,um->u", scores, of_parts[part_of_pair])
+            add_block(metrics[pull], table.best(combined, top_k), labels)
+    return equations.weights(max(PULLS, key=lambda pull: metrics[pull].result()["gap"]))
+
+
+def _in_parts(
+    members: AlignedSubmissions, labels: VideoLabels, temperatures: np.ndarray, what: str
+) -> Iterator[tuple[PairTable, np.ndarray, np.ndarray]]:
+    """Yields what has labels: tables, their scores with `temperatures`, `(U, M)`, and the part of each pair, `(U,)`."""
+    for table in with_progress(members, what, len(members.ids), lambda it: len(it.ids)):
         labelled = with_labels(table, labels)
-        hits = hits_of_lists(labelled.rows, labelled.classes, *labels.of(labelled.ids), labels.num_classes)
-        equations.add(tempered(labelled.scores, temperatures), hits)
-    return equations.weights()
+        # By the id, so that the order of rows does not matter.
+        parts = np.array([zlib.crc32(video_id.encode()) % _NUM_PARTS for video_id in labelled.ids], np.int64)
+        yield labelled, tempered(labelled.scores, temperatures), parts[labelled.rows]
 
 
 def with_labels(table: PairTable, labels: VideoLabels) -> PairTable:

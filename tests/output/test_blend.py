@@ -1,6 +1,7 @@
 """Blending submissions: the same rows as a loop over videos, files in any order, and errors that name videos."""
 
 import random
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -212,29 +213,67 @@ def numbers(line: str, flag: str) -> np.ndarray:
     return np.array([float(word) for word in line.removeprefix(f"--{flag}=").split(",")])
 
 
-def weights_by_scipy(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The pull towards equal weights as rows of the problem: sqrt(q) w[m] is to be sqrt(q) / M."""
+def weights_by_scipy(matrix: np.ndarray, target: np.ndarray, pull: float) -> np.ndarray:
+    """The pull towards equal weights as rows of the problem: sqrt(q s) w[m] is to be sqrt(q s) / M."""
     count = matrix.shape[1]
-    root = np.sqrt(0.1 * np.mean(np.sum(matrix**2, axis=0)))
+    root = np.sqrt(pull * np.mean(np.sum(matrix**2, axis=0)))
     weights = nnls(np.vstack([matrix, root * np.eye(count)]), np.append(target, np.full(count, root / count)))[0]
     return weights / weights.sum()
 
 
+def chosen_pull(cube: np.ndarray, labels: np.ndarray, top_k: int) -> float:
+    """The pull of the best GAP, in a loop over the parts of a cross-validation of `cube` `(N, C, M)`."""
+    parts = np.array([zlib.crc32(f"v{i}".encode()) % 4 for i in range(len(cube))])
+    gaps = {}
+    for pull in (1.0, 0.3, 0.1, 0.03, 0.01, 0.0):
+        blended = np.zeros(labels.shape)
+        for part in range(4):
+            others = cube[parts != part].reshape(-1, cube.shape[2])
+            weights = weights_by_scipy(others, labels[parts != part].ravel().astype(float), pull)
+            blended[parts == part] = cube[parts == part] @ weights
+        gaps[pull] = metrics_of_matrix(blended.astype(np.float32), labels, top_k).result()["gap"]
+    return max(gaps, key=lambda pull: gaps[pull])
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("num_members", [1, 2, 6])
-def test_learned_weights_are_pulled_towards_equal_ones(num_members: int) -> None:
+def test_learned_weights_are_pulled_towards_equal_ones(num_members: int, pull: float) -> None:
     generator = np.random.default_rng(num_members)
     matrix, hits = generator.random((60, num_members)), generator.random(60) < 0.4
-    equations = LeastSquares(num_members)
-    for part in (slice(0, 25), slice(25, 60)):
+    parts = [LeastSquares(num_members) for _ in range(2)]
+    for equations, part in zip(parts, (slice(0, 25), slice(25, 60)), strict=True):
         equations.add(matrix[part], hits[part])
-    np.testing.assert_allclose(equations.weights(), weights_by_scipy(matrix, hits.astype(float)), rtol=1e-6, atol=1e-9)
+    found = sum(parts, LeastSquares(num_members)).weights(pull)
+    np.testing.assert_allclose(found, weights_by_scipy(matrix, hits.astype(float), pull), rtol=1e-6, atol=1e-9)
 
 
 def test_members_that_are_equal_have_equal_weights() -> None:
     matrix, equations = np.random.default_rng(0).random((40, 2))[:, [0, 1, 1]], LeastSquares(3)
     equations.add(matrix, matrix[:, 0] > 0.5)
-    found = equations.weights()
+    found = equations.weights(0.1)
     np.testing.assert_allclose(found[1], found[2], atol=1e-12)
+
+
+def test_the_pull_is_the_best_of_a_cross_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of members that are alike it is strong, where one is far better it is weak."""
+    chosen = []
+    for seed, qualities in ((0, (0.3, 0.3, 0.3, 0.3)), (1, (0.6, 0.1, 0.02, 0.0))):
+        generator = np.random.default_rng(seed)
+        labels = generator.random((60, 8)) < 0.2
+        dense = [q * labels + (1 - q) * generator.random((60, 8)) for q in qualities]
+        dense = [np.round(member, 3).astype(np.float32).astype(float) for member in dense]
+        rows = [{f"v{i}": list(enumerate(map(float, row))) for i, row in enumerate(member)} for member in dense]
+        lines = (f"v{i},{' '.join(map(str, np.flatnonzero(row)))}\n" for i, row in enumerate(labels))
+        (tmp_path / "labels.csv").write_text(LABELS_HEADER + "".join(lines))
+        line = [f"--labels_file={tmp_path}/labels.csv", "--num_classes=8", "--temperatures=1,1,1,1", "--top_k=5"]
+        blend(tmp_path, *line, members=rows)
+        printed = numbers(capsys.readouterr().out.splitlines()[0], "weights")
+
+        cube = np.stack(dense, axis=-1)
+        chosen.append(chosen_pull(cube, labels, 5))
+        expected = weights_by_scipy(cube.reshape(-1, 4), labels.ravel().astype(float), chosen[-1])
+        np.testing.assert_allclose(printed, expected, rtol=2e-5, atol=1e-5)
+    assert chosen[0] > chosen[1]
 
 
 @given(st.floats(0.01, 100.0), st.floats(1e-6, 1 - 1e-6))
@@ -285,7 +324,9 @@ def test_temperatures_are_learned_from_the_classes_that_are_listed_first(
     assert 0.3 < expected[1] < 0.8
     matrix = np.stack([member.ravel() for member in calibrated], 1)
     is_listed = (members[0] > 0).ravel() | (members[1] > 0).ravel()
-    of_scipy = weights_by_scipy(matrix[is_listed], labels[:, :8].ravel()[is_listed].astype(float))
+    cube = np.pad(np.stack(calibrated, axis=-1), ((0, 0), (0, 4), (0, 0)))
+    pull = chosen_pull(cube, labels, 5)
+    of_scipy = weights_by_scipy(matrix[is_listed], labels[:, :8].ravel()[is_listed].astype(float), pull)
     np.testing.assert_allclose(numbers(weights, "weights"), of_scipy, rtol=1e-3)
 
     # What is printed can be typed again: the same blend without labels.
@@ -316,7 +357,8 @@ def test_learned_weights_and_printed_scores(tmp_path: Path, capsys: pytest.Captu
     line = [f"--labels_file={tmp_path}/labels.csv", "--num_classes=10", "--temperatures=1,1"]
     blend(tmp_path, *line, members=rows)
     first, *lines_of_scores = capsys.readouterr().out.splitlines()
-    expected = weights_by_scipy(np.stack([member.ravel() for member in dense], 1), labels.ravel().astype(float))
+    cube = np.stack(dense, axis=-1)
+    expected = weights_by_scipy(cube.reshape(-1, 2), labels.ravel().astype(float), chosen_pull(cube, labels, 20))
     np.testing.assert_allclose(numbers(first, "weights"), expected, rtol=2e-5)
     combinations = [*dense, (dense[0] + dense[1]) / 2, expected[0] * dense[0] + expected[1] * dense[1]]
     gaps = [metrics_of_matrix(np.asarray(p, np.float32), labels).result()["gap"] for p in combinations]
@@ -331,9 +373,9 @@ def test_weights_are_learned_from_those_videos_that_have_labels(
     members: list[Rows] = [{"a": [(1, 1.0)], "b": [(2, 1.0)]}, {"a": [(2, 1.0)], "b": [(1, 1.0)]}]
     (tmp_path / "labels.csv").write_text(LABELS_HEADER + "a,1\n")
     text = blend(tmp_path, f"--labels_file={tmp_path}/labels.csv", members=members)
-    # By hand: (1 + q) w = (1, 0) + q / 2 with the pull q = 0.1 * (1 + 1) / 2, so w = (1.05, 0.05) / 1.1.
-    assert capsys.readouterr().out.startswith("--weights=0.954545,0.0454545\n")
-    assert text == HEADER + "a,1 0.954545 2 0.0454545\nb,2 0.954545 1 0.0454545\n"
+    # One video tells nothing of others, so the strongest pull, q = 1, is taken. By hand: (1 + q) w = (1, 0) + q / 2.
+    assert capsys.readouterr().out.startswith("--weights=0.75,0.25\n")
+    assert text == HEADER + "a,1 0.75 2 0.25\nb,2 0.75 1 0.25\n"
 
 
 def test_no_weights_can_be_learned_where_no_label_is_listed(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from yt8m.output.submission import Submission, SubmissionWriter, parsed_blocks, 
 _VIDEOS_PER_TEMPORARY_FILE = 16_384
 _NAMED_VIDEOS = 3  # of the videos that a file lacks, so many are in the message
 
-# How strongly learned weights are pulled towards equal ones, as a share of the mean squared score of a member.
-_PULL = 0.1
+# How strongly learned weights may be pulled towards equal ones, as shares of the mean squared score of a member.
+PULLS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.0)
 
 # Below this share of the largest moment a gradient is rounding: the weights are optimal.
 _OPTIMALITY = 1e-10
@@ -230,11 +230,11 @@ class LeastSquares:
     """Normal equations of the weights w of M members, over all pairs (video, class) of the blocks that were added.
 
         minimise over w >= 0   sum over videos v and classes c of (y[v, c] - sum_m w[m] p[m, v, c])^2
-                               + 0.1 s sum_m (w[m] - 1 / M)^2,   s = mean over m of sum p[m, v, c]^2
+                               + q s sum_m (w[m] - 1 / M)^2,   s = mean over m of sum p[m, v, c]^2
 
     y is 1 for a label, else 0. Pairs that no member lists do not depend on w. The second term pulls towards equal
-    weights: members resemble each other, so that very different w have nearly the same error, and the least error is
-    not the best order. Memory: M * M numbers.
+    weights: where members resemble each other very different w have nearly the same error, and the least error is not
+    the best order. Memory: M * M numbers.
 
     Args:
         num_members: M.
@@ -249,19 +249,27 @@ class LeastSquares:
         self._gram += scores.T @ scores
         self._moments += scores.T @ hits
 
-    def weights(self) -> np.ndarray:
+    def __add__(self, other: "LeastSquares") -> "LeastSquares":
+        """Returns the equations of the pairs of both."""
+        both = LeastSquares(len(self._moments))
+        both._gram, both._moments = self._gram + other._gram, self._moments + other._moments
+        return both
+
+    @property
+    def know_a_label(self) -> bool:
+        """Whether some member gives a label a score above 0; else nothing can be learned."""
+        return bool(self._moments.any())
+
+    def weights(self, pull: float) -> np.ndarray:
         """Returns the weights `(M,)` float64, divided by their sum: GAP is the same, and means of scores are means.
 
-        Raises:
-            UserError: if they are all 0.
+        Args:
+            pull: q, at least 0. Weights of which nothing is known are equal.
         """
-        if not self._moments.any():
-            raise UserError(
-                "No weights can be learned: no member gives a label of a labelled video a score above 0. "
-                "Are the labels those of these videos, with the same numbers of classes?"
-            )
         count = len(self._moments)
-        pull = _PULL * np.trace(self._gram) / count
+        if not self.know_a_label:
+            return np.full(count, 1.0 / count)
+        pull *= np.trace(self._gram) / count
         weights = nonnegative_least_squares(self._gram + pull * np.eye(count), self._moments + pull / count)
         return weights / weights.sum()
 
