@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,6 +86,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "ChainModel": {"code_size": 8, "num_supports": 2},
     "ResidualMlpModel": {"hidden_size": 16, "num_blocks": 1},
     "MonnModel": {"hidden_size": 16, "num_layers": 2},
+    "KernelRidgeModel": {"stacking": 0.5},
     "C3dModel": {"width": 1 / 16, "hidden_size": 16},
     "ClipModel": {"backbone_width": 0.5},
     "CnnLstmModel": {"backbone_width": 1 / 16, "frame_model_hparams": {"units": 16, "num_layers": 1}},
@@ -378,8 +379,11 @@ def signal_batch(case: Case, count: int, seed: int) -> tuple[Batch, np.ndarray]:
     return batch, np.eye(NUM_CLASSES, dtype=bool)[classes]
 
 
-def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras.Model:
-    """Trains with the step of the training loop on one batch, whose axes are free as those of the readers are."""
+def training(case: Case, batch: Batch, labels: np.ndarray) -> tuple[keras.Model, Callable[[int], object]]:
+    """A model, and what trains it on one batch by so many steps of the training loop.
+
+    The axes of the batch are free, as those of the readers are.
+    """
     model = case.model()
     batch = batch | {"labels": tf.constant(labels), "position": tf.zeros([7], tf.int64)}
     if remembers(model):
@@ -397,17 +401,22 @@ def train(case: Case, batch: Batch, labels: np.ndarray, num_steps: int) -> keras
         top_k=1,
         batch_spec=spec,
     )
-    batches = tf.data.Dataset.from_generator(lambda: itertools.repeat(batch), output_signature=spec)
-    assert step.run(iter(batches), num_steps) is not None
-    return model
+    batches = iter(tf.data.Dataset.from_generator(lambda: itertools.repeat(batch), output_signature=spec))
+    return model, lambda num_steps: step.run(batches, num_steps)
 
 
 @every_model
 def test_a_signal_is_learnt(case: Case) -> None:
-    model = train(case, *signal_batch(case, 96, seed=1), num_steps=60)
+    model, train = training(case, *signal_batch(case, 96, seed=1))
     unseen, unseen_labels = signal_batch(case, 96, seed=2)
-    hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(unseen_labels, axis=1)
-    assert np.mean(hits) > 0.8  # by guessing: 1/6
+    share_right = 0.0
+    for _ in range(4):  # at most 60 steps; most models need 15 or 30
+        assert train(15) is not None
+        hits = np.argmax(predict(model, unseen), axis=1) == np.argmax(unseen_labels, axis=1)
+        share_right = np.mean(hits)
+        if share_right > 0.8:  # by guessing: 1/6
+            break
+    assert share_right > 0.8
 
 
 @every_model

@@ -33,8 +33,9 @@ def warp(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray, margin: fl
         loss = 0.0
         for j in positives:
             rank = sum(f[k] > f[j] - margin for k in negatives)
+            factor = harmonic(rank) / max(rank, 1)
             for k in negatives:
-                loss += w[j] * harmonic(rank) / max(rank, 1) * max(0.0, margin - f[j] + f[k])
+                loss += w[j] * factor * max(0.0, margin - f[j] + f[k])
         losses.append(loss)
     return losses
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def needs_beam() -> None:
-    pytest.importorskip("apache_beam", reason="needs requirements-beam.txt, in an environment of its own")
+needs_beam = pytest.mark.skipif(
+    find_spec("apache_beam") is None, reason="needs requirements-beam.txt, in an environment of its own"
+)
 
 
+@needs_beam
 @pytest.mark.slow
 def test_two_workers_write_the_shards_of_one_process(videos: Path, weights: str, tmp_path: Path) -> None:
-    needs_beam()
     fit = [flag for flag in flags_of(videos, weights, tmp_path) if not flag.startswith("--output")]
     run("tools.extract_features", *fit, SKIP, f"--fit_pca={tmp_path}/pca.npz", "--pca_size=5", "--num_processes=1")
     pca = f"--pca={tmp_path}/pca.npz"
@@ -87,10 +89,10 @@ def test_two_workers_write_the_shards_of_one_process(videos: Path, weights: str,
     assert contents(tmp_path / "two") == contents(tmp_path / "one") == expected
 
 
+@needs_beam
 def test_a_worker_loads_the_networks_once_and_counts(
     videos: Path, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_beam()
     import apache_beam as beam
 
     loads: list[str] = []
@@ -117,10 +119,10 @@ def test_a_worker_loads_the_networks_once_and_counts(
     assert counts == {"videos": 4, "frames": 12 + 20 + 30 + 25, "bad_videos": 1}
 
 
+@needs_beam
 def test_a_video_that_cannot_be_used(
     videos: Path, weights: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    needs_beam()
     fault = f"{videos}/jump/sound.wav: it holds no stream of pictures, only audio."
     command = flags_of(videos, weights, tmp_path / "out" / "x")
     with pytest.raises(UserError) as caught:

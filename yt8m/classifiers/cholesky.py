@@ -50,7 +50,12 @@ def solve_factorised(factor: np.ndarray, right: np.ndarray) -> None:
 
 
 def solve_forwards(factor: np.ndarray, right: np.ndarray) -> None:
-    """Overwrites B `(M, C)` float with the solution X of L X = B, for L `(M, M)` as `factorise` leaves it."""
+    """Overwrites B with the solution X of L X = B.
+
+    Args:
+        factor: L, `(M, M)` float, as `factorise` leaves it.
+        right: B, `(M, C)` float.
+    """
     for here in blocks(len(factor)):
         before = slice(0, here.start)
         rest = right[here] - tf.matmul(factor[here, before], right[before])
@@ -58,9 +63,12 @@ def solve_forwards(factor: np.ndarray, right: np.ndarray) -> None:
 
 
 def inverse_diagonal(factor: np.ndarray) -> np.ndarray:
-    """Returns the diagonal of the inverse of A = L L^T, `(M,)` float, for L `(M, M)` as `factorise` leaves it.
+    """Returns the diagonal of the inverse of A = L L^T, `(M,)` float: the squared lengths of the columns of L^-1.
 
-    It has the squared lengths of the columns of L^-1. Column j is 0 above j, so only L from there on counts.
+    Column j is 0 above j, so only L from there on counts.
+
+    Args:
+        factor: L, `(M, M)` float, as `factorise` leaves it.
     """
     diagonal = np.empty(len(factor), factor.dtype)
     for here in blocks(len(factor)):

@@ -115,7 +115,9 @@ class KernelRidgeModel(keras.Model):
         self.centres = _rows(size, "centres")
         self.coefficients = _rows(self.num_classes, "coefficients")
         if self.stacking:
-            self.prediction_scale = self.add_weight(name="prediction_scale", shape=(), trainable=False)
+            self.prediction_scale = self.add_weight(
+                name="prediction_scale", shape=(), initializer="ones", trainable=False
+            )
             self.stacked_centres = _rows(size + self.num_classes, "stacked_centres")
             self.stacked_coefficients = _rows(self.num_classes, "stacked_coefficients")
         if self.leave_one_out:
@@ -126,6 +128,9 @@ class KernelRidgeModel(keras.Model):
 
         Args:
             examples: batches of vectors `(B, E)` float and their labels `(B, C)` bool.
+
+        Raises:
+            ArgumentError: if one is to be left out and not all videos can be centres, or the penalty is too small.
         """
         vectors, labels = [self.centres[:0].numpy()], [self.coefficients[:0].numpy().astype(bool)]
         for batch, labels_of_batch in examples:
