@@ -117,7 +117,7 @@ def scores_figure() -> Figure:
     models = runs[runs["recipe"].str.startswith("audioset-")].groupby("recipe").mean(numeric_only=True)
     models = models.join(known_speeds(), how="inner")
     models["cost"] = [training_examples(recipe) for recipe in models.index] / models["examples_per_second"]
-    figure, panels = plt.subplots(1, 2, figsize=(12, 7), dpi=72, sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(13, 10), dpi=72, sharey=True, layout="constrained")
     for panel, column in zip(panels, ("parameters", "cost"), strict=True):
         panel.scatter(models[column], models["gap"], s=12)
         panel.margins(x=0.22, y=0.08)
