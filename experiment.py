@@ -451,7 +451,10 @@ def start_from_run(config: RunConfig, state: TrainState, train_dir: str) -> None
         ("model", other.model.name, config.model.name),
         ("num_classes", other.data.num_classes, config.data.num_classes),
         ("feature_names", ",".join(other.data.feature_names), ",".join(config.data.feature_names)),
-        ("feature_sizes", ",".join(map(str, other.data.feature_sizes)), ",".join(map(str, config.data.feature_sizes))),
+        *(
+            (flag, ",".join(map(str, getattr(other.data, flag))), ",".join(map(str, getattr(config.data, flag))))
+            for flag in ("feature_sizes", "feature_weights")
+        ),
     ):
         if theirs != ours:
             raise UserError(f"{given}: it was trained with --{flag}={theirs}, this run has {ours}. Make them the same.")

@@ -22,6 +22,7 @@ from yt8m.classifiers.kernel_ridge import (
 )
 from yt8m.data.synthetic import write_frame_shards, write_video_shards
 from yt8m.errors import UserError
+from yt8m.output.submission import read_submission
 
 RNG = np.random.default_rng
 VECTORS = RNG(0).normal(size=(40, 5)).astype(np.float32)
@@ -96,8 +97,12 @@ def test_all_videos_as_centres_and_the_sums_over_them_have_one_solution() -> Non
     np.testing.assert_allclose(of_sums, exact, atol=1e-3)
 
 
+@pytest.mark.parametrize("block_size", [1024, 7])
 @pytest.mark.parametrize("num_centres", [40, 11])
-def test_predictions_without_a_video_are_those_of_a_solution_without_it(num_centres: int) -> None:
+def test_predictions_without_a_video_are_those_of_a_solution_without_it(
+    num_centres: int, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cholesky, "_BLOCK_SIZE", block_size)
     targets = LABELS.astype(np.float32)
     centres = VECTORS[evenly_spaced(40, num_centres)]
     _, left_out = solve(VECTORS, targets, centres, 4.0, 0.1, with_left_out=True)
@@ -214,10 +219,11 @@ def test_predictions_keep_the_order_of_the_function_and_are_its_value_in_between
     np.testing.assert_allclose(p[inside], f[inside], rtol=1e-5)
 
 
-def test_without_videos_or_labels_the_prior_is_predicted() -> None:
+@pytest.mark.parametrize("stacking", [0.0, 0.5])
+def test_without_videos_or_labels_the_prior_is_predicted(stacking: float) -> None:
     prior = np.array([0.5, 0.25, 0.0], np.float32)
     for vectors in (VECTORS[:0], VECTORS[:1], np.ones((9, 5), np.float32)):
-        model = KernelRidgeModel(3)
+        model = KernelRidgeModel(3, stacking=stacking)
         model.build((None, 5))
         model.start_at_prior(prior)
         model.remember([(tf.constant(vectors), tf.zeros([len(vectors), 3], tf.bool))])
@@ -244,13 +250,25 @@ def train(place: Path, name: str, *arguments: str) -> dict[str, np.ndarray]:
 def test_a_run_is_solved_on_one_and_two_devices_resumed_and_evaluated(tmp_path: Path) -> None:
     write_video_shards(tmp_path, prefix="train", num_videos=40, num_shards=2, num_classes=4)
     model = "--model=KernelRidgeModel"
-    first = train(tmp_path, "run", model)
+    settings = (model, "--hparams=stacking=0.5", "--hparams=leave_one_out=true")
+    first = train(tmp_path, "run", *settings)
     assert first["centres"].shape == (40, 1024)
-    assert first["coefficients"].shape == (40, 4)
-    for other in (train(tmp_path, "run", model), train(tmp_path, "on_two", model, "--num_gpu=2")):
+    assert first["coefficients"].shape == first["left_out"].shape == (40, 4)
+    assert first["stacked_centres"].shape == (40, 1024 + 4)
+    for other in (train(tmp_path, "run", *settings), train(tmp_path, "on_two", *settings, "--num_gpu=2")):
         for name, value in first.items():
             np.testing.assert_array_equal(other[name], value)
-    run("eval", f"--train_dir={tmp_path}/run", f"--eval_data_pattern={tmp_path}/train*.tfrecord", "--run_once")
+    shards = f"_data_pattern={tmp_path}/train*.tfrecord"
+    run("eval", f"--train_dir={tmp_path}/run", f"--eval{shards}", "--run_once")
+
+    # What a run predicts of its training videos is what its checkpoint holds of them, in the order of the shards.
+    table = f"{tmp_path}/left_out.csv"
+    run("inference", f"--train_dir={tmp_path}/run", f"--input{shards}", f"--output_file={table}", "--top_k=4")
+    found = read_submission(table)
+    scores = np.zeros((40, 4))
+    scores[np.repeat(np.arange(40), found.num_pairs), found.classes] = found.scores
+    expected = tf.sigmoid(logits_of_frequencies(first["prior"] + first["left_out"]))
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
     stacked = train(tmp_path, "some", model, "--hparams=num_centres=10", "--hparams=stacking=0.5")
     assert stacked["stacked_centres"].shape == (10, 1024 + 4)
     assert stacked["stacked_coefficients"].shape == (10, 4)

@@ -530,6 +530,7 @@ def test_weights_of_features_are_those_of_the_run() -> None:
             r"^--feature_weights=1\.0: expected a number for each of feature_names=mean_rgb,mean_aud",
         ),
         ("--feature_weights=1,x", r"^--feature_weights=1,x: expected numbers separated by commas, one for each of "),
+        ("--feature_weights=1,1 --record_format=clip", r"^--feature_weights=1\.0,1\.0: .* and clips are pictures\."),
         ("--feature_weights=1,0", r"^--feature_weights=0\.0: expected a number above 0\."),
         ("--feature_weights=1,nan", r"^--feature_weights=nan: expected a number above 0\."),
     ]:

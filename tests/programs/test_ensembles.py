@@ -154,6 +154,21 @@ def test_runs_that_cannot_be_averaged(
     assert not (tmp_path / "x.csv").exists()
 
 
+def test_runs_of_other_feature_weights_are_averaged(place: Path, tmp_path: Path) -> None:
+    target = (f"--train_data_pattern={place}/train*.tfrecord", f"--train_dir={tmp_path}/weighted")
+    run("train", *target, "--model=LogisticModel", "--feature_weights=1,0.2", "--max_steps=6", *TRAIN, *SPEC)
+    one, other, both = (
+        dense(infer(place, runs, tmp_path / f"{name}.csv"))
+        for name, runs in (
+            ("one", f"{place}/a"),
+            ("other", f"{tmp_path}/weighted"),
+            ("both", f"{place}/a,{tmp_path}/weighted"),
+        )
+    )
+    np.testing.assert_allclose(both, (one + other) / 2, atol=2e-6)
+    assert np.abs(one - other).max() > 1e-3
+
+
 def test_runs_that_see_other_frames_are_not_averaged(tmp_path: Path) -> None:
     write_frame_shards(tmp_path, num_videos=6, num_shards=1, num_classes=CLASSES, max_frames=5)
     spec = ("--frame_features", "--feature_names=rgb,audio", "--feature_sizes=1024,128", f"--num_classes={CLASSES}")

@@ -173,6 +173,7 @@ def test_a_run_starts_with_the_predictions_of_the_one_that_it_starts_from(place:
         (["--model=MaxPoolModel"], r"--model=FrameLevelLogisticModel, this run has MaxPoolModel\. Make them the same"),
         (["--num_classes=7"], r"--num_classes=5, this run has 7\. Make them the same"),
         (["--feature_names=rgb", "--feature_sizes=6"], r"--feature_names=rgb,audio, this run has rgb\. Make"),
+        (["--feature_weights=1,0.5"], r"--feature_weights=, this run has 1\.0,0\.5\. Make"),
     ],
 )
 def test_a_run_of_another_model_is_no_start(place: Path, of_videos: str, arguments: list[str], message: str) -> None:

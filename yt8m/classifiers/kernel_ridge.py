@@ -157,7 +157,8 @@ class KernelRidgeModel(keras.Model):
         self.scales.assign(scales)
 
         # 2. The regression.
-        places = evenly_spaced(len(x), self.num_centres)
+        # All videos are a view; a list of their places would be a copy of them.
+        places = slice(None) if len(x) <= self.num_centres else evenly_spaced(len(x), self.num_centres)
         options = (self.bandwidth, self.penalty)
         with_left_out = bool(self.stacking or self.leave_one_out)
         coefficients, left_out = solve(x, targets, x[places], *options, with_left_out)

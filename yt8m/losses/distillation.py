@@ -27,7 +27,8 @@ def distillation_loss(
         H(y, z) = - y log sigmoid(z) - (1 - y) log (1 - sigmoid(z))
         q_T = q^(1/T) / (q^(1/T) + (1 - q)^(1/T)): the teacher's q with its logit divided by T
 
-    With `keep_labels` max(q, y) stands for q, so that a teacher that hardly knows a label does not speak against it.
+    With `keep_labels` the target of the second term is max(q_T, y): 1 for every label, also of a class that the teacher
+    predicts poorly because it has few videos.
 
     T^2 keeps the size of the gradient. Where no teacher is asked, at evaluation, the loss is that of the labels alone,
     H(y, z): it then compares with CrossEntropyLoss.
